@@ -1,0 +1,63 @@
+"""What a generator offers to the outside: named functions of batched tensors.
+
+`ImageGenerator.endpoints()` returns them; `export` turns each into a SavedModel
+signature and an ONNX file.
+"""
+
+import dataclasses
+from collections.abc import Callable
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorSpec:
+    """One input or output of an endpoint. Its first axis is always the batch.
+
+    Args:
+        shape: Tuple of ints, the shape of one row, without the batch axis; `()` for a
+            vector of scalars `[B]`.
+        dtype: String: `"uint8"`, `"int32"` or `"float32"`.
+        minimum: Smallest valid value, or `None` for no limit.
+        maximum: Largest valid value (inclusive), or `None` for no limit.
+        description: One line for the manifest and the model card.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    minimum: float | None = None
+    maximum: float | None = None
+    description: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Endpoint:
+    """A pure, row-wise function of tensors, ready to be exported.
+
+    Args:
+        function: Callable that takes one tensor `[B, ...]` per entry of `inputs`, by
+            keyword, and returns a dict of tensors `[B, ...]` with the keys of `outputs`.
+            It is written in `keras.ops`, has no state, and row *i* of every output
+            depends on row *i* of the inputs alone.
+        inputs: Dict of name to `TensorSpec`.
+        outputs: Dict of name to `TensorSpec`.
+        description: One line that says what the endpoint does.
+    """
+
+    function: Callable[..., dict]
+    inputs: dict[str, TensorSpec]
+    outputs: dict[str, TensorSpec]
+    description: str = ""
+
+
+def seed_spec():
+    """`TensorSpec` of an input that carries one seed per image, int32 `[B]`."""
+    return TensorSpec((), "int32", 0, 2**31 - 1, "one seed per image")
+
+
+def label_spec(num_classes):
+    """`TensorSpec` of an input that carries one class per image, int32 `[B]`."""
+    return TensorSpec((), "int32", 0, num_classes - 1, "class of the image")
+
+
+def image_spec(image_shape):
+    """`TensorSpec` of uint8 images `[B, H, W, C]`, 0 to 255."""
+    return TensorSpec(tuple(image_shape), "uint8", 0, 255, "pixels, channels last")
