@@ -1,0 +1,39 @@
+"""The zoo. A model is one file here and one line in `_FILES`."""
+
+import importlib
+
+from kgen.image_generator import unknown_name
+
+_FILES = {
+    "vae": ("kgen.models.vae", "VAE"),
+    "dcgan": ("kgen.models.dcgan", "DCGAN"),
+}
+
+__all__ = ["DCGAN", "VAE", "get", "registered"]
+
+
+def registered():
+    """All models of the zoo: a dict of name to class."""
+    return {
+        name: getattr(importlib.import_module(module), attribute)
+        for name, (module, attribute) in _FILES.items()
+    }
+
+
+def get(name):
+    """The class of a model by its name, such as `"vae"`.
+
+    Raises:
+        ValueError: There is no such model; the message names the nearest one.
+    """
+    if name not in _FILES:
+        raise ValueError(unknown_name("model", name, _FILES))
+    module, attribute = _FILES[name]
+    return getattr(importlib.import_module(module), attribute)
+
+
+def __getattr__(name):
+    for module, attribute in _FILES.values():
+        if name == attribute:
+            return getattr(importlib.import_module(module), attribute)
+    raise AttributeError(f"module 'kgen.models' has no attribute '{name}'")

@@ -1,0 +1,1 @@
+"""How the zoo trains: one step for every model and backend, runs, callbacks, devices."""

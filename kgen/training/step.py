@@ -1,0 +1,100 @@
+"""The zoo's one training step, and the few primitives that differ between backends.
+
+`TrainingStep` is mixed into `ImageGenerator`. A model states only `update(batch,
+minimize)`; how a gradient is taken, where it is applied and how state is threaded is
+written once per backend, in `_tensorflow.py` and `_jax.py`.
+"""
+
+from typing import Any, NamedTuple
+
+import keras
+
+if keras.backend.backend() == "tensorflow":
+    from kgen.training._tensorflow import BackendStep, compile_function, input_gradient
+elif keras.backend.backend() == "jax":
+    from kgen.training._jax import BackendStep, compile_function, input_gradient
+else:
+    raise ImportError(
+        "kgen runs on Keras's backends 'tensorflow' and 'jax'. Received: KERAS_BACKEND="
+        f"'{keras.backend.backend()}'. Set the environment variable KERAS_BACKEND to one of them."
+    )
+
+__all__ = ["Batch", "TrainingStep", "compile_function", "input_gradient"]
+
+
+class Batch(NamedTuple):
+    """What a training or test step works on.
+
+    Args:
+        images: uint8 tensor `[B, H, W, C]`.
+        labels: int32 tensor `[B]`, or `None` for an unconditional model.
+        seeds: int32 tensor `[B]`; all noise of the step is drawn from them with
+            `kgen.random`, so that it is the same on every backend and on any number of
+            devices.
+    """
+
+    images: Any
+    labels: Any
+    seeds: Any
+
+
+class TrainingStep(BackendStep):
+    """Gives a model its `train_step` and `test_step`."""
+
+    def update(self, batch, minimize):
+        """One training update. A model with several optimizers overrides it.
+
+        Args:
+            batch: `Batch`.
+            minimize: Callable `minimize(objective, optimizer, variables)`, where
+                `objective` takes no arguments and returns `(loss, logs)`: a float32
+                scalar and a dict of float32 scalars. It makes one optimizer step and
+                returns the logs.
+
+        Returns:
+            Dict of float32 scalars, one for every name in `metric_names`.
+        """
+        return minimize(
+            lambda: self.objective(batch, training=True), self.optimizer, self.trainable_variables
+        )
+
+    def test_update(self, batch):
+        """What `evaluate` measures on a batch: the objective's logs.
+
+        Args:
+            batch: `Batch`.
+
+        Returns:
+            Dict of float32 scalars, one for every name in `metric_names`.
+        """
+        return self.objective(batch, training=False)[1]
+
+    def _train(self, data, minimize):
+        self.training_steps.assign(self.training_steps + 1)
+        batch = self._batch(data, self.training_steps, stream=1)
+        return self._track(self.update(batch, minimize), batch)
+
+    def _test(self, data):
+        self.test_steps.assign(self.test_steps + 1)
+        batch = self._batch(data, self.test_steps, stream=2)
+        return self._track(self.test_update(batch), batch)
+
+    def _batch(self, data, step, stream):
+        from kgen import random
+
+        images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+        n = keras.ops.shape(images)[0]
+        # Rows are numbered over the global batch, so that N devices draw what one would.
+        step_seed = random.fold_in(random.fold_in(self.seed, stream), step)
+        seeds = random.row_seeds(step_seed, n, offset=self._replica_id() * n)
+        if self.num_classes is None:
+            labels = None
+        else:
+            labels = keras.ops.cast(keras.ops.reshape(labels, (-1,)), "int32")
+        return Batch(images, labels, seeds)
+
+    def _track(self, logs, batch):
+        weight = keras.ops.shape(batch.images)[0]
+        for tracker in self.trackers:
+            tracker.update_state(logs[tracker.name], sample_weight=weight)
+        return {tracker.name: tracker.result() for tracker in self.trackers}
