@@ -261,12 +261,12 @@ class ImageGenerator(TrainingStep, keras.Model):
 
     def _batches(self, x, y=None, batch_size=64, shuffle=False, horizontal_flip=False):
         """Checks images and labels, and makes batches of them."""
-        from kgen.data import Split
-
         if isinstance(x, keras.utils.PyDataset) or hasattr(x, "element_spec"):
             if y is not None:
                 raise ValueError("y must be None when x is a dataset: it yields (images, labels)")
             return x
+        from kgen.data import Split
+
         if not isinstance(x, Split):
             if y is not None and self.num_classes is None:
                 raise ValueError(
