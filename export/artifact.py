@@ -1,0 +1,205 @@
+"""The artifact: a folder with a manifest that names, measures and hashes all of it."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+
+import numpy as np
+
+from export.errors import ExportError, VerificationError
+
+MANIFEST = "manifest.json"
+FORMAT = "kgen.artifact"
+FORMAT_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Artifact:
+    """An exported model on disk. Made by `export.export` or `export.load`.
+
+    Args:
+        path: `pathlib.Path` of the folder.
+        manifest: Dict, what `manifest.json` says.
+
+    Example:
+
+    >>> artifact = export.load("artifacts/vae")
+    >>> session = artifact.onnx_session("generate")
+    >>> session.run(["image"], {"seed": np.array([7], "int32")})[0].shape
+    (1, 28, 28, 1)
+    """
+
+    path: pathlib.Path
+    manifest: dict
+
+    def __repr__(self):
+        return f"Artifact({str(self.path)!r})"
+
+    @property
+    def name(self):
+        """The model's name."""
+        return self.manifest["name"]
+
+    @property
+    def formats(self):
+        """Tuple of the formats it holds."""
+        return tuple(self.manifest["formats"])
+
+    @property
+    def endpoints(self):
+        """Dict of endpoint name to its description, inputs and outputs."""
+        return self.manifest["endpoints"]
+
+    @property
+    def size(self):
+        """Bytes of all files together."""
+        return sum(file["size"] for file in self.manifest["files"].values())
+
+    def summary(self):
+        """One row per signature, for a table.
+
+        Returns:
+            List of dicts with `format`, `signature`, `endpoint`, `path`, `max_difference`
+            (from Keras, over outputs and batch sizes) and `equal` (smallest share of equal
+            elements).
+        """
+        rows = []
+        for name, section in self.manifest["formats"].items():
+            for signature, description in section["signatures"].items():
+                figures = [
+                    row
+                    for row in self.manifest["parity"]
+                    if row["format"] == name and row["signature"] == signature
+                ]
+                rows.append(
+                    {
+                        "format": name,
+                        "signature": signature,
+                        "endpoint": description["endpoint"],
+                        "path": description.get("file", section["path"]),
+                        "max_difference": max(row["max_difference"] for row in figures),
+                        "equal": min(row["equal"] for row in figures),
+                    }
+                )
+        return rows
+
+    def onnx_session(self, endpoint="generate"):
+        """An `onnxruntime.InferenceSession` for one endpoint, on the CPU."""
+        from export import parity
+
+        return parity.onnx_session(self._onnx_file(endpoint))
+
+    def save_onnx(self, endpoint, path):
+        """Writes one endpoint as a single ONNX file with its weights inside.
+
+        Args:
+            endpoint: String.
+            path: Path of the file to write.
+        """
+        import onnx
+
+        onnx.save(onnx.load(str(self._onnx_file(endpoint))), str(path))
+
+    def _onnx_file(self, endpoint):
+        signatures = self.manifest["formats"].get("onnx", {}).get("signatures", {})
+        if endpoint not in signatures:
+            raise ValueError(
+                f"{self.path} has no ONNX file for endpoint '{endpoint}'. "
+                f"It has: {', '.join(signatures) or 'none'}"
+            )
+        return self.path / signatures[endpoint]["file"]
+
+
+def load(path):
+    """Opens an artifact; reads its manifest and nothing else.
+
+    Args:
+        path: Path of the folder.
+
+    Returns:
+        `Artifact`.
+
+    Raises:
+        VerificationError: If the folder holds no artifact, or its manifest was changed.
+    """
+    path = pathlib.Path(path)
+    try:
+        text = (path / MANIFEST).read_bytes()
+    except OSError as error:
+        raise VerificationError(
+            f"{path} is not an artifact: {MANIFEST} is missing or cannot be read. "
+            f"Give a folder that `kgen export` wrote."
+        ) from error
+    try:
+        manifest = json.loads(text)
+        # Its hash covers everything else in it; written out anew it must be the same bytes.
+        if _dumps({**manifest, "sha256": _manifest_hash(manifest)}) != text:
+            raise ValueError
+    except (ValueError, TypeError) as error:  # ValueError: not JSON, not UTF-8
+        raise VerificationError(
+            f"{path / MANIFEST} was changed after it was written: it does not have its own sha256."
+        ) from error
+    if manifest.get("format") != FORMAT or manifest.get("format_version") != FORMAT_VERSION:
+        raise VerificationError(
+            f"{path / MANIFEST} has format {manifest.get('format')} "
+            f"{manifest.get('format_version')}; this kgen reads {FORMAT} {FORMAT_VERSION}."
+        )
+    return Artifact(path, manifest)
+
+
+def write_manifest(folder, manifest):
+    """Hashes every file in `folder` and writes `manifest.json` beside them.
+
+    Returns:
+        The manifest as written.
+    """
+    folder = pathlib.Path(folder)
+    manifest = {**manifest, "files": {name: describe(folder / name) for name in files(folder)}}
+    # As a reader will see it: tuples are lists, keys are strings.
+    manifest = json.loads(_dumps(manifest))
+    manifest["sha256"] = _manifest_hash(manifest)
+    (folder / MANIFEST).write_bytes(_dumps(manifest))
+    return manifest
+
+
+def files(folder):
+    """Sorted names of all files under `folder` but the manifest, with forward slashes."""
+    folder = pathlib.Path(folder)
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in names if name != MANIFEST)
+
+
+def describe(path):
+    """Dict with the `sha256` and `size` of one file."""
+    with open(path, "rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"sha256": digest, "size": path.stat().st_size}
+
+
+def check_json(name, value):
+    """Raises `ExportError` if `value` cannot stand in the manifest."""
+    try:
+        _dumps(value)
+    except (TypeError, ValueError) as error:
+        raise ExportError(
+            f"{name} must be plain, finite data for JSON. Received: {error}"
+        ) from error
+
+
+def _manifest_hash(manifest):
+    return hashlib.sha256(_dumps({**manifest, "sha256": ""})).hexdigest()
+
+
+def _dumps(value):
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False, default=_plain)
+    return (text + "\n").encode()
+
+
+def _plain(value):
+    """What configs and scores hold besides JSON's own types."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, pathlib.PurePath):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} {value!r}")

@@ -1,0 +1,276 @@
+"""`export`: from a Keras model to a proven artifact."""
+
+import contextlib
+import datetime
+import difflib
+import importlib.metadata
+import pathlib
+import platform
+import shutil
+import uuid
+
+from export import artifact
+from export.errors import ExportError
+
+FORMATS = ("saved_model", "onnx")
+OPSETS = range(18, 24)
+
+
+def export(
+    model,
+    path,
+    formats=FORMATS,
+    *,
+    opset=18,
+    batch_sizes=(1, 8),
+    name=None,
+    metadata=None,
+    overwrite=False,
+    progress=True,
+    seed=0,
+):
+    """Writes a model as an artifact that runs without kgen, and proves it.
+
+    Every endpoint of the model becomes a SavedModel signature and an ONNX file. All of them
+    run on golden inputs at every batch size, in TensorFlow's C API and in onnxruntime, and
+    are compared with Keras. The folder appears under `path` when everything has passed; a
+    failure or an interruption leaves nothing behind and an older artifact as it was.
+
+    A model in half precision is exported in float32.
+
+    Args:
+        model: Built `kgen.ImageGenerator`, or any Keras model with `endpoints()`.
+        path: Path of the folder to write.
+        formats: Tuple with `"saved_model"`, `"onnx"` or both.
+        opset: Int, 18 to 23, the ONNX operator set.
+        batch_sizes: Two or more ints: batch sizes to prove, and to warm up in TF Serving.
+        name: String for the manifest and the model card; the model's name by default.
+        metadata: Dict for the manifest, such as `{"data": ..., "scores": ...}`.
+        overwrite: Bool, replace an artifact that is already there.
+        progress: Bool, show a progress bar.
+        seed: Int, from which the golden inputs are drawn.
+
+    Returns:
+        `export.Artifact`.
+
+    Raises:
+        ValueError: An argument is not what it should be.
+        FileExistsError: `path` is not empty and `overwrite` is not set.
+        ExportError: The model does not convert, or an output differs from Keras.
+
+    Example:
+
+    >>> artifact = export.export(model, "artifacts/vae", metadata={"data": "mnist"})
+    >>> artifact.onnx_session("generate").run(None, {"seed": np.array([7], "int32")})
+    """
+    formats = _check_formats(formats)
+    if opset not in OPSETS:
+        raise ValueError(f"opset must be {OPSETS[0]} to {OPSETS[-1]}. Received: opset={opset}")
+    batch_sizes = _check_batch_sizes(batch_sizes)
+    metadata = {} if metadata is None else metadata
+    artifact.check_json("metadata", metadata)
+    endpoints = _check_model(model)
+    path = pathlib.Path(path)
+    _check_path(path, overwrite)
+
+    # From here on TensorFlow is needed.
+    from export import golden, model_card, onnx, parity, saved_model
+    from export.progress import progress_bar
+
+    model = _in_float32(model)
+    endpoints = model.endpoints()
+    name = name or model.name
+    writers = {
+        "saved_model": lambda folder, arrays: saved_model.write(
+            folder, endpoints, name, batch_sizes, arrays
+        ),
+        "onnx": lambda folder, arrays: onnx.write(folder, endpoints, opset),
+    }
+    num_signatures = {
+        "saved_model": saved_model.num_signatures(endpoints),
+        "onnx": len(endpoints),
+    }
+    num_runs = len(batch_sizes) * (len(endpoints) + sum(num_signatures[f] for f in formats))
+
+    with (
+        progress_bar("Exporting", 3 + len(formats) + num_runs, progress) as step,
+        _staged(path) as folder,
+    ):
+        step("Keras: golden outputs")
+        reference = golden.Reference(endpoints)
+        arrays = golden.make(reference, rows=max(batch_sizes), seed=seed)
+        parity.save_golden(folder / parity.GOLDEN, arrays)
+        figures = golden.prove_rows(reference, arrays, batch_sizes, step)
+        sections = {}
+        for key in formats:
+            step(f"writing {key}")
+            sections[key] = writers[key](folder, arrays)
+        figures += parity.prove(folder, sections, arrays, batch_sizes, step)
+        step("samples and model card")
+        manifest = {
+            "format": artifact.FORMAT,
+            "format_version": artifact.FORMAT_VERSION,
+            "name": name,
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "model": _describe_model(model),
+            "versions": _versions(),
+            "endpoints": {key: _describe_endpoint(e) for key, e in endpoints.items()},
+            "batch_sizes": batch_sizes,
+            "formats": sections,
+            "metadata": metadata,
+            "tolerances": parity.TOLERANCES,
+            "parity": figures,
+        }
+        model_card.write_samples(folder, reference)
+        model_card.write_readme(folder, manifest)
+        step("hashes")
+        manifest = artifact.write_manifest(folder, manifest)
+    return artifact.Artifact(path, manifest)
+
+
+def _check_formats(formats):
+    formats = (formats,) if isinstance(formats, str) else tuple(dict.fromkeys(formats))
+    if not formats:
+        raise ValueError(f"formats must name one of {', '.join(FORMATS)}. Received: none")
+    for key in formats:
+        if key not in FORMATS:
+            nearest = difflib.get_close_matches(str(key).lower(), FORMATS, n=1, cutoff=0.4)
+            hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
+            raise ValueError(f"Unknown format '{key}'; there are {', '.join(FORMATS)}.{hint}")
+    return formats
+
+
+def _check_batch_sizes(batch_sizes):
+    sizes = list(batch_sizes) if isinstance(batch_sizes, tuple | list | set) else [batch_sizes]
+    whole = all(isinstance(size, int) and not isinstance(size, bool) for size in sizes)
+    if not whole or len(set(sizes)) < 2 or min(sizes) < 1:
+        raise ValueError(
+            "batch_sizes must be two or more different ints of at least 1, such as (1, 8). "
+            f"Received: batch_sizes={batch_sizes}"
+        )
+    return sorted(set(sizes))
+
+
+def _check_model(model):
+    import keras
+
+    if keras.backend.backend() != "tensorflow":
+        raise ExportError(
+            f"Export runs on Keras's TensorFlow backend; this process runs "
+            f"'{keras.backend.backend()}'. Save the model here with model.save('model.keras'), "
+            f"then load and export it in a process with KERAS_BACKEND=tensorflow."
+        )
+    endpoints = model.endpoints() if callable(getattr(model, "endpoints", None)) else {}
+    if "generate" not in endpoints:
+        raise ExportError(
+            f"The model must have endpoints(), with 'generate' among them. Received: "
+            f"{type(model).__name__} with {', '.join(endpoints) or 'no endpoints'}"
+        )
+    artifact.check_json("The model's get_config()", model.get_config())
+    return endpoints
+
+
+def _check_path(path, overwrite):
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    if not path.exists():
+        return
+    if not (path / artifact.MANIFEST).is_file():
+        raise FileExistsError(
+            f"{path} exists and is not an artifact, so it is never overwritten. "
+            f"Give a path that does not exist."
+        )
+    if not overwrite:
+        raise FileExistsError(
+            f"{path} already holds an artifact. Give another path, or overwrite=True."
+        )
+
+
+@contextlib.contextmanager
+def _staged(path):
+    """A new folder beside `path` that takes its place when the block ends well."""
+    path = path.absolute()
+    missing = [parent for parent in path.parents if not parent.exists()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Beside it, so that renaming is one step on one file system. Not tempfile.mkdtemp: its
+    # folders are for the owner alone, and TF Serving runs as somebody else.
+    staging = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    old = staging.with_suffix(".old")
+    try:
+        staging.mkdir()
+        yield staging
+        if path.exists():
+            path.rename(old)
+        staging.rename(path)
+    except BaseException:  # Ctrl-C too
+        if old.exists() and not path.exists():
+            old.rename(path)
+        shutil.rmtree(staging, ignore_errors=True)
+        for parent in missing:
+            with contextlib.suppress(OSError):
+                parent.rmdir()
+        raise
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _in_float32(model):
+    """The model itself, or a copy in float32: ONNX knows no bfloat16, and CPUs are slow in it."""
+    policies = {layer.dtype_policy.name for layer in model._flatten_layers()}
+    if policies <= {"float32"}:
+        return model
+    try:
+        copy = type(model).from_config({**model.get_config(), "dtype": "float32"})
+        copy.set_weights(model.get_weights())
+    except Exception as error:
+        raise ExportError(
+            f"The model has the dtype policies {', '.join(sorted(policies))} and is exported in "
+            f"float32, but it cannot be rebuilt from its config: {error}"
+        ) from error
+    left = {layer.dtype_policy.name for layer in copy._flatten_layers()} - {"float32"}
+    if left:
+        raise ExportError(
+            f"The model is exported in float32, but built from its config with dtype='float32' "
+            f"it still has layers in {', '.join(sorted(left))}."
+        )
+    return copy
+
+
+def _describe_model(model):
+    return {
+        "class": type(model).__name__,
+        "module": type(model).__module__,
+        "config": model.get_config(),
+        "image_shape": list(model.image_shape),
+        "num_classes": model.num_classes,
+    }
+
+
+def _describe_endpoint(endpoint):
+    def describe(specs):
+        return {
+            key: {
+                "shape": ["batch", *spec.shape],
+                "dtype": spec.dtype,
+                "minimum": spec.minimum,
+                "maximum": spec.maximum,
+                "description": spec.description,
+            }
+            for key, spec in specs.items()
+        }
+
+    return {
+        "description": endpoint.description,
+        "inputs": describe(endpoint.inputs),
+        "outputs": describe(endpoint.outputs),
+    }
+
+
+def _versions():
+    import kgen
+
+    packages = ("keras", "tensorflow", "numpy", "onnx", "tf2onnx", "onnxruntime")
+    return {
+        "kgen": kgen.__version__,
+        "python": platform.python_version(),
+        **{package: importlib.metadata.version(package) for package in packages},
+    }

@@ -1,0 +1,108 @@
+"""Golden inputs, and what Keras gives for them."""
+
+import numpy as np
+import tensorflow as tf
+
+from export import parity, tracing
+from export.errors import ExportError
+
+
+class Reference:
+    """The model's endpoints in Keras, compiled by `tf.function` and run on the CPU.
+
+    Args:
+        endpoints: Dict of name to `kgen.Endpoint`.
+    """
+
+    def __init__(self, endpoints):
+        self.endpoints = endpoints
+        self._functions = {
+            name: tf.function(tracing.function(endpoint), autograph=False, reduce_retracing=True)
+            for name, endpoint in endpoints.items()
+        }
+
+    def __call__(self, name, inputs):
+        """Dict of arrays in, dict of arrays out."""
+        order = self.endpoints[name].inputs
+        # A GPU rounds differently (TF32), and the runtimes are compared on the CPU.
+        with tf.device("CPU:0"):
+            outputs = self._functions[name](*(tf.constant(inputs[key]) for key in order))
+        return {key: value.numpy() for key, value in outputs.items()}
+
+
+def make(reference, rows, seed):
+    """Golden inputs from the specs, and Keras's outputs for them in one batch.
+
+    Args:
+        reference: `Reference`.
+        rows: Int, rows of each input.
+        seed: Int, from which the inputs are drawn.
+
+    Returns:
+        Dict of endpoint name to `{"inputs": ..., "outputs": ...}`.
+
+    Raises:
+        ExportError: If an output is not finite.
+    """
+    golden = {}
+    # `generate` first: its images are inputs of the others.
+    for name in sorted(reference.endpoints, key=lambda name: name != "generate"):
+        rng = np.random.default_rng(seed)
+        own = golden["generate"]["outputs"].get("image") if golden else None
+        inputs = {
+            key: _input(spec, rows, rng, own)
+            for key, spec in reference.endpoints[name].inputs.items()
+        }
+        outputs = reference(name, inputs)
+        for key, array in outputs.items():
+            if not np.isfinite(array).all():
+                raise ExportError(
+                    f"Endpoint '{name}' gives values in output '{key}' that are not finite, "
+                    f"in Keras itself. Has training diverged?"
+                )
+        golden[name] = {"inputs": inputs, "outputs": outputs}
+    return {name: golden[name] for name in reference.endpoints}
+
+
+def prove_rows(reference, golden, batch_sizes, step):
+    """Shows that Keras itself gives each row the same at every batch size.
+
+    Raises:
+        ExportError: If an endpoint mixes the rows of a batch or has hidden state.
+    """
+    rows = []
+    for name, arrays in golden.items():
+        for batch_size in batch_sizes:
+            step(f"Keras: {name}, batch size {batch_size}")
+            outputs = parity.in_batches(
+                lambda batch, name=name: reference(name, batch), arrays["inputs"], batch_size
+            )
+            rows += parity.judge(
+                arrays["outputs"],
+                outputs,
+                format="keras",
+                runtime="Keras",
+                signature=name,
+                endpoint=name,
+                batch_size=batch_size,
+            )
+    return rows
+
+
+def _input(spec, rows, rng, own_images):
+    shape = (rows, *spec.shape)
+    dtype = np.dtype(spec.dtype)
+    if dtype.kind == "f":
+        low = -np.inf if spec.minimum is None else spec.minimum
+        high = np.inf if spec.maximum is None else spec.maximum
+        return np.clip(rng.standard_normal(shape), low, high).astype(dtype)
+    limits = np.iinfo(dtype)
+    low = limits.min if spec.minimum is None else int(spec.minimum)
+    high = limits.max if spec.maximum is None else int(spec.maximum)
+    array = rng.integers(low, high, shape, dtype, endpoint=True)
+    if not spec.shape:
+        # The ends of the range are where integer arithmetic goes wrong.
+        array[0], array[-1] = low, high
+    elif own_images is not None and own_images.shape == shape and own_images.dtype == dtype:
+        array[: rows // 2] = own_images[: rows // 2]
+    return array

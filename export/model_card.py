@@ -1,0 +1,241 @@
+"""What a person looks at first: a grid of samples and a README."""
+
+import pathlib
+
+import numpy as np
+from PIL import Image
+
+SAMPLES = "samples.png"
+README = "README.md"
+
+_COLUMNS = 8
+
+
+def write_samples(folder, reference):
+    """Writes a grid of 64 images from the seeds 0 to 63; classes take turns.
+
+    Args:
+        folder: Path of the artifact's folder.
+        reference: `export.golden.Reference`.
+    """
+    generate = reference.endpoints["generate"]
+    if set(generate.inputs) - {"seed", "label"} or generate.outputs["image"].shape[-1] == 2:
+        return
+    seeds = np.arange(_COLUMNS**2, dtype="int32")
+    inputs = {"seed": seeds}
+    if "label" in generate.inputs:
+        inputs["label"] = seeds % (generate.inputs["label"].maximum + 1)
+    images = reference("generate", inputs)["image"]
+    _, height, width, channels = images.shape
+    grid = images.reshape(_COLUMNS, _COLUMNS, height, width, channels).swapaxes(1, 2)
+    grid = grid.reshape(_COLUMNS * height, _COLUMNS * width, channels)
+    Image.fromarray(grid[..., 0] if channels == 1 else grid).save(pathlib.Path(folder) / SAMPLES)
+
+
+def write_readme(folder, manifest):
+    """Writes the model card from what the manifest says.
+
+    Args:
+        folder: Path of the artifact's folder.
+        manifest: Dict, the manifest without its hashes.
+    """
+    folder = pathlib.Path(folder)
+    sections = [
+        _head(folder, manifest),
+        _endpoints(manifest),
+        _saved_model(manifest),
+        _onnx(manifest),
+        _parity(manifest),
+        _metadata(manifest),
+        _versions(manifest),
+        _LIMITS,
+    ]
+    text = "\n\n".join(section.strip() for section in sections if section) + "\n"
+    (folder / README).write_text(text, encoding="utf-8")
+
+
+def _head(folder, manifest):
+    model = manifest["model"]
+    height, width, channels = model["image_shape"]
+    classes = f", {model['num_classes']} classes" if model["num_classes"] else ""
+    samples = f"\n\n![samples]({SAMPLES})" if (folder / SAMPLES).exists() else ""
+    return (
+        f"# {manifest['name']}\n\n"
+        f"A `{model['class']}` image generator: {height}x{width} pixels, {channels} "
+        f"channel{'s' if channels > 1 else ''}{classes}. Exported by kgen; it runs without kgen "
+        f"and without Keras. The whole sampler is in the files, noise included: the same seed "
+        f"gives the same image at any batch size.{samples}"
+    )
+
+
+def _endpoints(manifest):
+    parts = ["## Endpoints"]
+    for name, endpoint in manifest["endpoints"].items():
+        rows = [
+            (
+                kind,
+                f"`{key}`",
+                spec["dtype"],
+                f"[{', '.join(map(str, spec['shape']))}]",
+                _range(spec),
+                spec["description"],
+            )
+            for kind in ("inputs", "outputs")
+            for key, spec in endpoint[kind].items()
+        ]
+        rows = [(kind.removesuffix("s"), *rest) for kind, *rest in rows]
+        parts.append(f"### {name}\n\n{endpoint['description']}")
+        parts.append(_table(("", "name", "type", "shape", "range", ""), rows))
+    return "\n\n".join(parts)
+
+
+def _saved_model(manifest):
+    section = manifest["formats"].get("saved_model")
+    if not section:
+        return ""
+    name = manifest["name"]
+    inputs = ", ".join(
+        f'"{key}": {7 if key == "seed" else 0}'
+        for key, spec in manifest["endpoints"]["generate"]["inputs"].items()
+        if len(spec["shape"]) == 1
+    )
+    rows = [
+        (
+            f"`{signature}`",
+            description["endpoint"],
+            "PNG" if description.get("png") else "XLA" if description.get("xla") else "",
+        )
+        for signature, description in section["signatures"].items()
+    ]
+    png = ""
+    if "image_bytes" in section["signatures"]:
+        png = (
+            "\n\nThe same as PNG, in base64 under `predictions[0].b64`:\n\n"
+            f'```sh\ncurl -d \'{{"signature_name": "image_bytes", '
+            f'"instances": [{{{inputs}}}]}}\' \\\n'
+            f"  http://localhost:8501/v1/models/{name}:predict\n```"
+        )
+    return (
+        f"## TensorFlow Serving\n\n`saved_model` is the model's folder (`--model_base_path`), "
+        f"`1` its version.\n\n"
+        f"```sh\ncurl -d '{{\"instances\": [{{{inputs}}}]}}' \\\n"
+        f"  http://localhost:8501/v1/models/{name}:predict\n```{png}\n\n"
+        + _table(("signature", "endpoint", ""), rows)
+        + "\n\nXLA compiles once per batch size. Warmup requests for the batch sizes "
+        f"{', '.join(map(str, manifest['batch_sizes']))} are enclosed; with dynamic batching, "
+        "allow these sizes only."
+    )
+
+
+def _onnx(manifest):
+    section = manifest["formats"].get("onnx")
+    if not section:
+        return ""
+    inputs = manifest["endpoints"]["generate"]["inputs"]
+    python = ", ".join(f'"{key}": {_python_array(key, spec)}' for key, spec in inputs.items())
+    script = ", ".join(f"{key}: {_script_tensor(key, spec)}" for key, spec in inputs.items())
+    external = section.get("external_data")
+    options, note = "", "The file holds its weights and stands alone."
+    if external:
+        file = external.rpartition("/")[2]
+        options = f', {{ externalData: [{{ path: "{file}", data: "{external}" }}] }}'
+        note = (
+            f"All files take their weights from `{external}`, which has to lie beside them. "
+            f'`export.load(folder).save_onnx("generate", "generate.onnx")` makes one file of two.'
+        )
+    return (
+        f"## ONNX Runtime\n\nOpset {section['opset']}, any batch size. {note}\n\n"
+        f"```python\nimport numpy as np\nimport onnxruntime\n\n"
+        f'session = onnxruntime.InferenceSession("onnx/generate.onnx")\n'
+        f'image = session.run(["image"], {{{python}}})[0]  # uint8 [B, H, W, C]\n```\n\n'
+        f"In a browser (onnxruntime-web, not part of the proof below):\n\n"
+        f"```js\nconst session = "
+        f'await ort.InferenceSession.create("onnx/generate.onnx"{options});\n'
+        f"const {{ image }} = await session.run({{ {script} }});\n```"
+    )
+
+
+def _parity(manifest):
+    figures = {}
+    for row in manifest["parity"]:
+        key = (row["runtime"], row["signature"], row["output"])
+        figures.setdefault(key, []).append(row)
+    rows = [
+        (
+            *key,
+            f"{max(row['max_difference'] for row in group):.3g}",
+            f"{group[0]['limit']:.3g}",
+            # Floats are rarely equal to the last bit, and need not be.
+            f"{min(row['equal'] for row in group):.4%}" if group[0]["min_equal"] else "",
+        )
+        for key, group in figures.items()
+    ]
+    return (
+        "## Parity with Keras\n\nThe largest difference from Keras on the golden inputs in "
+        "`golden.npz`, over the batch sizes "
+        f"{', '.join(map(str, manifest['batch_sizes']))}; for uint8 in grey levels. "
+        "`kgen verify` repeats this.\n\n"
+        + _table(("runtime", "signature", "output", "difference", "limit", "equal"), rows)
+    )
+
+
+def _metadata(manifest):
+    if not manifest["metadata"]:
+        return "## Training\n\nThe exporter was told nothing of the data or of scores."
+    rows = [(f"`{key}`", str(value)) for key, value in _flat(manifest["metadata"])]
+    return "## Training\n\n" + _table(("", ""), rows)
+
+
+def _versions(manifest):
+    rows = list(manifest["versions"].items())
+    return f"## Versions\n\nWritten {manifest['created']}.\n\n" + _table(
+        ("package", "version"), rows
+    )
+
+
+_LIMITS = """
+## Limits
+
+Inputs outside the ranges above are not checked in the graph. The proof ran on a CPU: a GPU
+or another accelerator may round differently. The images are drawn from what the model has
+learnt and show its training data's gaps and biases.
+"""
+
+
+def _flat(data, prefix=""):
+    for key, value in data.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _range(spec):
+    if spec["minimum"] is None and spec["maximum"] is None:
+        return ""
+    low, high = (("" if v is None else v) for v in (spec["minimum"], spec["maximum"]))
+    return f"{low} to {high}"
+
+
+def _python_array(key, spec):
+    if len(spec["shape"]) == 1:
+        return f'np.array([{7 if key == "seed" else 0}], "{spec["dtype"]}")'
+    return f'np.zeros((1, {", ".join(map(str, spec["shape"][1:]))}), "{spec["dtype"]}")'
+
+
+_SCRIPT_ARRAYS = {"int32": "Int32Array", "uint8": "Uint8Array", "float32": "Float32Array"}
+
+
+def _script_tensor(key, spec):
+    kind = _SCRIPT_ARRAYS[spec["dtype"]]
+    size = int(np.prod(spec["shape"][1:]))
+    data = f"{kind}.of({7 if key == 'seed' else 0})" if size == 1 else f"new {kind}({size})"
+    shape = ", ".join(map(str, [1, *spec["shape"][1:]]))
+    return f'new ort.Tensor("{spec["dtype"]}", {data}, [{shape}])'
+
+
+def _table(head, rows):
+    def line(cells):
+        return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+
+    return "\n".join([line(head), line(["---"] * len(head)), *map(line, rows)])

@@ -1,0 +1,223 @@
+"""ONNX: one file per endpoint, with the weights of all of them in one file beside.
+
+tf2onnx writes broken graphs and reports success, so nothing it gives is trusted: what it
+logs as an error is raised, the graph is checked, and `export.parity` then runs it.
+"""
+
+import contextlib
+import hashlib
+import logging
+import pathlib
+
+import numpy as np
+import onnx
+import onnx.version_converter
+import tensorflow as tf
+import tf2onnx
+
+from export import tracing
+from export.errors import ExportError
+
+FOLDER = "onnx"
+WEIGHTS = "weights.bin"
+
+# tf2onnx knows no later one; onnx.version_converter lifts its result.
+_TF2ONNX_OPSET = 18
+# Smaller tensors are shapes and axes, which shape inference must see in the graph itself.
+_SMALLEST_EXTERNAL = 1024
+# Page size: what the ONNX format asks for, so that runtimes can map the file.
+_ALIGNMENT = 4096
+
+
+def write(folder, endpoints, opset):
+    """Writes `onnx/<endpoint>.onnx` into an artifact's folder.
+
+    A single endpoint becomes one self-contained file. Several share `onnx/weights.bin`, in
+    which equal tensors are stored once; `Artifact.save_onnx` makes a self-contained file of one.
+
+    Args:
+        folder: Path of the artifact's folder.
+        endpoints: Dict of name to `kgen.Endpoint`.
+        opset: Int, 18 to 23.
+
+    Returns:
+        Dict for the manifest: opset, and for each endpoint its file.
+    """
+    folder = pathlib.Path(folder) / FOLDER
+    folder.mkdir()
+    models = {name: _convert(name, endpoint, opset) for name, endpoint in endpoints.items()}
+    if len(models) > 1:
+        _share_weights(models.values(), folder / WEIGHTS)
+    signatures = {}
+    for name, model in models.items():
+        path = folder / f"{name}.onnx"
+        path.write_bytes(model.SerializeToString())
+        # By path, because the checker then finds the external data too.
+        onnx.checker.check_model(str(path), full_check=True)
+        signatures[name] = {"endpoint": name, "file": f"{FOLDER}/{path.name}"}
+    description = {"path": FOLDER, "opset": opset, "signatures": signatures}
+    if (folder / WEIGHTS).exists():
+        description["external_data"] = f"{FOLDER}/{WEIGHTS}"
+    return description
+
+
+def _convert(name, endpoint, opset):
+    signature = [
+        tf.TensorSpec((None, *spec.shape), spec.dtype, name=key)
+        for key, spec in endpoint.inputs.items()
+    ]
+    function = tf.function(tracing.function(endpoint), autograph=False)
+    with _logged_errors() as errors:
+        model, _ = tf2onnx.convert.from_function(
+            function,
+            input_signature=signature,
+            opset=_TF2ONNX_OPSET,
+            custom_op_handlers={op: (handler, []) for op, handler in _HANDLERS.items()},
+        )
+    if errors:
+        raise ExportError(f"Endpoint '{name}' does not convert to ONNX: {' '.join(errors)}")
+    if opset != _TF2ONNX_OPSET:
+        model = onnx.version_converter.convert_version(model, opset)
+    _finish(model, name, endpoint)
+    return model
+
+
+def _finish(model, name, endpoint):
+    """Names, shapes and domains as the endpoint states them."""
+    graph = model.graph
+    domains = {node.domain for node in _nodes(graph)} - {"", "ai.onnx"}
+    if domains:
+        foreign = sorted({node.op_type for node in _nodes(graph) if node.domain in domains})
+        raise ExportError(
+            f"Endpoint '{name}' does not convert to ONNX: it needs the operators "
+            f"{', '.join(foreign)} of the domains {', '.join(sorted(domains))}."
+        )
+    for kind, values, specs in (
+        ("inputs", graph.input, endpoint.inputs),
+        ("outputs", graph.output, endpoint.outputs),
+    ):
+        received = sorted(value.name for value in values)
+        if received != sorted(specs):
+            raise ExportError(
+                f"Endpoint '{name}' converts to an ONNX graph with the {kind} {received}; "
+                f"it should have {sorted(specs)}."
+            )
+        # In the endpoint's own order, with a name for the free axis.
+        ordered = [
+            onnx.helper.make_tensor_value_info(
+                key,
+                onnx.helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype)),
+                ("batch", *spec.shape),
+                spec.description,
+            )
+            for key, spec in specs.items()
+        ]
+        del values[:]
+        values.extend(ordered)
+    imports = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
+    del model.opset_import[:]
+    model.opset_import.extend(imports)
+    graph.name = name
+    model.doc_string = endpoint.description
+    model.producer_name = "kgen"
+    model.producer_version = ""
+
+
+def _subgraphs(graph):
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _subgraphs(attribute.g)
+
+
+def _nodes(graph):
+    return [node for subgraph in _subgraphs(graph) for node in subgraph.node]
+
+
+def _share_weights(models, path):
+    """Moves the large tensors of all models into one file, each distinct content once."""
+    offsets = {}
+    with path.open("wb") as file:
+        for model in models:
+            for graph in _subgraphs(model.graph):
+                for tensor in graph.initializer:
+                    array = onnx.numpy_helper.to_array(tensor)
+                    if array.nbytes < _SMALLEST_EXTERNAL:
+                        continue
+                    data = array.astype(array.dtype.newbyteorder("<")).tobytes()
+                    digest = hashlib.sha256(data).digest()
+                    if digest not in offsets:
+                        file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+                        offsets[digest] = file.tell()
+                        file.write(data)
+                    tensor.raw_data = data  # set_external_data wants a tensor that has it
+                    onnx.external_data_helper.set_external_data(
+                        tensor, path.name, offset=offsets[digest], length=len(data)
+                    )
+                    for field in ("raw_data", "float_data", "int32_data", "int64_data"):
+                        tensor.ClearField(field)
+    if not offsets:
+        path.unlink()
+
+
+@contextlib.contextmanager
+def _logged_errors():
+    """Silences tf2onnx and collects what it would only have logged as an error."""
+    errors = []
+
+    class Collector(logging.Handler):
+        def emit(self, record):
+            if record.levelno >= logging.ERROR:
+                errors.append(record.getMessage().splitlines()[0])
+
+    # tf2onnx gives each of its modules a logger and raises its level through the root's.
+    logger = logging.getLogger("tf2onnx")
+    before = logger.handlers, logger.propagate, logger.level
+    logger.handlers, logger.propagate = [Collector()], False
+    logger.setLevel(logging.ERROR)
+    try:
+        yield errors
+    finally:
+        logger.handlers, logger.propagate = before[:2]
+        logger.setLevel(before[2])
+
+
+# Operators that tf2onnx has no handler for, from those that it has.
+
+
+def _compose(build):
+    """A tf2onnx handler that replaces a node by what `build(op, constant, x)` returns."""
+
+    def handler(ctx, node, name, args):
+        shape, dtype = ctx.get_shape(node.output[0]), ctx.get_dtype(node.output[0])
+        numpy_dtype = onnx.helper.tensor_dtype_to_np_dtype(dtype)
+
+        def op(op_type, *inputs):
+            made = ctx.make_node(op_type, list(inputs), shapes=[shape], dtypes=[dtype])
+            return made.output[0]
+
+        def constant(value):
+            array = np.array(value, numpy_dtype)
+            return ctx.make_const(tf2onnx.utils.make_name(name), array).output[0]
+
+        inputs, outputs = list(node.input), list(node.output)
+        ctx.remove_node(name)
+        ctx.make_node(
+            "Identity",
+            [build(op, constant, *inputs)],
+            outputs=outputs,
+            shapes=[shape],
+            dtypes=[dtype],
+            name=name,
+        )
+
+    return handler
+
+
+_HANDLERS = {
+    # Exact GELU on TensorFlow 2.21.
+    "Erfc": _compose(lambda op, constant, x: op("Sub", constant(1), op("Erf", x))),
+    "Log1p": _compose(lambda op, constant, x: op("Log", op("Add", x, constant(1)))),
+    "Expm1": _compose(lambda op, constant, x: op("Sub", op("Exp", x), constant(1))),
+}

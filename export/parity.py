@@ -1,0 +1,343 @@
+"""The proof: what was written gives what Keras gives, in the runtimes that will run it.
+
+Golden inputs and Keras's outputs for them are stored in the artifact. Each format is run on
+the same inputs at every batch size, all rows each time: at batch size 1 one row after the
+other, so that the comparison also proves that a row does not depend on the batch around it.
+ONNX files run in onnxruntime; a SavedModel runs in TensorFlow's C API, in a process without
+TensorFlow's Python. This module imports neither kgen nor Keras nor TensorFlow.
+"""
+
+import importlib.machinery
+import io
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import onnxruntime
+from PIL import Image
+
+from export.errors import ExportError
+
+# The one place for them; the manifest repeats them. A float's limit grows with the largest
+# magnitude of the golden output. Other types must be equal.
+TOLERANCES = {
+    "uint8": {"max_difference": 1, "min_equal": 0.99},
+    "float32": {"max_difference": 1e-4, "scaled_by_magnitude": True},
+    "other": {"max_difference": 0},
+}
+
+GOLDEN = "golden.npz"
+
+
+def compare(expected, received):
+    """Figures of one output against its golden values.
+
+    Args:
+        expected: Array.
+        received: Array.
+
+    Returns:
+        Dict with `max_difference`, `equal` (share of equal elements), `limit` (on the
+        difference), `min_equal` and `passed`; or a string that says why there are no figures.
+    """
+    if expected.shape != received.shape or expected.dtype != received.dtype:
+        return (
+            f"is {received.dtype.name} {list(received.shape)} where Keras gives "
+            f"{expected.dtype.name} {list(expected.shape)}"
+        )
+    if not np.isfinite(received).all():
+        return "has values that are not finite"
+    tolerance = TOLERANCES.get(expected.dtype.name, TOLERANCES["other"])
+    limit = tolerance["max_difference"]
+    if tolerance.get("scaled_by_magnitude"):
+        limit *= max(1.0, float(np.abs(expected).max(initial=0)))
+    min_equal = tolerance.get("min_equal", 0.0)
+    difference = np.abs(expected.astype("float64") - received.astype("float64"))
+    figures = {
+        "max_difference": float(difference.max(initial=0)),
+        "equal": float(np.mean(difference == 0)) if difference.size else 1.0,
+        "limit": float(limit),
+        "min_equal": min_equal,
+    }
+    passed = figures["max_difference"] <= limit and figures["equal"] >= min_equal
+    return {**figures, "passed": passed}
+
+
+def judge(golden, outputs, **where):
+    """Compares all outputs of one run; raises `ExportError` if one falls short.
+
+    Args:
+        golden: Dict of output name to array.
+        outputs: Dict of output name to array.
+        **where: `format`, `runtime`, `signature`, `endpoint` and `batch_size` of the run.
+
+    Returns:
+        List of dicts, one per output: `where`, the output's name and its figures.
+    """
+    rows = []
+    for name, received in outputs.items():
+        expected = golden[name][: len(received)]
+        figures = compare(expected, received)
+        place = (
+            f"Endpoint '{where['endpoint']}', output '{name}', signature '{where['signature']}', "
+            f"{where['runtime']}, batch size {where['batch_size']}:"
+        )
+        if isinstance(figures, str):
+            raise ExportError(f"{place} {figures}.")
+        if not figures["passed"]:
+            raise ExportError(
+                f"{place} differs from Keras by up to {figures['max_difference']:.4g} "
+                f"(limit {figures['limit']:.4g}), {figures['equal']:.2%} of the elements are "
+                f"equal (limit {figures['min_equal']:.0%})."
+            )
+        rows.append({**where, "output": name, **figures})
+    return rows
+
+
+def save_golden(path, golden):
+    """Writes golden inputs and outputs: endpoint -> `inputs`/`outputs` -> name -> array."""
+    np.savez_compressed(
+        path,
+        **{
+            f"{endpoint}/{kind}/{name}": array
+            for endpoint, kinds in golden.items()
+            for kind, arrays in kinds.items()
+            for name, array in arrays.items()
+        },
+    )
+
+
+def load_golden(path):
+    """Reads what `save_golden` wrote."""
+    golden = {}
+    with np.load(path) as arrays:
+        for key in arrays.files:
+            endpoint, kind, name = key.split("/")
+            golden.setdefault(endpoint, {"inputs": {}, "outputs": {}})[kind][name] = arrays[key]
+    return golden
+
+
+def num_runs(formats, batch_sizes):
+    """How many runs `prove` makes, for a progress bar."""
+    return len(batch_sizes) * sum(len(f["signatures"]) for f in formats.values())
+
+
+def prove(folder, formats, golden, batch_sizes, step):
+    """Runs every signature of every format at every batch size and compares it with Keras.
+
+    Args:
+        folder: Path of the artifact's folder.
+        formats: Dict of format name to its section of the manifest.
+        golden: Golden inputs and outputs, as from `load_golden`.
+        batch_sizes: List of ints.
+        step: Function that is told what runs next.
+
+    Returns:
+        List of dicts, the figures of every signature, output and batch size.
+
+    Raises:
+        ExportError: If a runtime refuses a file or an output falls short.
+    """
+    rows = []
+    for name, section in formats.items():
+        runtime, run = _RUNTIMES[name]
+        for signature, batch_size, outputs in run(folder, section, golden, batch_sizes, step):
+            endpoint = section["signatures"][signature]["endpoint"]
+            rows += judge(
+                golden[endpoint]["outputs"],
+                outputs,
+                format=name,
+                runtime=runtime,
+                signature=signature,
+                endpoint=endpoint,
+                batch_size=batch_size,
+            )
+    return rows
+
+
+def whole_batches(arrays, batch_size):
+    """How many rows fill whole batches; a smaller last one would be a third batch size."""
+    rows = len(next(iter(arrays.values())))
+    return rows - rows % batch_size
+
+
+def in_batches(function, inputs, batch_size):
+    """Calls `function(dict) -> dict` batch by batch and joins the results."""
+    batches = [
+        function({name: array[start : start + batch_size] for name, array in inputs.items()})
+        for start in range(0, whole_batches(inputs, batch_size), batch_size)
+    ]
+    return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def onnx_session(path):
+    """An onnxruntime session on the CPU for the ONNX file at `path`."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4  # what goes wrong is raised, warnings are about optimisation
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def _run_onnx(folder, section, golden, batch_sizes, step):
+    for signature, description in section["signatures"].items():
+        path = pathlib.Path(folder) / description["file"]
+        step(f"onnxruntime: {signature}")
+        try:
+            session = onnx_session(path)
+        except Exception as error:  # onnxruntime's errors have no common class
+            raise ExportError(
+                f"{description['file']} does not load in onnxruntime: {_first_line(error)}"
+            ) from error
+        names = [output.name for output in session.get_outputs()]
+        inputs = golden[description["endpoint"]]["inputs"]
+        for number, batch_size in enumerate(batch_sizes):
+            if number:
+                step(f"onnxruntime: {signature}, batch size {batch_size}")
+            try:
+                outputs = in_batches(
+                    lambda batch, session=session, names=names: dict(
+                        zip(names, session.run(names, batch), strict=True)
+                    ),
+                    inputs,
+                    batch_size,
+                )
+            except Exception as error:
+                raise ExportError(
+                    f"{description['file']} does not run in onnxruntime at batch size "
+                    f"{batch_size}: {_first_line(error)}"
+                ) from error
+            yield signature, batch_size, outputs
+
+
+def _run_saved_model(folder, section, golden, batch_sizes, step):
+    calls = [
+        (signature, batch_size) for signature in section["signatures"] for batch_size in batch_sizes
+    ]
+    with tempfile.TemporaryDirectory() as job_folder:
+        job_folder = pathlib.Path(job_folder)
+        save_golden(job_folder / "inputs.npz", golden)
+        job = {
+            "library": tensorflow_library(),
+            "saved_model": str(pathlib.Path(folder) / section["path"]),
+            "tags": section["tags"],
+            "calls": [_call(section, golden, *call) for call in calls],
+        }
+        (job_folder / "job.json").write_text(json.dumps(job))
+        step("TensorFlow's C API: loading the SavedModel")
+        for number in _lines_of_c_api(job_folder):
+            signature, batch_size = calls[number]
+            if number + 1 < len(calls):
+                step(f"TensorFlow's C API: {calls[number + 1][0]}")
+            tensors = _unflatten(np.load(job_folder / f"{number}.npz"))
+            description = section["signatures"][signature]
+            outputs = {key: tensors[name] for key, name in description["outputs"].items()}
+            if description.get("png"):
+                outputs = {"image": _decode_png(signature, outputs["image_bytes"])}
+            yield signature, batch_size, outputs
+
+
+def _call(section, golden, signature, batch_size):
+    description = section["signatures"][signature]
+    endpoint = description["endpoint"]
+    return {
+        "inputs": {
+            tensor: f"{endpoint}/inputs/{name}" for name, tensor in description["inputs"].items()
+        },
+        "outputs": list(description["outputs"].values()),
+        "batch_size": batch_size,
+        "rows": whole_batches(golden[endpoint]["inputs"], batch_size),
+    }
+
+
+def _lines_of_c_api(job_folder):
+    """Starts the C API's process; yields the number of each call when it is done."""
+    script = pathlib.Path(__file__).with_name("_c_api.py")
+    # On the CPU: a GPU would round differently, and may be busy.
+    quiet_on_cpu = {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "-1"}
+    with (
+        (job_folder / "stderr").open("w+") as stderr,
+        subprocess.Popen(
+            # -P keeps this folder and the caller's off its path.
+            [sys.executable, "-P", str(script), str(job_folder)],
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+            env={**os.environ, **quiet_on_cpu},
+        ) as process,
+    ):
+        modules = None
+        try:
+            for line in process.stdout:
+                message = json.loads(line)
+                modules = message.get("modules")
+                if "call" in message:
+                    yield message["call"]
+        except BaseException:
+            process.kill()
+            raise
+        if process.wait():
+            stderr.seek(0)
+            lines = [line for line in stderr.read().splitlines() if line.strip()]
+            reason = next((line for line in lines if line.startswith("error: ")), None)
+            reason = reason or f"exit status {process.returncode} {' '.join(lines[-1:])}"
+            raise ExportError(f"TensorFlow's C API refuses the SavedModel: {reason}")
+    python = {"kgen", "export", "keras", "tensorflow"} & set(modules or ())
+    if modules is None or python:
+        raise ExportError(f"The C API's process is not free of Python code: {sorted(python)}")
+
+
+def tensorflow_library():
+    """Path of TensorFlow's C library, found without importing TensorFlow.
+
+    Raises:
+        ExportError: If TensorFlow is not installed.
+    """
+    # The finder of files alone: it also finds what an import hook hides.
+    spec = importlib.machinery.PathFinder.find_spec("tensorflow", sys.path)
+    for folder in spec.submodule_search_locations if spec else ():
+        for path in sorted(pathlib.Path(folder).glob("libtensorflow_cc*")):
+            return str(path)
+    raise ExportError(
+        "A SavedModel is proven with the library libtensorflow_cc of the Python package "
+        "tensorflow, which is not installed here."
+    )
+
+
+def _unflatten(arrays):
+    """Undoes `flatten` of `_c_api.py`."""
+    result = {}
+    for key in arrays.files:
+        name, slash, part = key.partition("/bytes")
+        if slash and not part:
+            ends = np.cumsum(arrays[f"{name}/lengths"])
+            data = arrays[key].tobytes()
+            starts = [0, *ends[:-1]]
+            result[name] = [data[a:b] for a, b in zip(starts, ends, strict=True)]
+        elif not key.endswith("/lengths"):
+            result[key] = arrays[key]
+    return result
+
+
+def _decode_png(signature, strings):
+    images = []
+    for string in strings:
+        try:
+            with Image.open(io.BytesIO(string), formats=["PNG"]) as image:
+                array = np.asarray(image)
+        except OSError as error:
+            raise ExportError(f"Signature '{signature}' does not give PNG: {error}") from error
+        images.append(array.reshape(*array.shape[:2], -1))
+    return np.stack(images)
+
+
+def _first_line(error):
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
+_RUNTIMES = {
+    "saved_model": ("TensorFlow C API", _run_saved_model),
+    "onnx": ("onnxruntime", _run_onnx),
+}

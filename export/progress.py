@@ -1,0 +1,39 @@
+"""A progress bar for work whose steps are counted beforehand."""
+
+import contextlib
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+
+@contextlib.contextmanager
+def progress_bar(title, total, enabled=True):
+    """Shows a bar on standard error, which leaves standard output to a command's result.
+
+    Args:
+        title: String in front of the bar.
+        total: Number of steps.
+        enabled: `False` shows nothing.
+
+    Yields:
+        Function `step(description)`, to be called when the next step begins.
+    """
+    columns = (
+        TextColumn(title),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.description}"),
+    )
+    with Progress(
+        *columns, console=Console(stderr=True), transient=True, disable=not enabled
+    ) as progress:
+        task = progress.add_task("", total=total)
+        begun = 0
+
+        def step(description):
+            nonlocal begun
+            progress.update(task, completed=begun, description=description)
+            begun += 1
+
+        yield step

@@ -1,0 +1,117 @@
+"""SavedModel: every endpoint as a signature, ready for TF Serving."""
+
+import pathlib
+
+import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
+
+from export import tracing, warmup
+
+# TF Serving serves the numbered folders under a model's folder.
+VERSION = "saved_model/1"
+_PNG_CHANNELS = (1, 3, 4)
+_WARM = ("serving_default", "generate", "image_bytes", "generate_xla")
+
+
+def write(folder, endpoints, name, batch_sizes, golden):
+    """Writes `saved_model/1` into an artifact's folder.
+
+    Signatures: one per endpoint; `serving_default`, which is `generate`; `generate_xla`, the
+    same sampler compiled by XLA once per batch size; and for every endpoint with an output
+    `image` one that gives PNG, `image_bytes` for `generate` and `<endpoint>_image_bytes` for
+    the others.
+
+    Args:
+        folder: Path of the artifact's folder.
+        endpoints: Dict of name to `kgen.Endpoint`.
+        name: String, the model's name in the warmup requests.
+        batch_sizes: Tuple of ints, batch sizes to warm up.
+        golden: Dict of endpoint name to a dict whose `"inputs"` are arrays by name.
+
+    Returns:
+        Dict for the manifest: path, tags, and for each signature its endpoint and the names
+        of its tensors.
+    """
+    # One function per endpoint, which its signatures call: its constants are stored once.
+    calls = {
+        key: tf.function(tracing.function(endpoint), autograph=False)
+        for key, endpoint in endpoints.items()
+    }
+    description = _signatures(endpoints)
+    traced = {}
+    for signature, details in description.items():
+        endpoint, call = endpoints[details["endpoint"]], calls[details["endpoint"]]
+        if details.get("png"):
+            call = _png(call)
+        traced[signature] = tracing.trace(call, endpoint, jit_compile=details.get("xla"))
+
+    # Only the weights that the signatures use: no optimizer, no discriminator.
+    module = tf.Module()
+    module.weights = list(
+        {id(v): v for concrete in traced.values() for v in concrete.variables}.values()
+    )
+    path = pathlib.Path(folder) / VERSION
+    tf.saved_model.save(module, str(path), signatures=traced)
+
+    warm = [signature for signature in _WARM if signature in traced]
+    warmup.write(
+        path,
+        name,
+        (
+            (signature, _rows(golden["generate"]["inputs"], size))
+            for size in batch_sizes
+            for signature in warm
+        ),
+    )
+    for signature, tensors in _tensor_names(path).items():
+        description[signature].update(tensors)
+    return {
+        "path": VERSION,
+        "tags": [tf.saved_model.SERVING],
+        "signatures": description,
+        "warmup": {"path": f"{VERSION}/{warmup.PATH}", "signatures": warm},
+    }
+
+
+def num_signatures(endpoints):
+    """How many signatures `write` makes of these endpoints."""
+    return len(_signatures(endpoints))
+
+
+def _signatures(endpoints):
+    signatures = {"serving_default": {"endpoint": "generate"}}
+    for name, endpoint in endpoints.items():
+        signatures[name] = {"endpoint": name}
+        image = endpoint.outputs.get("image")
+        if image and len(image.shape) == 3 and image.shape[-1] in _PNG_CHANNELS:
+            png = "image_bytes" if name == "generate" else f"{name}_image_bytes"
+            signatures[png] = {"endpoint": name, "png": True}
+    signatures["generate_xla"] = {"endpoint": "generate", "xla": True}
+    return signatures
+
+
+def _png(call):
+    """The same endpoint with its image as PNG; TF Serving's REST gives `*_bytes` as base64."""
+
+    def call_png(*tensors):
+        return {"image_bytes": tf.io.encode_png(call(*tensors)["image"])}
+
+    return call_png
+
+
+def _rows(inputs, size):
+    return {name: array[:size] for name, array in inputs.items()}
+
+
+def _tensor_names(path):
+    """What a runtime without TensorFlow's Python needs to run each signature."""
+    proto = saved_model_pb2.SavedModel()
+    proto.ParseFromString((path / "saved_model.pb").read_bytes())
+    return {
+        name: {
+            "inputs": {key: info.name for key, info in sorted(signature.inputs.items())},
+            "outputs": {key: info.name for key, info in sorted(signature.outputs.items())},
+        }
+        for name, signature in proto.meta_graphs[0].signature_def.items()
+        if not name.startswith("__")
+    }
