@@ -1,0 +1,121 @@
+"""Images on disk: one PNG, a grid of images, a folder of PNGs."""
+
+import io
+import math
+import os
+import pathlib
+import shutil
+import tempfile
+
+import numpy as np
+
+from kgen.files import replacing
+
+
+def grid(images, columns=None, padding=2, scale=1):
+    """Puts images side by side, row after row, on white.
+
+    Args:
+        images: uint8 array `[N, H, W, C]` with 1, 3 or 4 channels.
+        columns: Int, images per row; `None` makes the grid about square.
+        padding: Int, white pixels around each image.
+        scale: Int, how often each pixel is repeated in both directions, so that small
+            images can be looked at.
+
+    Returns:
+        uint8 array `[height, width, C]`.
+
+    Raises:
+        ValueError: There is no image, or `images` are not images.
+
+    Example:
+
+    >>> kgen.images.grid(model.generate(64), columns=8).shape
+    (242, 242, 1)
+    """
+    images = np.asarray(images)
+    if images.dtype != np.uint8 or images.ndim != 4 or len(images) == 0:
+        raise ValueError(
+            "A grid needs at least one image, as a uint8 array [N, H, W, C]. Received: "
+            f"shape {images.shape}, dtype {images.dtype}"
+        )
+    images = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    n, height, width, channels = images.shape
+    columns = columns or math.ceil(math.sqrt(n))
+    rows = math.ceil(n / columns)
+    height, width = height + padding, width + padding
+    canvas = np.full((rows * height + padding, columns * width + padding, channels), 255, "uint8")
+    for i, image in enumerate(images):
+        top, left = padding + i // columns * height, padding + i % columns * width
+        canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
+    return canvas
+
+
+def viewing_scale(image_shape, pixels=32):
+    """How often to repeat each pixel so that an image is about `pixels` high: 4 for 8x8."""
+    return max(1, pixels // max(image_shape[:2]))
+
+
+def encode_png(array):
+    """An image as the bytes of a PNG file.
+
+    Args:
+        array: uint8 array `[H, W]` or `[H, W, C]` with 1, 3 or 4 channels.
+
+    Returns:
+        Bytes.
+    """
+    from PIL import Image
+
+    array = np.asarray(array)
+    if array.ndim == 3 and array.shape[-1] == 1:
+        array = array[..., 0]
+    if array.dtype != np.uint8 or not (
+        array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4))
+    ):
+        raise ValueError(
+            "A PNG is made from a uint8 array [H, W, C] with 1, 3 or 4 channels. Received: "
+            f"shape {array.shape}, dtype {array.dtype}"
+        )
+    buffer = io.BytesIO()
+    Image.fromarray(array).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def save_png(array, path):
+    """Writes one image as a PNG file, as a whole or not at all.
+
+    Args:
+        array: uint8 array `[H, W]` or `[H, W, C]` with 1, 3 or 4 channels.
+        path: Path of the file; its folder is made when it is missing.
+    """
+    png = encode_png(array)
+    with replacing(path) as temporary:
+        temporary.write_bytes(png)
+
+
+def save_folder(images, folder, names=None):
+    """Writes images as a new folder of PNG files, which appears when it is complete.
+
+    Args:
+        images: uint8 array `[N, H, W, C]`.
+        folder: Path of a folder that is missing or empty.
+        names: List of `N` file names without suffix; `None` numbers them.
+
+    Raises:
+        FileExistsError: The folder holds files.
+    """
+    folder = pathlib.Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists and is not an empty folder; choose another")
+    names = names or [f"{i:0{len(str(len(images) - 1))}}" for i in range(len(images))]
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = pathlib.Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        for image, name in zip(images, names, strict=True):
+            (temporary / f"{name}.png").write_bytes(encode_png(image))
+        os.chmod(temporary, 0o755)  # mkdtemp's folders are for their owner alone
+        os.rename(temporary, folder)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
