@@ -69,7 +69,7 @@ def export(
     batch_sizes = _check_batch_sizes(batch_sizes)
     metadata = {} if metadata is None else metadata
     artifact.check_json("metadata", metadata)
-    endpoints = _check_model(model)
+    _check_model(model)
     path = pathlib.Path(path)
     _check_path(path, overwrite)
 
@@ -112,7 +112,7 @@ def export(
             "format_version": artifact.FORMAT_VERSION,
             "name": name,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "model": _describe_model(model),
+            "model": _describe_model(model, endpoints),
             "versions": _versions(),
             "endpoints": {key: _describe_endpoint(e) for key, e in endpoints.items()},
             "batch_sizes": batch_sizes,
@@ -161,19 +161,18 @@ def _check_model(model):
             f"then load and export it in a process with KERAS_BACKEND=tensorflow."
         )
     endpoints = model.endpoints() if callable(getattr(model, "endpoints", None)) else {}
-    if "generate" not in endpoints:
+    outputs = endpoints["generate"].outputs if "generate" in endpoints else {}
+    if "image" not in outputs or len(outputs["image"].shape) != 3:
         raise ExportError(
-            f"The model must have endpoints(), with 'generate' among them. Received: "
-            f"{type(model).__name__} with {', '.join(endpoints) or 'no endpoints'}"
+            f"The model must have endpoints(), among them 'generate' with an output 'image' "
+            f"[H, W, C]. Received: {type(model).__name__} with "
+            f"{', '.join(endpoints) or 'no endpoints'}"
         )
     artifact.check_json("The model's get_config()", model.get_config())
-    return endpoints
 
 
 def _check_path(path, overwrite):
-    if path.is_dir() and not any(path.iterdir()):
-        return
-    if not path.exists():
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not (path / artifact.MANIFEST).is_file():
         raise FileExistsError(
@@ -235,13 +234,13 @@ def _in_float32(model):
     return copy
 
 
-def _describe_model(model):
+def _describe_model(model, endpoints):
     return {
         "class": type(model).__name__,
         "module": type(model).__module__,
         "config": model.get_config(),
-        "image_shape": list(model.image_shape),
-        "num_classes": model.num_classes,
+        "image_shape": list(endpoints["generate"].outputs["image"].shape),
+        "num_classes": getattr(model, "num_classes", None),
     }
 
 

@@ -17,7 +17,7 @@ class Reference:
     def __init__(self, endpoints):
         self.endpoints = endpoints
         self._functions = {
-            name: tf.function(tracing.function(endpoint), autograph=False, reduce_retracing=True)
+            name: tracing.trace(tracing.function(name, endpoint), name, endpoint)
             for name, endpoint in endpoints.items()
         }
 

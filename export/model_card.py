@@ -134,6 +134,13 @@ def _onnx(manifest):
     inputs = manifest["endpoints"]["generate"]["inputs"]
     python = ", ".join(f'"{key}": {_python_array(key, spec)}' for key, spec in inputs.items())
     script = ", ".join(f"{key}: {_script_tensor(key, spec)}" for key, spec in inputs.items())
+    renamed = "".join(
+        f" In `{signature['file']}` the input `{key}` is called `{name}`, because the output has "
+        f"its name."
+        for signature in section["signatures"].values()
+        for key, name in signature["inputs"].items()
+        if key != name
+    )
     external = section.get("external_data")
     options, note = "", "The file holds its weights and stands alone."
     if external:
@@ -144,7 +151,7 @@ def _onnx(manifest):
             f'`export.load(folder).save_onnx("generate", "generate.onnx")` makes one file of two.'
         )
     return (
-        f"## ONNX Runtime\n\nOpset {section['opset']}, any batch size. {note}\n\n"
+        f"## ONNX Runtime\n\nOpset {section['opset']}, any batch size. {note}{renamed}\n\n"
         f"```python\nimport numpy as np\nimport onnxruntime\n\n"
         f'session = onnxruntime.InferenceSession("onnx/generate.onnx")\n'
         f'image = session.run(["image"], {{{python}}})[0]  # uint8 [B, H, W, C]\n```\n\n'

@@ -41,7 +41,8 @@ def write(folder, endpoints, opset):
         opset: Int, 18 to 23.
 
     Returns:
-        Dict for the manifest: opset, and for each endpoint its file.
+        Dict for the manifest: opset, and for each endpoint its file and the names that its
+        inputs and outputs have there.
     """
     folder = pathlib.Path(folder) / FOLDER
     folder.mkdir()
@@ -54,28 +55,41 @@ def write(folder, endpoints, opset):
         path.write_bytes(model.SerializeToString())
         # By path, because the checker then finds the external data too.
         onnx.checker.check_model(str(path), full_check=True)
-        signatures[name] = {"endpoint": name, "file": f"{FOLDER}/{path.name}"}
+        signatures[name] = {
+            "endpoint": name,
+            "file": f"{FOLDER}/{path.name}",
+            "inputs": _input_names(endpoints[name]),
+            "outputs": {key: key for key in endpoints[name].outputs},
+        }
     description = {"path": FOLDER, "opset": opset, "signatures": signatures}
     if (folder / WEIGHTS).exists():
         description["external_data"] = f"{FOLDER}/{WEIGHTS}"
     return description
 
 
+def _input_names(endpoint):
+    """Names of the inputs in ONNX, where no output can have the name of an input."""
+    return {key: f"input_{key}" if key in endpoint.outputs else key for key in endpoint.inputs}
+
+
 def _convert(name, endpoint, opset):
     signature = [
-        tf.TensorSpec((None, *spec.shape), spec.dtype, name=key)
+        tf.TensorSpec((None, *spec.shape), spec.dtype, name=_input_names(endpoint)[key])
         for key, spec in endpoint.inputs.items()
     ]
-    function = tf.function(tracing.function(endpoint), autograph=False)
+    function = tf.function(tracing.function(name, endpoint), autograph=False)
     with _logged_errors() as errors:
-        model, _ = tf2onnx.convert.from_function(
-            function,
-            input_signature=signature,
-            opset=_TF2ONNX_OPSET,
-            custom_op_handlers={op: (handler, []) for op, handler in _HANDLERS.items()},
-        )
+        try:
+            model, _ = tf2onnx.convert.from_function(
+                function,
+                input_signature=signature,
+                opset=_TF2ONNX_OPSET,
+                custom_op_handlers={op: (handler, []) for op, handler in _HANDLERS.items()},
+            )
+        except Exception as error:  # of any class, after any of the logged ones
+            errors.append(str(error).strip())
     if errors:
-        raise ExportError(f"Endpoint '{name}' does not convert to ONNX: {' '.join(errors)}")
+        raise ExportError(f"Endpoint '{name}' does not convert to ONNX: {'; '.join(errors)}")
     if opset != _TF2ONNX_OPSET:
         model = onnx.version_converter.convert_version(model, opset)
     _finish(model, name, endpoint)
@@ -93,7 +107,7 @@ def _finish(model, name, endpoint):
             f"{', '.join(foreign)} of the domains {', '.join(sorted(domains))}."
         )
     for kind, values, specs in (
-        ("inputs", graph.input, endpoint.inputs),
+        ("inputs", graph.input, _renamed(endpoint.inputs, _input_names(endpoint))),
         ("outputs", graph.output, endpoint.outputs),
     ):
         received = sorted(value.name for value in values)
@@ -121,6 +135,10 @@ def _finish(model, name, endpoint):
     model.doc_string = endpoint.description
     model.producer_name = "kgen"
     model.producer_version = ""
+
+
+def _renamed(specs, names):
+    return {names[key]: spec for key, spec in specs.items()}
 
 
 def _subgraphs(graph):

@@ -191,8 +191,11 @@ def _run_onnx(folder, section, golden, batch_sizes, step):
             raise ExportError(
                 f"{description['file']} does not load in onnxruntime: {_first_line(error)}"
             ) from error
-        names = [output.name for output in session.get_outputs()]
-        inputs = golden[description["endpoint"]]["inputs"]
+        inputs = {
+            description["inputs"][key]: array
+            for key, array in golden[description["endpoint"]]["inputs"].items()
+        }
+        names = list(description["outputs"].values())
         for number, batch_size in enumerate(batch_sizes):
             if number:
                 step(f"onnxruntime: {signature}, batch size {batch_size}")
@@ -209,7 +212,7 @@ def _run_onnx(folder, section, golden, batch_sizes, step):
                     f"{description['file']} does not run in onnxruntime at batch size "
                     f"{batch_size}: {_first_line(error)}"
                 ) from error
-            yield signature, batch_size, outputs
+            yield signature, batch_size, _by_key(description, outputs)
 
 
 def _run_saved_model(folder, section, golden, batch_sizes, step):
@@ -233,10 +236,15 @@ def _run_saved_model(folder, section, golden, batch_sizes, step):
                 step(f"TensorFlow's C API: {calls[number + 1][0]}")
             tensors = _unflatten(np.load(job_folder / f"{number}.npz"))
             description = section["signatures"][signature]
-            outputs = {key: tensors[name] for key, name in description["outputs"].items()}
+            outputs = _by_key(description, tensors)
             if description.get("png"):
                 outputs = {"image": _decode_png(signature, outputs["image_bytes"])}
             yield signature, batch_size, outputs
+
+
+def _by_key(description, tensors):
+    """From a graph's names of its outputs to the endpoint's."""
+    return {key: tensors[name] for key, name in description["outputs"].items()}
 
 
 def _call(section, golden, signature, batch_size):

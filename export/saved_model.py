@@ -32,18 +32,18 @@ def write(folder, endpoints, name, batch_sizes, golden):
         Dict for the manifest: path, tags, and for each signature its endpoint and the names
         of its tensors.
     """
-    # One function per endpoint, which its signatures call: its constants are stored once.
+    # One graph per endpoint, which its signatures call: its constants are stored once.
     calls = {
-        key: tf.function(tracing.function(endpoint), autograph=False)
+        key: tracing.trace(tracing.function(key, endpoint), key, endpoint)
         for key, endpoint in endpoints.items()
     }
     description = _signatures(endpoints)
     traced = {}
     for signature, details in description.items():
-        endpoint, call = endpoints[details["endpoint"]], calls[details["endpoint"]]
-        if details.get("png"):
-            call = _png(call)
-        traced[signature] = tracing.trace(call, endpoint, jit_compile=details.get("xla"))
+        key = details["endpoint"]
+        call = _png(calls[key]) if details.get("png") else calls[key]
+        # jit_compile=None leaves the choice to the runtime, False would forbid XLA for ever.
+        traced[signature] = tracing.trace(call, key, endpoints[key], jit_compile=details.get("xla"))
 
     # Only the weights that the signatures use: no optimizer, no discriminator.
     module = tf.Module()
