@@ -224,6 +224,7 @@ class ImageGenerator(TrainingStep, keras.Model):
         )
         return super().fit(
             x,
+            shuffle=False,  # `x` has its order; Keras's own comes from Python's global state
             epochs=epochs,
             validation_data=validation_data,
             initial_epoch=initial_epoch,
