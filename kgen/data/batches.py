@@ -1,0 +1,113 @@
+"""`Batches`: the bridge from a `Split` to Keras's training loop."""
+
+import keras
+import numpy as np
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of a `Split`, made with `Split.batches`.
+
+    Element *i* is a tuple `(images,)` or `(images, labels)` of NumPy arrays, uint8
+    `[B, H, W, C]` and int32 `[B]`. What it holds is a pure function of the seed, of
+    `epoch` and of *i*, not of what was read before, so a training run that is resumed
+    at an epoch sees the batches that it would have seen.
+
+    `fit` moves `epoch` on by one after each epoch. Set `epoch = initial_epoch` before a
+    `fit` that does not begin with the epoch at which the last one ended. A loop of your
+    own sets `epoch` itself. Two arguments of `fit` get in the way: with `shuffle=True`,
+    Keras's default, it visits the batches in an order drawn from Python's global random
+    state, so pass `shuffle=False`; with `steps_per_epoch` its epochs no longer end where
+    these do.
+
+    Args:
+        split: A `kgen.data.Split`.
+        batch_size: Positive integer.
+        shuffle: Boolean, whether every epoch has its own order.
+        seed: Integer, 0 or more.
+        drop_remainder: Boolean, whether a last, smaller batch is left out.
+        epoch: Integer, the epoch to begin with.
+
+    Example:
+
+    >>> batches = kgen.data.load("digits").train.batches(64, seed=1)
+    >>> images, labels = batches[0]
+    >>> images.shape, labels.shape
+    ((64, 8, 8, 1), (64,))
+    """
+
+    def __init__(self, split, batch_size, shuffle=True, seed=0, drop_remainder=True, epoch=0):
+        super().__init__()
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be 1 or more, received {batch_size}.")
+        self.split = split
+        self.batch_size = batch_size
+        self.shuffle = shuffle
+        self.seed = seed
+        self.drop_remainder = drop_remainder
+        self.epoch = epoch
+        self._images = np.asarray(split.images)  # a memmap's own indexing is slower
+        self._plan = None
+
+    def __len__(self):
+        if self.drop_remainder:
+            return max(1, len(self._images) // self.batch_size)
+        return -(-len(self._images) // self.batch_size)
+
+    def __getitem__(self, index):
+        if not 0 <= index < len(self):
+            raise IndexError(f"batch {index} of {len(self)}")
+        begin = index * self.batch_size
+        rows = slice(begin, begin + self.batch_size)
+        images = self._images[rows]
+        if self.shuffle:
+            order, flips = self._epoch_plan()
+            rows = order[rows]
+            images = self._gather(rows)
+            if flips is not None:
+                flipped = flips[begin : begin + self.batch_size]
+                images[flipped] = images[flipped, :, ::-1]
+        if self.split.labels is None:
+            return (images,)
+        return images, self.split.labels[rows]
+
+    def _epoch_plan(self):
+        """The order of the images, `[N]`, and whether each is mirrored, `[N]` or `None`."""
+        epoch, plan = self.epoch, self._plan  # read once: TensorFlow calls from a thread
+        if plan is None or plan[0] != epoch:
+            rng = np.random.default_rng((self.seed, epoch))
+            order = rng.permutation(len(self._images))
+            flips = rng.random(len(order)) < 0.5 if self.split.horizontal_flip else None
+            self._plan = plan = (epoch, order, flips)
+        return plan[1:]
+
+    def _gather(self, rows):
+        """Reads rows in the order in which they lie on the disk."""
+        positions = np.argsort(rows)
+        images = np.empty((len(rows), *self._images.shape[1:]), np.uint8)
+        images[positions] = self._images[rows[positions]]
+        return images
+
+    # Keras calls `on_epoch_begin` and `on_epoch_end` around every epoch, and, at the start
+    # of every `fit`, `on_epoch_end` once more: alone, or after the `on_epoch_begin` of a
+    # first look at the data that builds the model. That call ends no epoch. It is the first
+    # one after `epoch` was set, and in a later `fit` the one without an `on_epoch_begin`.
+
+    @property
+    def epoch(self):
+        """Integer, the epoch whose batches are served."""
+        return self._epoch
+
+    @epoch.setter
+    def epoch(self, epoch):
+        self._epoch = epoch
+        self._fit_has_begun = False
+        self._within_epoch = False
+
+    def on_epoch_begin(self):
+        self._within_epoch = True
+
+    def on_epoch_end(self):
+        if self._fit_has_begun and self._within_epoch:
+            self._epoch += 1
+        self._fit_has_begun = True
+        self._within_epoch = False

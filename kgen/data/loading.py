@@ -1,0 +1,298 @@
+"""`load`: from a source to a `Data` with its splits."""
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import json
+import pathlib
+import re
+import warnings
+
+import numpy as np
+
+from kgen.data import cache, decoding, sources
+from kgen.data.splits import Split, carve, check_fractions, check_image_shape
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Data:
+    """Images in splits, as `kgen.data.load` returns them.
+
+    Args:
+        name: String, short name of the data.
+        source: String, the source as it was given.
+        train: `Split` to train on.
+        validation: `Split`, or `None` if the source has none and `validation_fraction` was 0.
+        test: `Split`, or `None` if the source has none and `test_fraction` was 0.
+        class_names: List of strings, or `None` where the source does not name classes.
+        num_classes: Integer, or `None` where there are no labels.
+        image_shape: Tuple `(H, W, C)`.
+        fingerprint: String, sha256 in hexadecimal of the pixels, labels and class names of
+            all splits. It is the same on every computer, and another as soon as one pixel
+            is, or one image lies in another split.
+        skipped: List of tuples `(path, reason)`, the files that could not be read.
+        horizontal_flip: Boolean, whether shuffled batches of `train` are mirrored at random.
+    """
+
+    name: str
+    source: str
+    train: Split
+    validation: Split | None
+    test: Split | None
+    class_names: list | None
+    num_classes: int | None
+    image_shape: tuple
+    fingerprint: str
+    skipped: list
+    horizontal_flip: bool
+
+
+def load(
+    source="digits",
+    image_shape=None,
+    *,
+    background="white",
+    seed=0,
+    validation_fraction=0.1,
+    test_fraction=0.1,
+    horizontal_flip=False,
+    cache_dir=None,
+    data_dir=None,
+    strict=False,
+    progress=True,
+):
+    """Loads images from any source as uint8, all of one shape, in splits.
+
+    Sources:
+
+    - `"digits"`: 1,797 handwritten digits of 8x8 pixels that scikit-learn brings along.
+    - Path of a `.npz` file with `x_train` and, where there are, `y_train`, `x_val`, `y_val`,
+      `x_test`, `y_test`: uint8 `[N, H, W]` or `[N, H, W, C]`, integers `[N]` or `[N, 1]`.
+    - Path of a folder of PNG, JPEG, WebP, GIF (first frame) and BMP files: flat, or with
+      one subfolder per class, whose names in alphabetical order are the classes. Either
+      may also lie in `train/` with, where there are, `validation/` (or `val/`) and
+      `test/` beside it. Hidden files, and folders that begin with `_`, are left out.
+    - `"tfds:<name>"`: a dataset of tensorflow-datasets, from `data_dir`.
+    - `"keras:<name>"`: `mnist`, `fashion_mnist`, `cifar10` or `cifar100`, downloaded by Keras.
+    - A `tf.data.Dataset` of images or `(image, label)`, batched or not, uint8. It is read
+      once, in its own order, into memory.
+    - An array of images or a tuple `(images, labels)`, of shapes and dtypes as in a `.npz`.
+
+    Images of another shape are turned upright (EXIF), cut to the largest centred part with
+    the aspect ratio of `image_shape`, and resized with Lanczos's antialiasing filter; see
+    `kgen.data.decoding.decode`. Images from files are cached on disk as uint8, so that a
+    second `load` starts at once, with the images memory-mapped. A changed file is noticed
+    and never served from the cache.
+
+    A split that the source has is kept. A missing validation or test split is drawn from
+    the training images uniformly at random, the classes left to chance, and depends on
+    nothing but their number and order, `seed` and the fractions.
+
+    Args:
+        source: See above.
+        image_shape: Tuple `(H, W, C)` with 1, 3 or 4 channels; 4 keeps the alpha channel.
+            By default that of the images if all have one size: with 1 channel if all are
+            grey, else 3; never 4, except for arrays that have 4.
+        background: Colour on which transparent images are composited where `image_shape`
+            has 1 or 3 channels: a name that Pillow knows, or `"#rrggbb"`.
+        seed: Integer, 0 or more, that draws the missing splits.
+        validation_fraction: Float, share of the training images for a missing validation
+            split; 0 for none.
+        test_fraction: Float, the same for a missing test split.
+        horizontal_flip: Boolean, whether shuffled batches of the training split mirror each
+            image with probability one half.
+        cache_dir: Path of the cache; by default `KGEN_CACHE_DIR`, or `kgen` in the user's
+            cache folder.
+        data_dir: Path where tensorflow-datasets finds its data.
+        strict: Boolean, whether a file that cannot be read is an error. By default it is
+            left out and named in `skipped` and in a warning.
+        progress: Boolean, whether to show a progress bar while decoding.
+
+    Returns:
+        A `Data`.
+
+    Raises:
+        ValueError: If the source, or an argument, is not what it should be.
+        FileNotFoundError: If a path does not exist.
+        OSError: If the cache cannot be written or a download fails.
+
+    Example:
+
+    >>> data = kgen.data.load("photos", image_shape=(64, 64, 3))
+    >>> data.train.images.shape
+    (8000, 64, 64, 3)
+    """
+    image_shape = None if image_shape is None else check_image_shape(image_shape)
+    decoding.check_background(background)
+    check_fractions(validation_fraction, test_fraction)
+    found = sources.find(source, data_dir)
+    fractions = {"validation": validation_fraction, "test": test_fraction}
+    fractions = {name: value for name, value in fractions.items() if name not in found.splits}
+
+    def fill(sink):
+        return _fill(sink, found, image_shape, background, fractions, seed, progress)
+
+    if found.key is None:
+        memory = _Memory()
+        info, arrays = fill(memory), memory.arrays()
+    else:
+        key = [cache.FORMAT, found.key, image_shape, background, fractions, fractions and seed]
+        name = re.sub(r"[^A-Za-z0-9_-]+", "-", found.name)
+        folder = pathlib.Path(cache_dir or cache.default_folder()).expanduser() / "data"
+        entry = folder / f"{name}-{cache.digest(key)[:24]}"
+        if not (cached := cache.read(entry)):
+            with cache.writing(entry) as writer:
+                writer.finish(fill(writer))
+            cached = cache.read(entry)
+        arrays, info = cached
+
+    skipped = [tuple(item) for item in info["skipped"]]
+    _report(skipped, found.description, strict)
+    splits = {
+        name: Split(images, labels, horizontal_flip=horizontal_flip and name == "train")
+        for name, (images, labels) in arrays.items()
+    }
+    class_names = info["class_names"]
+    num_classes = class_names and len(class_names)
+    if class_names is None and splits["train"].labels is not None:
+        num_classes = 1 + max(int(split.labels.max()) for split in splits.values())
+    return Data(
+        name=found.name,
+        source=found.description,
+        train=splits["train"],
+        validation=splits.get("validation"),
+        test=splits.get("test"),
+        class_names=class_names,
+        num_classes=num_classes,
+        image_shape=splits["train"].image_shape,
+        fingerprint=info["fingerprint"],
+        skipped=skipped,
+        horizontal_flip=horizontal_flip,
+    )
+
+
+class _Memory:
+    """Collects images as `cache.Writer` does, for sources that are not cached."""
+
+    def __init__(self):
+        self._images, self._labels = {}, {}
+
+    def add(self, split, image, label):
+        self._images.setdefault(split, []).append(image)
+        self._labels.setdefault(split, []).append(label)
+
+    def arrays(self):
+        return {
+            split: (np.stack(images), cache.label_array(self._labels[split]))
+            for split, images in self._images.items()
+        }
+
+
+def _fill(sink, found, image_shape, background, fractions, seed, progress):
+    """Decodes the whole source into `sink`; returns what else there is to know about it."""
+    contents = found.read()
+    description, parts = found.description, contents.parts
+    if image_shape is None:
+        image_shape = contents.image_shape or _common_shape(parts, description, progress)
+    skipped = list(contents.skipped)
+
+    def decode(item):
+        name, payload, label = item
+        return name, label, decoding.attempt(decoding.decode, payload, image_shape, background)
+
+    with _progress(f"Decoding {description}", parts, progress) as advance:
+        for part_name, part in parts.items():
+            missing = fractions if part_name == "train" else {}
+            assignment = carve(part.size, missing, seed) if missing else [part_name] * part.size
+            results = decoding.parallel_map(decode, part.items)
+            read = set()
+            for split, (name, label, (image, reason)) in zip(assignment, results, strict=True):
+                advance()
+                if image is None:
+                    skipped.append((name, reason))
+                else:
+                    sink.add(str(split), image, label)
+                    read.add(split)
+            if empty := set(assignment) - read:
+                name, reason = skipped[-1]
+                raise ValueError(
+                    f"No image of the {empty.pop()} split of {description} could be read; "
+                    f"{name}: {reason}."
+                )
+    return {
+        "class_names": contents.class_names,
+        "skipped": skipped,
+        "fingerprint": _fingerprint(sink.arrays(), contents.class_names),
+    }
+
+
+def _common_shape(parts, description, progress):
+    """The shape of all images of a source; `ValueError` if they have several sizes."""
+    sizes, channels = {}, set()
+    items = itertools.chain.from_iterable(part.items for part in parts.values())
+
+    def probe(item):
+        return item[0], decoding.attempt(decoding.probe, item[1])
+
+    with _progress(f"Measuring {description}", parts, progress) as advance:
+        for name, (shape, _) in decoding.parallel_map(probe, items):
+            advance()
+            if shape is not None:  # decoding names the files that cannot be read
+                sizes.setdefault(tuple(shape[:2]), name)
+                channels.add(shape[2])
+            if len(sizes) == 2:
+                (first, first_name), (second, second_name) = sizes.items()
+                raise ValueError(
+                    f"The images of {description} differ in size: {first_name} has "
+                    f"{first[0]}x{first[1]} (height x width), {second_name} has "
+                    f"{second[0]}x{second[1]}; pass image_shape=(height, width, channels)."
+                )
+    if not sizes:
+        raise ValueError(f"None of the files in {description} is an image that can be read.")
+    return (*sizes.popitem()[0], channels.pop() if len(channels) == 1 else 3)
+
+
+@contextlib.contextmanager
+def _progress(text, parts, show):
+    """Context manager that gives a function to call after each image."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn())
+    console = Console(stderr=True)
+    with Progress(
+        *columns, TimeRemainingColumn(), console=console, transient=True, disable=not show
+    ) as bar:
+        total = sum(part.size for part in parts.values())
+        task = bar.add_task(escape(text), total=total)
+        done = itertools.count(1)
+
+        def advance():
+            if (count := next(done)) % 64 == 0 or count == total:
+                bar.update(task, completed=count)
+
+        yield advance
+
+
+def _report(skipped, description, strict):
+    if not skipped:
+        return
+    named = "; ".join(f"{path}: {reason}" for path, reason in skipped[:3])
+    more = f"; and {len(skipped) - 3} more" if len(skipped) > 3 else ""
+    count = f"{len(skipped)} file{'s' if len(skipped) > 1 else ''}"
+    message = f"{count} of {description} could not be read ({named}{more})"
+    if strict:
+        raise ValueError(f"{message}; remove or repair them, or pass strict=False to skip them.")
+    warnings.warn(f"{message}: skipped.", stacklevel=3)
+
+
+def _fingerprint(arrays, class_names):
+    content = hashlib.sha256(json.dumps(class_names).encode())
+    for name, (images, labels) in sorted(arrays.items()):
+        content.update(f"{name} {images.shape} {labels is not None}".encode())
+        content.update(images)
+        if labels is not None:
+            content.update(labels)
+    return content.hexdigest()

@@ -1,0 +1,159 @@
+"""`Split`: images with their labels, and how missing splits are made."""
+
+import dataclasses
+
+import numpy as np
+
+CHANNELS = (1, 3, 4)
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Split:
+    """Images of one split, with or without labels.
+
+    Args:
+        images: uint8 array `[N, H, W, C]`, 0 to 255, with 1, 3 or 4 channels. It may be
+            memory-mapped; batches are then read from disk as they are needed.
+        labels: Integer array `[N]`, the class of each image (0 or more), or `None`. It is
+            kept as int32.
+        horizontal_flip: Boolean, whether shuffled batches mirror each image with
+            probability one half. Batches that are not shuffled never do.
+
+    Raises:
+        ValueError: If `images` or `labels` have another shape, dtype or range.
+
+    Example:
+
+    >>> split = kgen.data.Split(np.zeros((100, 8, 8, 1), "uint8"))
+    >>> len(split), split.image_shape
+    (100, (8, 8, 1))
+    >>> (images,) = split.batches(32)[0]
+    >>> images.shape
+    (32, 8, 8, 1)
+    """
+
+    images: np.ndarray
+    labels: np.ndarray | None = None
+    horizontal_flip: bool = False
+
+    def __post_init__(self):
+        check_images(self.images, "images")
+        if self.labels is not None:
+            labels = check_labels(self.labels, len(self.images), "labels")
+            object.__setattr__(self, "labels", labels)
+
+    def __len__(self):
+        return len(self.images)
+
+    def __repr__(self):
+        labels = None if self.labels is None else f"int32 {list(self.labels.shape)}"
+        return f"Split(images=uint8 {list(self.images.shape)}, labels={labels})"
+
+    @property
+    def image_shape(self):
+        """Tuple `(H, W, C)`."""
+        return tuple(self.images.shape[1:])
+
+    def batches(self, batch_size, shuffle=True, seed=0, drop_remainder=True, epoch=0):
+        """Cuts the split into batches that `fit`, `evaluate` and `predict` take.
+
+        Args:
+            batch_size: Positive integer.
+            shuffle: Boolean, whether every epoch has its own order. The order, and with
+                `horizontal_flip` the flips, depend on `seed` and the epoch alone.
+            seed: Integer, 0 or more.
+            drop_remainder: Boolean, whether a last, smaller batch is left out. A split
+                with fewer images than `batch_size` gives one batch in any case.
+            epoch: Integer, the epoch to begin with.
+
+        Returns:
+            A `kgen.data.Batches` of tuples `(images,)` or `(images, labels)`.
+        """
+        from kgen.data.batches import Batches  # imports Keras
+
+        return Batches(self, batch_size, shuffle, seed, drop_remainder, epoch)
+
+
+def check_image_shape(image_shape):
+    """Returns `image_shape` as a tuple of ints; `ValueError` if it is not one."""
+    try:
+        shape = tuple(int(side) for side in image_shape)
+    except (TypeError, ValueError):
+        shape = ()
+    if len(shape) != 3 or min(shape) < 1 or shape[2] not in CHANNELS:
+        raise ValueError(
+            f"image_shape must be (height, width, channels) with 1, 3 or 4 channels, "
+            f"received {image_shape!r}."
+        )
+    return shape
+
+
+def check_images(images, what):
+    """Raises `ValueError` unless `images` is uint8 `[N, H, W, C]`, N at least 1."""
+    dtype, shape = getattr(images, "dtype", type(images).__name__), getattr(images, "shape", ())
+    if dtype != np.uint8:
+        raise ValueError(f"{what} must be uint8 with values 0 to 255, received {dtype}.")
+    if len(shape) != 4 or 0 in shape or shape[3] not in CHANNELS:
+        raise ValueError(
+            f"{what} must have shape [N, H, W, C] with at least one image and 1, 3 or 4 "
+            f"channels (last), received {list(shape)}."
+        )
+
+
+def check_labels(labels, count, what):
+    """Returns `labels` (`[N]` or `[N, 1]`) as int32 `[N]`; `ValueError` if they do not fit."""
+    labels = np.asarray(labels)
+    if labels.dtype.kind not in "iu":
+        raise ValueError(f"{what} must be integers, one class per image, received {labels.dtype}.")
+    if labels.shape not in ((count,), (count, 1)):
+        raise ValueError(
+            f"{what} must have shape [{count}], one class per image, received {list(labels.shape)}."
+        )
+    if labels.min() < 0:
+        raise ValueError(f"{what} must be 0 or more, received {labels.min()}.")
+    return labels.reshape(count).astype(np.int32)
+
+
+def check_fractions(validation_fraction, test_fraction):
+    """Raises `ValueError` unless both fractions leave something to train on."""
+    for name, fraction in (
+        ("validation_fraction", validation_fraction),
+        ("test_fraction", test_fraction),
+    ):
+        if not 0 <= fraction < 1:
+            raise ValueError(f"{name} must be at least 0 and less than 1, received {fraction}.")
+    if validation_fraction + test_fraction >= 1:
+        raise ValueError(
+            f"validation_fraction + test_fraction must be less than 1, received "
+            f"{validation_fraction} + {test_fraction}."
+        )
+
+
+def carve(count, fractions, seed):
+    """Assigns the images of a training split to it and to the splits that are missing.
+
+    Each missing split gets its fraction of the images, rounded, at least one; which
+    ones is drawn uniformly from `seed`, without regard to the classes.
+
+    Args:
+        count: Number of images.
+        fractions: Dict of name of a missing split to its fraction.
+        seed: Integer, 0 or more.
+
+    Returns:
+        Array of strings `[count]`: the split of each image.
+    """
+    assignment = np.full(count, "train", dtype="<U10")
+    order = np.random.default_rng(seed).permutation(count)
+    begin = 0
+    for name in sorted(fractions):
+        if fractions[name] > 0:
+            end = begin + max(1, round(count * fractions[name]))
+            assignment[order[begin:end]] = name
+            begin = end
+    if begin >= count:
+        raise ValueError(
+            f"{count} training images are too few to make {' and '.join(sorted(fractions))} from; "
+            "give more images or set validation_fraction and test_fraction to 0."
+        )
+    return assignment
