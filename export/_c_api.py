@@ -63,8 +63,8 @@ class SavedModel:
         )
         self._check(f"loading {folder}")
 
-    def run(self, inputs, outputs):
-        """Arrays by tensor name in, arrays by tensor name out."""
+    def run(self, place, inputs, outputs):
+        """Arrays by tensor name in, arrays by tensor name out; `place` is for the error."""
         feeds = (Output * len(inputs))(*map(self._output, inputs))
         values = (Pointer * len(inputs))(*map(self._tensor, inputs.values()))
         fetches = (Output * len(outputs))(*map(self._output, outputs))
@@ -78,7 +78,7 @@ class SavedModel:
             None,
             self.status,
         )
-        self._check(f"running {', '.join(outputs)}")
+        self._check(place)
         arrays = {
             name: self._array(Pointer(result))
             for name, result in zip(outputs, results, strict=True)
@@ -142,8 +142,9 @@ def main(folder):
     for number, call in enumerate(job["calls"]):
         inputs = {name: golden[key][: call["rows"]] for name, key in call["inputs"].items()}
         size = call["batch_size"]
+        place = f"signature '{call['signature']}', batch size {size}"
         batches = [
-            model.run({name: array[start : start + size] for name, array in inputs.items()},
+            model.run(place, {name: array[start : start + size] for name, array in inputs.items()},
                       call["outputs"])
             for start in range(0, call["rows"], size)
         ]  # fmt: skip

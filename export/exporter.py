@@ -190,24 +190,25 @@ def _staged(path):
     """A new folder beside `path` that takes its place when the block ends well."""
     path = path.absolute()
     missing = [parent for parent in path.parents if not parent.exists()]
-    path.parent.mkdir(parents=True, exist_ok=True)
     # Beside it, so that renaming is one step on one file system. Not tempfile.mkdtemp: its
     # folders are for the owner alone, and TF Serving runs as somebody else.
     staging = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
     old = staging.with_suffix(".old")
     try:
-        staging.mkdir()
+        staging.mkdir(parents=True)
         yield staging
         if path.exists():
             path.rename(old)
         staging.rename(path)
-    except BaseException:  # Ctrl-C too
+    except BaseException as error:  # Ctrl-C too
         if old.exists() and not path.exists():
             old.rename(path)
         shutil.rmtree(staging, ignore_errors=True)
         for parent in missing:
             with contextlib.suppress(OSError):
                 parent.rmdir()
+        if isinstance(error, OSError):  # such as a full disk
+            raise ExportError(f"{path} could not be written: {error}") from error
         raise
     shutil.rmtree(old, ignore_errors=True)
 

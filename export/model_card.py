@@ -3,7 +3,8 @@
 import pathlib
 
 import numpy as np
-from PIL import Image
+
+from kgen import images
 
 SAMPLES = "samples.png"
 README = "README.md"
@@ -19,17 +20,16 @@ def write_samples(folder, reference):
         reference: `export.golden.Reference`.
     """
     generate = reference.endpoints["generate"]
-    if set(generate.inputs) - {"seed", "label"} or generate.outputs["image"].shape[-1] == 2:
+    shape = generate.outputs["image"].shape
+    if set(generate.inputs) - {"seed", "label"} or shape[-1] not in (1, 3, 4):
         return
     seeds = np.arange(_COLUMNS**2, dtype="int32")
     inputs = {"seed": seeds}
     if "label" in generate.inputs:
-        inputs["label"] = seeds % (generate.inputs["label"].maximum + 1)
-    images = reference("generate", inputs)["image"]
-    _, height, width, channels = images.shape
-    grid = images.reshape(_COLUMNS, _COLUMNS, height, width, channels).swapaxes(1, 2)
-    grid = grid.reshape(_COLUMNS * height, _COLUMNS * width, channels)
-    Image.fromarray(grid[..., 0] if channels == 1 else grid).save(pathlib.Path(folder) / SAMPLES)
+        inputs["label"] = seeds % np.int32(generate.inputs["label"].maximum + 1)
+    samples = reference("generate", inputs)["image"]
+    grid = images.grid(samples, _COLUMNS, scale=images.viewing_scale(shape))
+    images.save_png(grid, pathlib.Path(folder) / SAMPLES)
 
 
 def write_readme(folder, manifest):

@@ -251,6 +251,7 @@ def _call(section, golden, signature, batch_size):
     description = section["signatures"][signature]
     endpoint = description["endpoint"]
     return {
+        "signature": signature,
         "inputs": {
             tensor: f"{endpoint}/inputs/{name}" for name, tensor in description["inputs"].items()
         },

@@ -41,9 +41,13 @@ def write(folder, endpoints, name, batch_sizes, golden):
     traced = {}
     for signature, details in description.items():
         key = details["endpoint"]
-        call = _png(calls[key]) if details.get("png") else calls[key]
-        # jit_compile=None leaves the choice to the runtime, False would forbid XLA for ever.
-        traced[signature] = tracing.trace(call, key, endpoints[key], jit_compile=details.get("xla"))
+        if details.get("xla"):
+            # Traced anew: a loop traced for the plain runtime is lowered to operators that XLA
+            # does not have.
+            call, options = tracing.function(key, endpoints[key]), {"jit_compile": True}
+        else:
+            call, options = _png(calls[key]) if details.get("png") else calls[key], {}
+        traced[signature] = tracing.trace(call, key, endpoints[key], **options)
 
     # Only the weights that the signatures use: no optimizer, no discriminator.
     module = tf.Module()
@@ -51,7 +55,10 @@ def write(folder, endpoints, name, batch_sizes, golden):
         {id(v): v for concrete in traced.values() for v in concrete.variables}.values()
     )
     path = pathlib.Path(folder) / VERSION
-    tf.saved_model.save(module, str(path), signatures=traced)
+    try:
+        tf.saved_model.save(module, str(path), signatures=traced)
+    except tf.errors.OpError as error:
+        raise OSError(error.message) from error  # what a full disk is everywhere else
 
     warm = [signature for signature in _WARM if signature in traced]
     warmup.write(
