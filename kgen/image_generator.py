@@ -256,16 +256,32 @@ class ImageGenerator(TrainingStep, keras.Model):
             logs: Dict of an epoch's metrics.
 
         Returns:
-            List of strings, one warning each; empty when all is well.
+            List of strings, `"<name of the failure>: <figures and remedy>"`; empty when all
+            is well.
         """
         return []
 
     def _batches(self, x, y=None, batch_size=64, shuffle=False, horizontal_flip=False):
-        """Checks images and labels, and makes batches of them."""
+        """Batches of checked images and labels; a dataset is handed through."""
         if isinstance(x, keras.utils.PyDataset) or hasattr(x, "element_spec"):
             if y is not None:
                 raise ValueError("y must be None when x is a dataset: it yields (images, labels)")
             return x
+        split = self.check_split(x, y, horizontal_flip)
+        return split.batches(batch_size, shuffle=shuffle, seed=self.seed, drop_remainder=shuffle)
+
+    def check_split(self, x, y=None, horizontal_flip=False):
+        """A `kgen.data.Split` of what this model takes, from a split or from arrays.
+
+        Args:
+            x: uint8 images `[N, H, W, C]`, or a `kgen.data.Split`, whose labels are left
+                out when the model is unconditional.
+            y: Integer labels `[N]` for a class-conditional model, when `x` is an array.
+            horizontal_flip: Bool, for arrays.
+
+        Raises:
+            ValueError: Images or labels are not what the model takes.
+        """
         from kgen.data import Split
 
         if not isinstance(x, Split):
@@ -284,7 +300,7 @@ class ImageGenerator(TrainingStep, keras.Model):
             x = Split(x.images, horizontal_flip=x.horizontal_flip)
         else:
             self._check_labels(x.labels, len(x))
-        return x.batches(batch_size, shuffle=shuffle, seed=self.seed, drop_remainder=shuffle)
+        return x
 
     def _check_labels(self, labels, n):
         """int32 `[n]` labels in range, from an int or a sequence; None when unconditional."""
@@ -498,6 +514,19 @@ class ImageGenerator(TrainingStep, keras.Model):
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
+
+
+class _Diagnosis(keras.callbacks.Callback):
+    """Warns of what `ImageGenerator.diagnose` finds, when it begins."""
+
+    def on_train_begin(self, logs=None):
+        self.found = set()
+
+    def on_epoch_end(self, epoch, logs=None):
+        texts = {text.partition(":")[0]: text for text in self.model.diagnose(logs)}
+        for name in texts.keys() - self.found:
+            warnings.warn(f"Epoch {epoch + 1}: {texts[name]}", stacklevel=2)
+        self.found = set(texts)
 
 
 def unknown_name(kind, name, known):

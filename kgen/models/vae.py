@@ -345,14 +345,13 @@ class VAE(ImageGenerator):
         Returns:
             float32 NumPy array `[N]`, nats per image.
         """
-        batches = self._batches(x, y, batch_size)
-        images = batches.images
+        split = self.check_split(x, y)
         inputs = {
-            "images": images,
-            "seeds": ops.convert_to_numpy(random.row_seeds(seed, len(images))),
+            "images": split.images,
+            "seeds": ops.convert_to_numpy(random.row_seeds(seed, len(split))),
         }
         if self.num_classes is not None:
-            inputs["labels"] = batches.labels
+            inputs["labels"] = split.labels
 
         def estimate(images, seeds, labels=None):
             images = self._binarize(Batch(images, labels, seeds))
@@ -385,9 +384,9 @@ class VAE(ImageGenerator):
         )
 
     def diagnose(self, logs):
-        active = logs.get("val_active_units", logs.get("active_units", 0.0))
-        kl = logs.get("val_kl_loss", logs.get("kl_loss", 0.0))
-        if kl / max(active, 1.0) >= 0.1:
+        active, kl = logs["active_units"], logs["kl_loss"]
+        # At first every posterior is the prior: give it the time to form.
+        if kl / max(active, 1.0) >= 0.1 or int(self.training_steps) < 200:
             return []
         return [
             f"posterior collapse: the KL is {kl:.3g} nats over {active:.0f} active latent units "

@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+from keras import ops
+from scipy import integrate, stats
+
+from kgen.losses import likelihood
+
+
+def numpy(x):
+    return ops.convert_to_numpy(x)
+
+
+def images(*values):
+    return np.array(values, "float32").reshape(1, 1, -1, 1)
+
+
+def test_bernoulli_against_hand_computed():
+    # p = 0.8: log 0.8 + log 0.2 for the pixels 1 and 0.
+    logit = np.log(0.8 / 0.2)
+    result = numpy(likelihood.bernoulli(images(1, 0), images(logit, logit)))
+    np.testing.assert_allclose(result, [np.log(0.8) + np.log(0.2)], rtol=1e-6)
+
+
+@pytest.mark.parametrize("logit", [-30.0, -3.0, -1e-3, 0.0, 5e-3, 0.4, 8.0])
+def test_continuous_bernoulli_is_normalised(logit):
+    x = np.linspace(0, 1, 20_001, dtype="float32").reshape(-1, 1, 1, 1)
+    logs = numpy(likelihood.continuous_bernoulli(x, np.full_like(x, logit)))
+    mass = integrate.simpson(np.exp(logs.astype("float64")), x=x.ravel())
+    assert abs(mass - 1) < 1e-4
+
+
+def test_gaussian_against_scipy():
+    x, mean, log_variance = images(0.1, 0.9), images(0.3, 0.2), np.float32(-1.0)
+    expected = stats.norm.logpdf(x, mean, np.exp(-0.5)).sum()
+    result = numpy(likelihood.gaussian(x, mean, log_variance))
+    np.testing.assert_allclose(result, [expected], rtol=1e-5)
+
+
+@pytest.mark.parametrize("log_scale", [-7.0, -4.0, -1.0, 2.0])
+@pytest.mark.parametrize("mean", [-1.3, -1.0, 0.02, 0.7, 1.0])
+def test_discretized_logistic_sums_to_one(mean, log_scale):
+    levels = (np.arange(256, dtype="float32") / 255 * 2 - 1).reshape(256, 1, 1, 1)
+    parameters = np.full((256, 1, 1, 1), mean, "float32")
+    logs = numpy(likelihood.discretized_logistic(levels, parameters, np.float32(log_scale)))
+    assert np.isfinite(logs).all()
+    assert abs(np.exp(logs.astype("float64")).sum() - 1) < 1e-4
+
+
+def test_discretized_logistic_against_scipy():
+    x, mean, scale = 10 / 255 * 2 - 1, -0.8, 0.05
+    cdf = stats.logistic(mean, scale).cdf
+    expected = np.log(cdf(x + 1 / 255) - cdf(x - 1 / 255))
+    result = likelihood.discretized_logistic(images(x), images(mean), np.float32(np.log(scale)))
+    np.testing.assert_allclose(numpy(result), [expected], rtol=1e-4)
+
+
+def test_normal_kl_against_hand_computed():
+    # 0.5 * (mean^2 + variance - 1 - log variance)
+    result = numpy(likelihood.normal_kl(np.array([[2.0, 0.0]]), np.array([[0.0, np.log(4.0)]])))
+    np.testing.assert_allclose(result, [[2.0, 0.5 * (4 - 1 - np.log(4.0))]], rtol=1e-6)
+
+
+def test_normal_log_density_against_scipy():
+    x = np.array([[0.5, -1.5]], "float32")
+    result = numpy(likelihood.normal_log_density(x, np.float32(0.2), np.float32(np.log(4.0))))
+    np.testing.assert_allclose(result, [stats.norm.logpdf(x, 0.2, 2.0).sum()], rtol=1e-6)

@@ -1,0 +1,219 @@
+import inspect
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import kgen
+from kgen.losses import likelihood
+from kgen.models import VAE
+from kgen.training.step import Batch
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (48, 8, 8, 1), "uint8")
+LABELS = np.arange(48, dtype="int32") % 3
+
+
+def tiny(**overrides):
+    keras.utils.set_random_seed(0)
+    return VAE.from_preset("vae_tiny", **overrides)
+
+
+def batch(images=IMAGES, labels=None):
+    return Batch(
+        ops.convert_to_tensor(images),
+        None if labels is None else ops.convert_to_tensor(labels),
+        kgen.random.row_seeds(5, len(images)),
+    )
+
+
+def numbers(logs):
+    return {name: float(ops.convert_to_numpy(value)) for name, value in logs.items()}
+
+
+def test_elbo_against_its_formula():
+    model = tiny(binarization="threshold")
+    rows = batch()
+    loss, logs = model.objective(rows, training=False)
+    binary = 255 * (IMAGES > 127.5).astype("uint8")
+    mean, log_variance = map(ops.convert_to_numpy, model.encode(binary))
+    noise = ops.convert_to_numpy(kgen.random.normal(rows.seeds, (4,)))
+    logits = ops.convert_to_numpy(model.decoder(mean + np.exp(log_variance / 2) * noise))
+    p = 1 / (1 + np.exp(-logits))
+    reconstruction = -np.where(binary > 0, np.log(p), np.log(1 - p)).sum((1, 2, 3)).mean()
+    kl = 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance).sum(1).mean()
+    logs = numbers(logs)
+    np.testing.assert_allclose(logs["reconstruction_loss"], reconstruction, rtol=1e-5)
+    np.testing.assert_allclose(logs["kl_loss"], kl, rtol=1e-4)
+    np.testing.assert_allclose(float(ops.convert_to_numpy(loss)), reconstruction + kl, rtol=1e-5)
+    assert logs["active_units"] == (mean.var(0) > 0.01).sum()
+
+
+def test_beta_warmup_and_free_bits_shape_the_training_loss_alone():
+    plain = tiny()
+    parts = numbers(plain.objective(batch(), training=True)[1])
+    evaluated = numbers(plain.objective(batch(), training=False)[1])
+    assert parts == pytest.approx(evaluated)
+
+    def loss(training, steps=0, **arguments):
+        model = tiny(**arguments)
+        model.training_steps.assign(steps)
+        return float(ops.convert_to_numpy(model.objective(batch(), training=training)[0]))
+
+    reconstruction, kl = parts["reconstruction_loss"], parts["kl_loss"]
+    assert loss(True, beta=4.0) == pytest.approx(reconstruction + 4 * kl, rel=1e-5)
+    assert loss(True, steps=25, kl_warmup_steps=100) == pytest.approx(
+        reconstruction + 0.25 * kl, rel=1e-5
+    )
+    assert loss(True, steps=500, kl_warmup_steps=100) == pytest.approx(reconstruction + kl)
+    assert loss(True, free_bits=2.0) == pytest.approx(reconstruction + 4 * 2.0, rel=1e-5)
+    for arguments in ({"beta": 4.0}, {"kl_warmup_steps": 100}, {"free_bits": 2.0}):
+        assert loss(False, **arguments) == pytest.approx(reconstruction + kl, rel=1e-5)
+
+
+def test_dynamic_binarization_draws_with_the_grey_level_as_probability():
+    model = tiny()
+    grey = np.full((2000, 8, 8, 1), 64, "uint8")
+    first = ops.convert_to_numpy(model._binarize(batch(grey)))
+    assert set(np.unique(first)) == {0, 255}
+    assert abs((first > 0).mean() - 64 / 255) < 0.005
+    binary = (grey * 0 + 255, grey * 0)
+    for levels in binary:  # already binary: stays
+        np.testing.assert_array_equal(ops.convert_to_numpy(model._binarize(batch(levels))), levels)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"likelihood": "bernoulli"},
+        {"likelihood": "bernoulli", "binarization": "none"},
+        {"likelihood": "bernoulli", "binarization": "threshold"},
+        {"likelihood": "continuous_bernoulli"},
+        {"likelihood": "gaussian"},
+        {"likelihood": "gaussian", "variance": 0.5},
+        {"likelihood": "discretized_logistic"},
+    ],
+    ids=lambda a: "-".join(map(str, a.values())),
+)
+def test_every_likelihood_trains_conditionally(arguments):
+    model = tiny(num_classes=3, **arguments)
+    model.compile(learning_rate=1e-2)
+    history = model.fit(IMAGES, LABELS, batch_size=16, epochs=15, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0]
+    images = model.generate(6, labels=[0, 1, 2, 0, 1, 2])
+    assert images.dtype == np.uint8 and images.shape == (6, 8, 8, 1)
+    assert (model.generate(seeds=[3], labels=0) != model.generate(seeds=[3], labels=1)).any()
+
+
+def test_fixed_variance_is_the_mean_squared_error_of_the_textbooks():
+    model = tiny(likelihood="gaussian", variance=0.5)
+    latents = ops.convert_to_tensor(np.zeros((48, 4), "float32"))
+    logs = ops.convert_to_numpy(model.log_likelihood(IMAGES, latents))
+    squared = ((IMAGES / 255 - ops.convert_to_numpy(model.decoder(latents))) ** 2).sum((1, 2, 3))
+    np.testing.assert_allclose(-logs, squared + 32 * np.log(np.pi), rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (12, 20, 3), (32, 16, 4), (128, 128, 3), (100, 8, 1)])
+def test_shapes(shape):
+    model = tiny(image_shape=shape)
+    assert model.generate(2).shape == (2, *shape)
+    images = np.zeros((2, *shape), "uint8")
+    assert ops.convert_to_numpy(model(images)).shape == (2, *shape)
+
+
+@pytest.mark.parametrize("shape", [(7, 8, 1), (4, 4, 1), (132, 128, 3), (8, 8, 2), (8, 8)])
+def test_shapes_it_cannot_take(shape):
+    with pytest.raises(ValueError, match="image_shape"):
+        tiny(image_shape=shape)
+
+
+def test_every_argument_is_in_the_config_and_survives_saving(tmp_path):
+    arguments = {
+        "image_shape": (12, 8, 3),
+        "num_classes": 5,
+        "latent_dim": 3,
+        "filters": 6,
+        "num_blocks": 1,
+        "units": 7,
+        "likelihood": "gaussian",
+        "binarization": "none",
+        "variance": 0.25,
+        "beta": 0.5,
+        "kl_warmup_steps": 9,
+        "free_bits": 0.125,
+        "seed": 11,
+    }
+    signature = inspect.signature(VAE.__init__).parameters
+    assert set(arguments) == set(signature) - {"self", "kwargs"}
+    model = VAE(**arguments)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    config = json.loads(json.dumps(again.get_config()))
+    assert {name: config[name] for name in arguments} == json.loads(json.dumps(arguments))
+    np.testing.assert_array_equal(again.generate(4, labels=2), model.generate(4, labels=2))
+
+
+def test_importance_weighted_likelihood_tightens_the_bound():
+    """With a linear-Gaussian decoder log p(x) is known; here one that ignores the latents."""
+    model = tiny(binarization="none")
+    for weight in model.decoder.weights:
+        weight.assign(np.zeros(weight.shape))
+    # Every pixel has logit 0 whatever the latent vector: log p(x) = -64 log 2.
+    result = model.negative_log_likelihood(IMAGES, importance_samples=2000)
+    np.testing.assert_allclose(result, 64 * np.log(2), atol=0.15)
+    assert result.shape == (48,) and result.dtype == np.float32
+    # One sample is the ELBO in expectation; more samples come nearer, from above.
+    trained = tiny(binarization="threshold")
+    trained.compile(learning_rate=1e-2)
+    trained.fit(IMAGES, epochs=20, verbose=0)
+    bounds = [
+        trained.negative_log_likelihood(IMAGES, importance_samples=k).mean() for k in (1, 20, 500)
+    ]
+    assert bounds[0] > bounds[1] > bounds[2]
+    elbo = trained.evaluate(IMAGES, return_dict=True, verbose=0)["loss"]
+    assert abs(bounds[0] - elbo) < 1.0
+
+
+def test_importance_weights_against_numpy():
+    model = tiny(binarization="threshold")
+    seeds = kgen.random.row_seeds(0, 48)
+    binary = 255 * (IMAGES > 127.5).astype("uint8")
+    mean, log_variance = model.encode(binary)
+    weights = []
+    for k in range(5):
+        noise = kgen.random.normal(seeds, (4,), stream=k + 16)
+        latents = mean + ops.exp(log_variance / 2) * noise
+        weights.append(
+            ops.convert_to_numpy(
+                model.log_likelihood(binary, latents)
+                + likelihood.normal_log_density(latents)
+                - likelihood.normal_log_density(latents, mean, log_variance)
+            )
+        )
+    expected = np.log(5) - np.logaddexp.reduce(np.array(weights, "float64"), axis=0)
+    result = model.negative_log_likelihood(IMAGES, importance_samples=5)
+    np.testing.assert_allclose(result, expected, rtol=1e-5)
+
+
+def test_posterior_collapse_is_named():
+    model = tiny(beta=1000.0)
+    model.compile(learning_rate=1e-2)
+    with pytest.warns(UserWarning, match="posterior collapse"):
+        model.fit(IMAGES, batch_size=8, epochs=40, verbose=0)
+    assert model.diagnose({"active_units": 20.0, "kl_loss": 18.0}) == []
+    assert tiny().diagnose({"active_units": 0.0, "kl_loss": 0.0}) == []  # not yet trained
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"likelihood": "gausian"}, "Did you mean 'gaussian'"),
+        ({"binarization": "dynamc"}, "Did you mean 'dynamic'"),
+        ({"variance": -1.0}, "variance"),
+        ({"num_classes": 0}, "num_classes"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(**arguments)

@@ -1,0 +1,131 @@
+import keras
+import numpy as np
+import pytest
+
+import kgen
+from kgen.models import VAE
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (32, 8, 8, 1), "uint8")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return VAE.from_preset("vae_tiny")
+
+
+@pytest.fixture(scope="module")
+def conditional():
+    return VAE.from_preset("vae_tiny", num_classes=3)
+
+
+def test_seeds_and_n_agree(model):
+    seeds = keras.ops.convert_to_numpy(kgen.random.row_seeds(7, 5))
+    images = model.generate(5, seed=7)
+    np.testing.assert_array_equal(model.generate(seeds=seeds), images)
+    np.testing.assert_array_equal(model.generate(list(seeds)), images)
+    assert model.generate(0).shape == (0, 8, 8, 1)
+
+
+def test_other_options_after_a_first_compile(model):
+    first = model.generate(4, temperature=1.0)
+    assert (model.generate(4, temperature=0.5) != first).any()
+    np.testing.assert_array_equal(model.generate(4, temperature=1.0), first)
+
+
+def test_generate_follows_the_weights(model):
+    other = VAE.from_preset("vae_tiny")
+    before = other.generate(4)
+    other.set_weights(model.get_weights())
+    np.testing.assert_array_equal(other.generate(4), model.generate(4))
+    assert (before != other.generate(4)).any()
+
+
+def test_a_progress_bar_on_long_work(model, capsys):
+    model.generate(40, batch_size=4)
+    assert "Generating" in capsys.readouterr().out
+    model.generate(40, batch_size=4, progress=False)
+    assert "Generating" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"n": 4, "temprature": 1.0}, "Did you mean 'temperature'"),
+        ({"n": 4, "labels": 1}, "unconditional and takes no labels"),
+        ({"n": 4, "seed": -1}, "seed must be an integer"),
+        ({"seeds": [1, 2**31]}, "seed must be an integer"),
+        ({"n": 4, "seeds": [1]}, "either n or seeds"),
+        ({}, "either n or seeds"),
+        ({"n": -1}, "must not be negative"),
+    ],
+)
+def test_generate_names_what_is_wrong(model, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        model.generate(**arguments)
+
+
+@pytest.mark.parametrize(
+    "labels, message",
+    [
+        (None, "class-conditional and needs labels"),
+        (3, "0 to 2. Received: 3"),
+        ([0, 1, -1, 0], "Received: -1"),
+        ([0, 1], "4 integers"),
+        ([0.0, 1.0, 2.0, 0.0], "dtype float64"),
+    ],
+)
+def test_labels_of_a_conditional_model(conditional, labels, message):
+    with pytest.raises(ValueError, match=message):
+        conditional.generate(4, labels=labels)
+
+
+@pytest.mark.parametrize(
+    "x, y, message",
+    [
+        (IMAGES.astype("float32"), None, "uint8"),
+        (IMAGES[..., 0], None, "received"),
+        (np.zeros((4, 12, 8, 1), "uint8"), None, r"shape \(8, 8, 1\)"),
+        (IMAGES, np.zeros(32, "int32"), "unconditional and takes no labels"),
+    ],
+)
+def test_fit_names_what_is_wrong(model, x, y, message):
+    model.compile()
+    with pytest.raises(ValueError, match=message):
+        model.fit(x, y, verbose=0)
+
+
+def test_fit_checks_labels_of_a_conditional_model(conditional):
+    conditional.compile()
+    with pytest.raises(ValueError, match="needs labels"):
+        conditional.fit(IMAGES, verbose=0)
+    with pytest.raises(ValueError, match=r"0 to 2\. Received: 3"):
+        conditional.fit(IMAGES, np.full(32, 3), verbose=0)
+
+
+def test_a_split_with_labels_trains_an_unconditional_model(model):
+    model.compile()
+    model.fit(kgen.data.Split(IMAGES, np.zeros(32, "int32")), epochs=1, verbose=0)
+
+
+def test_presets(tmp_path, conditional):
+    with pytest.raises(ValueError, match="Did you mean 'vae_28x28'"):
+        VAE.from_preset("vae_28x82")
+    conditional.save_to_preset(tmp_path / "mine")
+    again = kgen.ImageGenerator.from_preset(tmp_path / "mine")
+    np.testing.assert_array_equal(again.generate(4, labels=1), conditional.generate(4, labels=1))
+    assert again.get_config() == conditional.get_config()
+    with pytest.raises(FileExistsError, match="exists already"):
+        conditional.save_to_preset(tmp_path / "mine")
+    with pytest.raises(ValueError, match="own arguments only"):
+        VAE.from_preset(tmp_path / "mine", latent_dim=9)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+
+
+def test_a_custom_optimizer_brings_its_own_learning_rate(model):
+    with pytest.raises(ValueError, match="learning_rate goes with the default"):
+        model.compile("sgd", learning_rate=0.1)
+
+
+def test_unknown_model_names_the_nearest():
+    with pytest.raises(ValueError, match="Did you mean 'vae'"):
+        kgen.models.get("vea")
