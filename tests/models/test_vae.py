@@ -166,12 +166,14 @@ def test_importance_weighted_likelihood_tightens_the_bound():
     # One sample is the ELBO in expectation; more samples come nearer, from above.
     trained = tiny(binarization="threshold")
     trained.compile(learning_rate=1e-2)
-    trained.fit(IMAGES, epochs=20, verbose=0)
+    rng = np.random.default_rng(1)  # stripes of random brightness, so that the latents matter
+    stripes = 255 * (rng.random((200, 8, 1, 1)) < 0.5).astype("uint8").repeat(8, axis=2)
+    trained.fit(stripes, batch_size=16, epochs=20, verbose=0)
     bounds = [
-        trained.negative_log_likelihood(IMAGES, importance_samples=k).mean() for k in (1, 20, 500)
+        trained.negative_log_likelihood(stripes, importance_samples=k).mean() for k in (1, 10, 500)
     ]
-    assert bounds[0] > bounds[1] > bounds[2]
-    elbo = trained.evaluate(IMAGES, return_dict=True, verbose=0)["loss"]
+    assert bounds[0] > bounds[1] + 0.1 > bounds[2] + 0.2
+    elbo = trained.evaluate(stripes, return_dict=True, verbose=0)["loss"]
     assert abs(bounds[0] - elbo) < 1.0
 
 
