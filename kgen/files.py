@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 import uuid
 
 
@@ -36,6 +37,13 @@ def replacing(path):
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
+
+
+def remove_leftovers(folder):
+    """Removes the temporary files under `folder` of a process that was killed."""
+    for path in pathlib.Path(folder).rglob(".*"):
+        if re.fullmatch(r"\..+\.[0-9a-f]{8}(\.\w+)?", path.name) and path.is_file():
+            path.unlink()
 
 
 def write_text(path, text):

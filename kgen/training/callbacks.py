@@ -1,0 +1,344 @@
+"""What happens around the steps of a run: checks, pictures, tables, logs, checkpoints.
+
+All are plain Keras callbacks; `kgen.training.run.train` uses them together, in the order
+in which they stand here. A checkpoint comes last: when it is there, so is all the rest of
+its epoch.
+"""
+
+import csv
+import io
+import os
+import pathlib
+import signal
+import threading
+import time
+
+import keras
+import numpy as np
+
+from kgen import files, images
+from kgen.training.checkpoints import Position, restore_metrics
+
+
+class RunError(RuntimeError):
+    """A run that cannot begin or go on; the message says what to do."""
+
+
+class NonFiniteError(RunError):
+    """A loss or a weight is NaN or infinite."""
+
+
+class Interrupted(RunError):
+    """The run was asked to stop, and did so without loss.
+
+    Args:
+        message: String.
+        signum: Int, the signal that asked.
+    """
+
+    def __init__(self, message, signum):
+        super().__init__(message)
+        self.signum = signum
+
+
+class StopOnNonFinite(keras.callbacks.Callback):
+    """Stops when a logged value is NaN or infinite, and says which one, and where.
+
+    Keras hands the logs of each step to a thread of its own, so that looking at every one
+    does not hold up the device. The stop then comes a step or two late, and names the step
+    at which it happened. At the end of an epoch all weights are looked at too: a
+    checkpoint must not hold a NaN that no loss has met yet.
+
+    Args:
+        last_good: Callable that returns what the last good checkpoint is called.
+
+    Raises:
+        NonFiniteError: From `fit`.
+    """
+
+    async_safe = True  # on_train_batch_end reads its logs and nothing of the model
+
+    def __init__(self, last_good=lambda: "none"):
+        super().__init__()
+        self.last_good = last_good
+        self.first_step = 0  # at which `fit` enters its first epoch
+        self._lock = threading.Lock()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch + 1
+        self._found = {}  # number of a step to the names of what is not finite
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._stop_if_found()
+
+    def on_train_batch_end(self, batch, logs=None):
+        names = _not_finite(logs)
+        if names:
+            with self._lock:
+                self._found[self.first_step + batch + 1] = names
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.first_step = 0
+        self._stop_if_found()
+        weights = {v.path: np.sum(_array(v), dtype="float64") for v in self.model.trainable_weights}
+        names = _not_finite(logs) + _not_finite(weights)
+        if names:
+            self._stop(names, f"at the end of epoch {self._epoch}")
+
+    def _stop_if_found(self):
+        with self._lock:
+            if self._found:
+                step = min(self._found)
+                self._stop(self._found[step], f"at step {step} of epoch {self._epoch}")
+
+    def _stop(self, names, where):
+        names = [name for name in names if name != "loss"] or names  # the parts say more
+        raise NonFiniteError(
+            f"{', '.join(names[:3])} became NaN or infinite {where}. "
+            f"Last good checkpoint: {self.last_good()}. Try a smaller learning rate."
+        )
+
+
+class SampleGrid(keras.callbacks.Callback):
+    """Draws images from the same seeds after every epoch, and writes `epoch_NNNN.png`.
+
+    A class-conditional model gives one row per class (the first 16), the same seeds in
+    each row.
+
+    Args:
+        folder: Path.
+        n: Int, how many images; about as many for a class-conditional model.
+        seed: Int.
+    """
+
+    def __init__(self, folder, n=64, seed=0):
+        super().__init__()
+        self.folder = pathlib.Path(folder)
+        self.n = n
+        self.seed = seed
+        self.latest = None  # uint8 array [height, width, C]
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.latest = draw_grid(self.model, self.n, self.seed)
+        images.save_png(self.latest, self.folder / f"epoch_{epoch + 1:04d}.png")
+
+
+def draw_grid(model, n=64, seed=0, **options):
+    """A grid of images from one seed, by rows of classes if the model knows classes.
+
+    Args:
+        model: `ImageGenerator`.
+        n: Int, how many images; about as many for a class-conditional model.
+        seed: Int.
+        **options: As in the model's `generate`.
+
+    Returns:
+        uint8 array `[height, width, C]`.
+    """
+    scale = images.viewing_scale(model.image_shape)
+    if model.num_classes is None:
+        return images.grid(model.generate(n, seed=seed, progress=False, **options), scale=scale)
+    from kgen import random
+
+    rows = min(model.num_classes, 16)
+    columns = max(1, n // rows)
+    seeds = keras.ops.convert_to_numpy(random.row_seeds(seed, columns))
+    pictures = model.generate(
+        seeds=np.tile(seeds, rows),
+        labels=np.repeat(np.arange(rows), columns),
+        progress=False,
+        **options,
+    )
+    return images.grid(pictures, columns, scale=scale)
+
+
+class MetricsTable(keras.callbacks.Callback):
+    """Writes a table with a row per epoch, and goes on with the one that is there.
+
+    It holds no times, so a run that was resumed ends with the table of one that was not.
+
+    Args:
+        path: Path of a `.csv` file.
+        epoch: Int, the epoch at which the run begins: later rows are dropped.
+    """
+
+    def __init__(self, path, epoch=0):
+        super().__init__()
+        self.path = pathlib.Path(path)
+        self.rows = [row for row in read_metrics(self.path) if row["epoch"] <= epoch]
+
+    def on_epoch_end(self, epoch, logs=None):
+        steps = int(_array(self.model.training_steps))
+        self.rows.append({"epoch": epoch + 1, "steps": steps, **logs})
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(self.rows[-1]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self.rows)
+        files.write_text(self.path, text.getvalue())
+
+
+def read_metrics(path):
+    """Reads the table that `MetricsTable` writes.
+
+    Args:
+        path: Path of a `.csv` file; a missing one is an empty table.
+
+    Returns:
+        List of dicts, one per epoch: `epoch` and `steps` are ints, metrics are floats.
+    """
+    if not pathlib.Path(path).is_file():
+        return []
+    with open(path, newline="", encoding="utf-8") as file:
+        return [
+            {k: int(v) if k in ("epoch", "steps") else float(v) for k, v in row.items()}
+            for row in csv.DictReader(file)
+        ]
+
+
+class TensorBoardLogs(keras.callbacks.Callback):
+    """Writes the metrics of every epoch, and its samples, for TensorBoard.
+
+    It needs the `tensorboard` package alone, so it works on every backend.
+
+    Args:
+        folder: Path; `train` and `validation` go into folders of their own, so that
+            TensorBoard draws both into one chart.
+        samples: `SampleGrid`, or `None`.
+    """
+
+    def __init__(self, folder, samples=None):
+        super().__init__()
+        self.train = EventFile(pathlib.Path(folder, "train"))
+        self.validation = EventFile(pathlib.Path(folder, "validation"))
+        self.samples = samples
+
+    def on_epoch_end(self, epoch, logs=None):
+        validation = {k.removeprefix("val_"): v for k, v in logs.items() if k.startswith("val_")}
+        train = {k: v for k, v in logs.items() if not k.startswith("val_")}
+        pictures = {} if self.samples is None else {"samples": self.samples.latest}
+        self.train.write(epoch + 1, train, pictures)
+        if validation:
+            self.validation.write(epoch + 1, validation)
+
+
+class EventFile:
+    """A file of TensorBoard's, made at the first write.
+
+    Args:
+        folder: Path.
+    """
+
+    def __init__(self, folder):
+        name = f"events.out.tfevents.{time.time_ns() / 1e9:.6f}.{os.getpid()}"
+        self.path = pathlib.Path(folder) / name
+
+    def write(self, step, scalars, pictures=None):
+        """Adds one event, as a whole or not at all.
+
+        Args:
+            step: Int.
+            scalars: Dict of name to float.
+            pictures: Dict of name to uint8 array `[H, W, C]`.
+        """
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+        for tag, picture in (pictures or {}).items():
+            height, width, channels = picture.shape
+            png = images.encode_png(picture)
+            image = Summary.Image(
+                height=height, width=width, colorspace=channels, encoded_image_string=png
+            )
+            values.append(Summary.Value(tag=tag, image=image))
+        event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
+
+        records = io.BytesIO()
+        writer = RecordWriter(records)
+        if not self.path.exists():
+            header = Event(wall_time=event.wall_time, file_version="brain.Event:2")
+            writer.write(header.SerializeToString())
+        writer.write(event.SerializeToString())
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        data = records.getvalue()
+        with open(self.path, "ab", buffering=0) as file:
+            end = file.tell()
+            try:
+                while data:
+                    data = data[file.write(data) :]
+            except OSError:
+                file.truncate(end)
+                raise
+
+
+class StopSignals:
+    """Turns Ctrl-C and SIGTERM into a request to stop; a second Ctrl-C stops at once.
+
+    Use it as a context manager around `fit`, with a `Checkpointing` that looks at it.
+    """
+
+    def __init__(self):
+        self.signum = None
+        self._before = {}
+
+    def __enter__(self):
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGINT, signal.SIGTERM):
+                if signal.getsignal(signum) != signal.SIG_IGN:  # as under nohup
+                    self._before[signum] = signal.signal(signum, self._handle)
+        return self
+
+    def __exit__(self, *exception):
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+        self._before = {}
+
+    def _handle(self, signum, frame):
+        self.signum = signum
+        self.__exit__()
+        os.write(2, b"\nStopping after this step. Press Ctrl-C again to stop at once.\n")
+
+
+class Checkpointing(keras.callbacks.Callback):
+    """Writes a checkpoint after every epoch, and when it is asked to stop.
+
+    Args:
+        checkpoints: `Checkpoints`.
+        position: `Position` from which the run goes on.
+        metrics: List of floats that go with a position inside an epoch.
+        signals: `StopSignals`.
+    """
+
+    def __init__(self, checkpoints, position, metrics=(), signals=None):
+        super().__init__()
+        self.checkpoints = checkpoints
+        self.position = position
+        self.metrics = metrics
+        self.signals = signals or StopSignals()
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._first_step = self.position.step  # 0 but where a run goes on inside an epoch
+        if self._first_step:
+            restore_metrics(self.model, self.metrics)
+
+    def on_train_batch_begin(self, batch, logs=None):
+        # Between two steps the state is whole, on JAX too.
+        if self.signals.signum is None:
+            return
+        position = Position(self.position.epoch, self._first_step + batch)
+        if position.step:
+            self.checkpoints.save(self.model, position)
+        raise Interrupted(f"Stopped after {position}.", self.signals.signum)
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.position = Position(epoch + 1)
+        self.checkpoints.save(self.model, self.position)
+
+
+def _array(variable):
+    return np.asarray(keras.ops.convert_to_numpy(variable), "float64")
+
+
+def _not_finite(values):
+    return [name for name, value in values.items() if not np.isfinite(value)]

@@ -1,0 +1,160 @@
+"""Checkpoints of a run: whole or not there, and never taken for good when they are not."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+
+import keras
+import numpy as np
+
+from kgen import files
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Position:
+    """How far a run has come.
+
+    Args:
+        epoch: Int, epochs that are complete.
+        step: Int, steps of the epoch after those.
+    """
+
+    epoch: int = 0
+    step: int = 0
+
+    def __str__(self):
+        return f"epoch {self.epoch}" + (f" and {self.step} steps" if self.step else "")
+
+
+class Checkpoints:
+    """The checkpoints in a folder.
+
+    A checkpoint is a `.keras` file with the weights, the state of every optimizer and the
+    step counter, and beside it a `.json` file with its position, its sha256 and the sums
+    behind the metrics of an epoch that is not complete. The `.json` is written last, so a
+    run that is killed in between leaves no checkpoint rather than half of one.
+
+    Args:
+        folder: Path.
+        keep: Int, how many to keep.
+    """
+
+    def __init__(self, folder, keep=3):
+        self.folder = pathlib.Path(folder)
+        self.keep = keep
+
+    def paths(self):
+        """List of the `.keras` files that are complete by their names, oldest first."""
+        found = self.folder.glob("epoch_*.json")
+        return [path.with_suffix(".keras") for path in sorted(found, key=_position_of)]
+
+    def last(self):
+        """Path of the newest checkpoint, or `None`."""
+        return self.paths()[-1] if self.paths() else None
+
+    def save(self, model, position):
+        """Writes a checkpoint and removes what is older than the last `keep`.
+
+        Args:
+            model: Compiled `ImageGenerator`.
+            position: `Position`.
+
+        Returns:
+            Path of the `.keras` file.
+
+        Raises:
+            OSError: The disk is full, or the folder cannot be written.
+        """
+        name = f"epoch_{position.epoch:04d}" + (f"_step_{position.step}" if position.step else "")
+        path = self.folder / f"{name}.keras"
+        with files.replacing(path) as temporary:
+            model.save(temporary)
+            digest = _sha256(temporary)
+        metrics = [float(keras.ops.convert_to_numpy(v)) for v in model.metrics_variables]
+        record = {
+            **dataclasses.asdict(position),
+            "sha256": digest,
+            "metrics": metrics if position.step else [],
+        }
+        files.write_text(path.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
+        self._remove_old()
+        return path
+
+    def load(self, path):
+        """Loads a checkpoint after checking that it is what was written.
+
+        Args:
+            path: Path of the `.keras` file.
+
+        Returns:
+            Tuple of the compiled model, its `Position`, and the list of floats behind the
+            metrics of an epoch that is not complete.
+
+        Raises:
+            ValueError: The checkpoint is corrupt.
+        """
+        try:
+            record = json.loads(path.with_suffix(".json").read_text())
+            position = Position(record["epoch"], record["step"])
+            expected, metrics = record["sha256"], record["metrics"]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"{path.with_suffix('.json')} cannot be read") from error
+        if not path.is_file():
+            raise ValueError(f"{path} is missing")
+        if _sha256(path) != expected:
+            raise ValueError(f"{path} is not what was written: its sha256 differs")
+        return keras.saving.load_model(path), position, metrics
+
+    def load_last(self, report=print):
+        """Loads the newest checkpoint that is good.
+
+        Args:
+            report: Callable that is given one line for every checkpoint that is corrupt.
+
+        Returns:
+            As `load`, or `None` when there is no good checkpoint.
+        """
+        paths = self.paths()
+        for path in reversed(paths):
+            try:
+                return self.load(path)
+            except ValueError as error:
+                older = paths[: paths.index(path)]
+                instead = older[-1].name if older else "the beginning"
+                report(f"Checkpoint is corrupt: {error}. Falling back to {instead}.")
+        return None
+
+    def forget_after(self, position):
+        """Removes checkpoints that are newer than `position`: those found corrupt."""
+        for path in self.paths():
+            if _position_of(path) > position:
+                self._remove(path)
+
+    def _remove_old(self):
+        paths = self.paths()
+        for path in paths[: -self.keep]:
+            self._remove(path)
+        for path in set(self.folder.glob("epoch_*.keras")) - set(paths):
+            path.unlink()  # of a run that was killed before it wrote the .json
+
+    def _remove(self, path):
+        # The .json first: without it there is no checkpoint.
+        path.with_suffix(".json").unlink(missing_ok=True)
+        path.unlink(missing_ok=True)
+
+
+def restore_metrics(model, values):
+    """Sets the sums behind the metrics, so that an epoch goes on from its middle."""
+    for variable, value in zip(model.metrics_variables, values, strict=True):
+        variable.assign(np.asarray(value, variable.dtype))
+
+
+def _position_of(path):
+    numbers = [int(part) for part in path.stem.split("_") if part.isdigit()]
+    return Position(*numbers)
+
+
+def _sha256(path):
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
