@@ -44,7 +44,7 @@ def export(
         formats: Tuple with `"saved_model"`, `"onnx"` or both.
         opset: Int, 18 to 23, the ONNX operator set.
         batch_sizes: Two or more ints: batch sizes to prove, and to warm up in TF Serving.
-        name: String for the manifest and the model card; the model's name by default.
+        name: String for the manifest, the model card and TF Serving; the folder's name by default.
         metadata: Dict for the manifest, such as `{"data": ..., "scores": ...}`.
         overwrite: Bool, replace an artifact that is already there.
         progress: Bool, show a progress bar.
@@ -79,21 +79,20 @@ def export(
 
     model = _in_float32(model)
     endpoints = model.endpoints()
-    name = name or model.name
-    writers = {
-        "saved_model": lambda folder, arrays: saved_model.write(
-            folder, endpoints, name, batch_sizes, arrays
-        ),
-        "onnx": lambda folder, arrays: onnx.write(folder, endpoints, opset),
-    }
+    # Keras numbers its own names (vae_1), so they depend on what was built before.
+    name = name or path.absolute().name
     num_signatures = {
         "saved_model": saved_model.num_signatures(endpoints),
         "onnx": len(endpoints),
     }
-    num_runs = len(batch_sizes) * (len(endpoints) + sum(num_signatures[f] for f in formats))
+    num_steps = (
+        3  # golden outputs, samples, hashes
+        + sum({"saved_model": 1, "onnx": len(endpoints)}[key] for key in formats)
+        + len(batch_sizes) * (len(endpoints) + sum(num_signatures[key] for key in formats))
+    )
 
     with (
-        progress_bar("Exporting", 3 + len(formats) + num_runs, progress) as step,
+        progress_bar("Exporting", num_steps, progress) as step,
         _staged(path) as folder,
     ):
         step("Keras: golden outputs")
@@ -102,9 +101,13 @@ def export(
         parity.save_golden(folder / parity.GOLDEN, arrays)
         figures = golden.prove_rows(reference, arrays, batch_sizes, step)
         sections = {}
-        for key in formats:
-            step(f"writing {key}")
-            sections[key] = writers[key](folder, arrays)
+        if "saved_model" in formats:
+            step("writing the SavedModel")
+            sections["saved_model"] = saved_model.write(
+                folder, endpoints, name, batch_sizes, arrays
+            )
+        if "onnx" in formats:
+            sections["onnx"] = onnx.write(folder, endpoints, opset, step)
         figures += parity.prove(folder, sections, arrays, batch_sizes, step)
         step("samples and model card")
         manifest = {

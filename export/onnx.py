@@ -29,7 +29,7 @@ _SMALLEST_EXTERNAL = 1024
 _ALIGNMENT = 4096
 
 
-def write(folder, endpoints, opset):
+def write(folder, endpoints, opset, step):
     """Writes `onnx/<endpoint>.onnx` into an artifact's folder.
 
     A single endpoint becomes one self-contained file. Several share `onnx/weights.bin`, in
@@ -39,6 +39,7 @@ def write(folder, endpoints, opset):
         folder: Path of the artifact's folder.
         endpoints: Dict of name to `kgen.Endpoint`.
         opset: Int, 18 to 23.
+        step: Function that is told what is converted next.
 
     Returns:
         Dict for the manifest: opset, and for each endpoint its file and the names that its
@@ -46,7 +47,10 @@ def write(folder, endpoints, opset):
     """
     folder = pathlib.Path(folder) / FOLDER
     folder.mkdir()
-    models = {name: _convert(name, endpoint, opset) for name, endpoint in endpoints.items()}
+    models = {}
+    for name, endpoint in endpoints.items():
+        step(f"converting to ONNX: {name}")
+        models[name] = _convert(name, endpoint, opset)
     if len(models) > 1:
         _share_weights(models.values(), folder / WEIGHTS)
     signatures = {}
