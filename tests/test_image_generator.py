@@ -127,5 +127,5 @@ def test_a_custom_optimizer_brings_its_own_learning_rate(model):
 
 
 def test_unknown_model_names_the_nearest():
-    with pytest.raises(ValueError, match="Did you mean 'vae'"):
-        kgen.models.get("vea")
+    with pytest.raises(ValueError, match="Did you mean 'dcgan'"):
+        kgen.models.get("dcgn")

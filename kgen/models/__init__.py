@@ -6,6 +6,7 @@ from kgen.image_generator import unknown_name
 
 _FILES = {
     "vae": ("kgen.models.vae", "VAE"),
+    "dcgan": ("kgen.models.dcgan", "DCGAN"),
 }
 
 __all__ = ["DCGAN", "VAE", "get", "registered"]
