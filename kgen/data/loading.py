@@ -204,7 +204,7 @@ def _fill(sink, found, image_shape, background, fractions, seed, progress):
     with _progress(f"Decoding {description}", parts, progress) as advance:
         for part_name, part in parts.items():
             missing = fractions if part_name == "train" else {}
-            assignment = carve(part.size, missing, seed) if missing else [part_name] * part.size
+            assignment = carve(part_name, part.size, missing, seed)
             results = decoding.parallel_map(decode, part.items)
             read = set()
             for split, (name, label, (image, reason)) in zip(assignment, results, strict=True):
@@ -212,13 +212,14 @@ def _fill(sink, found, image_shape, background, fractions, seed, progress):
                 if image is None:
                     skipped.append((name, reason))
                 else:
-                    sink.add(str(split), image, label)
+                    sink.add(split, image, label)
                     read.add(split)
-            if empty := set(assignment) - read:
+            for split in sorted(set(assignment) - read):
                 name, reason = skipped[-1]
                 raise ValueError(
-                    f"No image of the {empty.pop()} split of {description} could be read; "
-                    f"{name}: {reason}."
+                    f"None of the {sum(assignment == split)} files for the {split} split of "
+                    f"{description} could be read (the last: {name}: {reason}); repair or "
+                    "remove them."
                 )
     return {
         "class_names": contents.class_names,

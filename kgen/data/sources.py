@@ -1,9 +1,9 @@
 """Where images come from: each kind of source as a `Source` of the same form."""
 
+import contextlib
 import dataclasses
 import difflib
 import hashlib
-import importlib
 import os
 import pathlib
 import zipfile
@@ -316,9 +316,10 @@ def _folder(root, description):
             images.setdefault(split_of.get(top, "train"), []).append((path, class_name))
     for top, split in (split_of or {"": "train"}).items():
         if split not in images:
+            folder = os.path.join(description, top) if top else description
             raise ValueError(
-                f"{os.path.join(description, top)} holds no image; expected "
-                f"{', '.join(SUFFIXES)} files, or one subfolder of them per class."
+                f"{folder} holds no image; expected {', '.join(SUFFIXES)} files, or one "
+                "subfolder of them per class."
             )
     class_names = {class_name for files in images.values() for _, class_name in files}
     if None in class_names and len(class_names) > 1:
@@ -392,28 +393,22 @@ def _list_files(root):
 
 def _tfds(name, data_dir):
     try:
-        tfds = importlib.import_module("tensorflow_datasets")
+        import keras
         import tensorflow as tf
+        import tensorflow_datasets as tfds
     except ImportError as error:
         raise ValueError(
             f"Source 'tfds:{name}' needs tensorflow and tensorflow-datasets ({error})."
         ) from error
-    if os.environ.get("KERAS_BACKEND", "tensorflow") != "tensorflow":
-        tf.config.set_visible_devices([], "GPU")  # or it takes the backend's memory
+    if keras.config.backend() != "tensorflow":
+        with contextlib.suppress(RuntimeError):  # TensorFlow has been used already
+            tf.config.set_visible_devices([], "GPU")  # or it takes the memory of the backend
     try:
         builder = tfds.builder(name, data_dir=data_dir)
     except (tfds.core.registered.DatasetNotFoundError, ValueError) as error:
         known = {known: f"tfds:{known}" for known in tfds.list_builders()}
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"Unknown source 'tfds:{name}'{_nearest(name, known)} {reason}") from None
-    try:
-        builder.download_and_prepare()
-    except Exception as error:  # anything, from the network to a full disk
-        raise OSError(
-            f"tensorflow-datasets could not prepare {name} "
-            f"({' '.join(str(error).split())[:300]}); is data_dir right, is there a network?"
-        ) from error
-
     features = builder.info.features
     image_key = _only_feature(features, "image", tfds.features.Image)
     label_key = _only_feature(features, "label", tfds.features.ClassLabel)
@@ -424,20 +419,28 @@ def _tfds(name, data_dir):
             f"The images of 'tfds:{name}' must be uint8 or uint16, received "
             f"{np.dtype(features[image_key].np_dtype)}."
         )
-    splits = {
-        split: split for split in ("train", "validation", "test") if split in builder.info.splits
-    }
+
+    try:
+        builder.download_and_prepare()
+    except Exception as error:  # anything, from the network to a full disk
+        raise OSError(
+            f"tensorflow-datasets could not prepare {name} "
+            f"({' '.join(str(error).split())[:300]}); is data_dir right, is there a network?"
+        ) from error
+    splits = [split for split in ("train", "validation", "test") if split in builder.info.splits]
     if "train" not in splits:
         raise ValueError(
             f"'tfds:{name}' has no split train, it has {', '.join(builder.info.splits) or 'none'}."
         )
 
+    wanted = {key for key in (image_key, label_key) if key is not None}
+    encoded = {image_key: tfds.decode.SkipDecoding()}  # so that `decoding` treats all files alike
+
     def items(split):
-        # The encoded bytes, so that `decoding` treats all files alike.
         dataset = builder.as_dataset(
             split=split,
             shuffle_files=False,
-            decoders={image_key: tfds.decode.SkipDecoding()},
+            decoders=tfds.decode.PartialDecoding(wanted, decoders=encoded),
             read_config=tfds.ReadConfig(interleave_cycle_length=1),
         )
         for index, example in enumerate(dataset.as_numpy_iterator()):
@@ -454,7 +457,7 @@ def _tfds(name, data_dir):
         return Contents(parts, None if None in shape else tuple(shape), names)
 
     key = [builder.info.full_name, _list_files(builder.data_path)]
-    return Source(name, f"tfds:{name}", tuple(splits), read, key)
+    return Source(builder.name, f"tfds:{name}", tuple(splits), read, key)
 
 
 def _only_feature(features, name, kind):

@@ -129,13 +129,14 @@ def check_fractions(validation_fraction, test_fraction):
         )
 
 
-def carve(count, fractions, seed):
-    """Assigns the images of a training split to it and to the splits that are missing.
+def carve(name, count, fractions, seed):
+    """Assigns the images of a split to it and to the splits that are missing.
 
     Each missing split gets its fraction of the images, rounded, at least one; which
     ones is drawn uniformly from `seed`, without regard to the classes.
 
     Args:
+        name: String, the split that the images come from.
         count: Number of images.
         fractions: Dict of name of a missing split to its fraction.
         seed: Integer, 0 or more.
@@ -143,13 +144,13 @@ def carve(count, fractions, seed):
     Returns:
         Array of strings `[count]`: the split of each image.
     """
-    assignment = np.full(count, "train", dtype="<U10")
+    assignment = np.full(count, name, dtype=object)
     order = np.random.default_rng(seed).permutation(count)
     begin = 0
-    for name in sorted(fractions):
-        if fractions[name] > 0:
-            end = begin + max(1, round(count * fractions[name]))
-            assignment[order[begin:end]] = name
+    for missing in sorted(fractions):
+        if fractions[missing] > 0:
+            end = begin + max(1, round(count * fractions[missing]))
+            assignment[order[begin:end]] = missing
             begin = end
     if begin >= count:
         raise ValueError(

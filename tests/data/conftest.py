@@ -1,12 +1,6 @@
-import pathlib
-import subprocess
-import sys
-import textwrap
-
 import numpy as np
 import pytest
-
-ROOT = pathlib.Path(__file__).parents[2]
+from PIL import Image
 
 
 @pytest.fixture(autouse=True)
@@ -18,26 +12,26 @@ def cache_folder(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run_python(cache_folder):
-    """Starts a fresh Python on a piece of code; returns the `subprocess.Popen`."""
-
-    def run(code, *args, **environment):
-        import os
-
-        return subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(code), *map(str, args)],
-            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-
-    return run
-
-
-@pytest.fixture
 def random_images():
     def make(count, *shape, seed=0):
         return np.random.default_rng(seed).integers(0, 256, (count, *shape), dtype=np.uint8)
+
+    return make
+
+
+@pytest.fixture
+def make_folder(tmp_path):
+    """Writes image files below a new folder: `make_folder({"cat/0.png": array, ...})`."""
+
+    def make(files, name="pictures"):
+        for path, content in files.items():
+            file = tmp_path / name / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            if isinstance(content, bytes):
+                file.write_bytes(content)
+            else:
+                array = np.asarray(content)
+                Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array).save(file)
+        return tmp_path / name
 
     return make

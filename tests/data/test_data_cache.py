@@ -1,0 +1,225 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import kgen.data
+from kgen.data import cache
+
+
+@pytest.fixture
+def folder(make_folder, random_images):
+    return make_folder({f"{i:03}.bmp": image for i, image in enumerate(random_images(60, 8, 8, 3))})
+
+
+def entries(cache_folder):
+    return sorted((cache_folder / "data").iterdir())
+
+
+def assert_equal(left, right):
+    assert left.fingerprint == right.fingerprint
+    for name in ("train", "validation", "test"):
+        np.testing.assert_array_equal(getattr(left, name).images, getattr(right, name).images)
+
+
+def test_second_load_maps_the_cache_and_decodes_nothing(folder, cache_folder):
+    first = kgen.data.load(folder)
+    (entry,) = entries(cache_folder)
+    written = {path: path.stat().st_mtime_ns for path in entry.iterdir()}
+    second = kgen.data.load(folder)
+    assert_equal(first, second)
+    assert isinstance(second.train.images, np.memmap)
+    assert {path: path.stat().st_mtime_ns for path in entry.iterdir()} == written
+
+
+def test_an_entry_for_every_shape_background_and_split(folder, cache_folder):
+    for count, options in enumerate(
+        [{}, {"image_shape": (4, 4, 1)}, {"background": "black"}, {"seed": 1}, {"test_fraction": 0}]
+    ):
+        kgen.data.load(folder, **options)
+        assert len(entries(cache_folder)) == count + 1
+
+
+def test_a_given_split_does_not_depend_on_the_seed(make_folder, random_images, cache_folder):
+    tops = ("train", "val", "test")
+    folder = make_folder(
+        {f"{top}/0.png": image for top, image in zip(tops, random_images(3, 4, 4, 3), strict=True)}
+    )
+    kgen.data.load(folder, seed=0)
+    kgen.data.load(folder, seed=1, validation_fraction=0.3)
+    assert len(entries(cache_folder)) == 1
+
+
+def test_a_changed_file_is_never_served_from_the_cache(folder, make_folder, random_images):
+    before = kgen.data.load(folder)
+    file = folder / "007.bmp"
+    status = file.stat()
+    (image,) = random_images(1, 8, 8, 3, seed=99)
+    make_folder({"007.bmp": image})
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns))  # same size, same mtime
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (status.st_size, status.st_mtime_ns)
+    after = kgen.data.load(folder)
+    assert before.fingerprint != after.fingerprint
+    everything = np.concatenate([after.train.images, after.validation.images, after.test.images])
+    assert (everything == image).all(axis=(1, 2, 3)).sum() == 1
+
+
+def test_a_new_and_a_removed_file_are_noticed(folder):
+    assert len(kgen.data.load(folder).train) == 48
+    (folder / "000.bmp").rename(folder / "x.bmp")
+    (folder / "001.bmp").unlink()
+    data = kgen.data.load(folder)
+    assert len(data.train) + len(data.validation) + len(data.test) == 59
+
+
+def test_a_changed_npz_is_never_served_from_the_cache(tmp_path, random_images):
+    path = tmp_path / "images.npz"
+    for seed in (0, 1):
+        images = random_images(20, 8, 8, 3, seed=seed)
+        np.savez(path, x_train=images, x_test=images[:3])
+        np.testing.assert_array_equal(kgen.data.load(path).test.images, images[:3])
+
+
+def flip_a_byte(entry):
+    path = entry / "train_images.npy"
+    content = bytearray(path.read_bytes())
+    content[-100] ^= 1
+    path.write_bytes(content)
+
+
+def cut_off(entry):
+    path = entry / "train_images.npy"
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def remove_an_array(entry):
+    (entry / "test_images.npy").unlink()
+
+
+def cut_off_description(entry):
+    path = entry / "entry.json"
+    path.write_text(path.read_text()[:-10])
+
+
+def change_description(entry):
+    (entry / "entry.json").write_text(json.dumps([1, 2]))
+
+
+@pytest.mark.parametrize(
+    "damage", [flip_a_byte, cut_off, remove_an_array, cut_off_description, change_description]
+)
+def test_a_damaged_entry_is_rebuilt(folder, cache_folder, damage):
+    good = kgen.data.load(folder)
+    fingerprint, images = good.fingerprint, np.array(good.train.images)
+    (entry,) = entries(cache_folder)
+    damage(entry)
+    with pytest.warns(UserWarning, match="is damaged .*: rebuilding it"):
+        rebuilt = kgen.data.load(folder)
+    np.testing.assert_array_equal(rebuilt.train.images, images)
+    assert rebuilt.fingerprint == fingerprint
+    assert entries(cache_folder) == [entry]
+    assert_equal(rebuilt, kgen.data.load(folder))
+
+
+def test_damage_far_inside_a_large_file_is_found(tmp_path):
+    path = tmp_path / "large"
+    with open(path, "wb") as file:
+        file.truncate(600 * 2**20)  # sparse
+    before = cache._file_digest(path)
+    assert cache._file_digest(path) == before
+    with open(path, "r+b") as file:
+        file.seek(300 * 2**20)
+        file.write(b"x" * 3 * 2**20)
+    assert cache._file_digest(path) != before
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(
+    make_folder, random_images, cache_folder, run_python
+):
+    folder = make_folder(
+        {f"{i}.bmp": image for i, image in enumerate(random_images(40, 64, 64, 3))}
+    )
+    code = """
+import resource, signal, sys
+import kgen.data
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))  # the disk takes no more
+try:
+    kgen.data.load(sys.argv[1], progress=False)
+except OSError as error:
+    print(error)
+"""
+    message = run_python(code, folder).stdout.strip()
+    assert "Cannot write the data cache in" in message and "KGEN_CACHE_DIR" in message
+    assert "\n" not in message
+    assert entries(cache_folder) == []
+
+
+def test_a_cache_folder_that_cannot_be_written(folder, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OSError, match=r"Cannot write the data cache in .*file"):
+        kgen.data.load(folder, cache_dir=tmp_path / "file")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_a_killed_decode_leaves_no_entry_and_is_cleaned_up(
+    make_folder, random_images, cache_folder
+):
+    (image,) = random_images(1, 600, 600, 3)
+    folder = make_folder({"0.png": image})
+    for i in range(1, 400):
+        os.link(folder / "0.png", folder / f"{i}.png")
+    code = "import sys, kgen.data; kgen.data.load(sys.argv[1], progress=False)"
+    process = subprocess.Popen([sys.executable, "-c", code, folder])
+    while not list(cache_folder.glob("data/.*/train_images.npy")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (partial,) = entries(cache_folder)
+    assert partial.name.startswith(".")
+    data = kgen.data.load(folder, (8, 8, 3), progress=False)
+    assert len(data.train) == 320
+    (entry,) = entries(cache_folder)
+    assert not entry.name.startswith(".")
+
+
+def test_an_interrupted_decode_leaves_nothing(folder, cache_folder, monkeypatch):
+    entry = cache_folder / "data" / "entry"
+    with pytest.raises(KeyboardInterrupt), cache.writing(entry) as writer:
+        writer.add("train", np.zeros((4, 4, 1), np.uint8), None)
+        raise KeyboardInterrupt
+    assert entries(cache_folder) == []
+
+
+def test_two_processes_at_once(folder, cache_folder):
+    code = "import sys, kgen.data; print(kgen.data.load(sys.argv[1]).fingerprint)"
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    fingerprints = {process.communicate()[0].strip() for process in processes}
+    assert fingerprints == {kgen.data.load(folder).fingerprint}
+    assert len(entries(cache_folder)) == 1
+
+
+def test_default_folder(monkeypatch, tmp_path):
+    monkeypatch.setenv("KGEN_CACHE_DIR", str(tmp_path / "own"))
+    assert cache.default_folder() == tmp_path / "own"
+    monkeypatch.delenv("KGEN_CACHE_DIR")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache.default_folder() == tmp_path / "xdg" / "kgen"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache.default_folder() == tmp_path / ".cache" / "kgen"
+
+
+def test_cache_dir(folder, tmp_path, cache_folder):
+    kgen.data.load(folder, cache_dir=tmp_path / "elsewhere")
+    assert len(entries(tmp_path / "elsewhere")) == 1
+    assert not cache_folder.exists()
