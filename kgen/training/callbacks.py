@@ -18,27 +18,7 @@ import numpy as np
 
 from kgen import files, images
 from kgen.training.checkpoints import Position, restore_metrics
-
-
-class RunError(RuntimeError):
-    """A run that cannot begin or go on; the message says what to do."""
-
-
-class NonFiniteError(RunError):
-    """A loss or a weight is NaN or infinite."""
-
-
-class Interrupted(RunError):
-    """The run was asked to stop, and did so without loss.
-
-    Args:
-        message: String.
-        signum: Int, the signal that asked.
-    """
-
-    def __init__(self, message, signum):
-        super().__init__(message)
-        self.signum = signum
+from kgen.training.errors import Interrupted, NonFiniteError
 
 
 class StopOnNonFinite(keras.callbacks.Callback):

@@ -11,6 +11,7 @@ import math
 import pathlib
 import platform
 import shutil
+import sys
 
 import keras
 
@@ -19,10 +20,7 @@ from kgen import files, models
 from kgen.image_generator import ImageGenerator, unknown_name
 from kgen.training.callbacks import (
     Checkpointing,
-    Interrupted,
     MetricsTable,
-    NonFiniteError,
-    RunError,
     SampleGrid,
     StopOnNonFinite,
     StopSignals,
@@ -30,6 +28,7 @@ from kgen.training.callbacks import (
     read_metrics,
 )
 from kgen.training.checkpoints import Checkpoints, Position
+from kgen.training.errors import Interrupted, NonFiniteError, RunError
 
 __all__ = ["Interrupted", "NonFiniteError", "Run", "RunError", "load_model", "train"]
 
@@ -103,6 +102,24 @@ class Run:
     def metrics(self):
         """List of dicts, the rows of `metrics.csv`."""
         return read_metrics(self.path / "metrics.csv")
+
+    def load_data(self, report=print):
+        """Loads the data of the run again.
+
+        Args:
+            report: Callable that is given a line when the data is not what it was.
+
+        Returns:
+            `kgen.data.Data`.
+        """
+        info = self.info
+        about = info["data"]
+        if about["source"] is None:
+            raise RunError(f"The data of {self.path} was not loaded from a source: give it again.")
+        data = _load(about["source"], about["image_shape"], info["arguments"]["data_arguments"])
+        if data.fingerprint != about["fingerprint"]:
+            report(f"{data.name} is not what it was in training: its fingerprint differs.")
+        return data
 
     def update(self, **changes):
         """Changes entries of `run.json`."""
@@ -216,8 +233,10 @@ def train(
     _check_positive(arguments)
 
     keras.utils.set_random_seed(arguments["seed"])
-    source, data = data, _load_data(model, data, arguments)
+    image_shape = before["data"]["image_shape"] if going_on else None
+    source, data = data, _load_data(model, data, arguments, image_shape)
     if going_on:
+        models.registered()  # so that Keras knows the classes
         _check_fingerprint(run, before, data)
         files.remove_leftovers(run.path)
         restored = run.checkpoints.load_last(report)
@@ -301,10 +320,13 @@ def _arguments_of(run, info, model, data, given):
     """The arguments of a run that goes on; `RunError` where other ones are given."""
     before = {**DEFAULTS, **info["arguments"]}
     now = {**before, **given}
-    if "mixed_precision" in given:
-        now["mixed_precision"] = _policy(given["mixed_precision"])
-    if isinstance(model, str) or model is None:
-        before["model"], now["model"] = info["model"]["name"], model or info["model"]["name"]
+    for name in ("model_arguments", "data_arguments"):
+        now[name] = {**before[name], **given.get(name, {})}
+    now["mixed_precision"] = _policy(now["mixed_precision"])
+    if model is None:
+        model = info["model"]["name"]
+    if isinstance(model, str):
+        before["model"], now["model"] = info["model"]["name"], model
     for name, value in _plain(now).items():
         if name not in _MAY_CHANGE and value != before[name]:
             raise RunError(
@@ -315,7 +337,8 @@ def _arguments_of(run, info, model, data, given):
         data = info["data"]["source"]
         if data is None:
             raise RunError(f"The data of {run.path} was not loaded from a source: give it again.")
-    return now.pop("model", model), data, now
+    now.pop("model", None)
+    return model, data, now
 
 
 def _policy(name):
@@ -339,14 +362,22 @@ def _plain(value):
 # Data and model -----------------------------------------------------------------------
 
 
-def _load_data(model, data, arguments):
+def _load_data(model, data, arguments, image_shape=None):
+    """The data, in the shape that is asked for, or that a preset takes, or of its own."""
     if not isinstance(data, (str, pathlib.Path)):
         return data
-    options = dict(arguments["data_arguments"])
-    if options.get("image_shape") is None:
-        # A preset that is asked for by name says what images it takes.
-        options["image_shape"] = _preset_shape(model, arguments["model_arguments"])
-    return kgen.data.load(data, **options)
+    image_shape = (
+        image_shape
+        or arguments["data_arguments"].get("image_shape")
+        or _preset_shape(model, arguments["model_arguments"])
+    )
+    return _load(data, image_shape, arguments["data_arguments"])
+
+
+def _load(source, image_shape, options):
+    # The progress bar of a process that nobody watches would only fill its log.
+    options = {"progress": sys.stderr.isatty(), **options, "image_shape": image_shape}
+    return kgen.data.load(source, **options)
 
 
 def _preset_shape(model, model_arguments):
