@@ -42,7 +42,7 @@ def read(entry):
     Returns:
         Tuple of a dict of split name to `(images, labels)`, the images memory-mapped, and
         the dict that was given to `Writer.finish`; or `None` where there is no entry or,
-        with a warning, where it is damaged.
+        with a warning, where it is damaged; the damaged one is removed.
     """
     if not entry.exists():
         return None
@@ -53,7 +53,9 @@ def read(entry):
                 raise ValueError(f"{file} has changed")
         return _load(entry, content["splits"]), content["info"]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        warnings.warn(f"Cache entry {entry} is damaged ({error}): rebuilding it.", stacklevel=4)
+        warnings.warn(f"Cache entry {entry} is damaged ({error}): rebuilding it.", stacklevel=3)
+        with _errors_name(entry.parent):
+            shutil.rmtree(entry)
         return None
 
 
@@ -74,10 +76,11 @@ def writing(entry):
         with contextlib.closing(Writer(partial)) as writer:
             yield writer
         with _errors_name(entry.parent):
-            if entry.exists():  # damaged, or just written by another process
-                os.replace(entry, partial / "old")
-            os.replace(partial, entry)
-            shutil.rmtree(entry / "old", ignore_errors=True)
+            try:
+                os.rename(partial, entry)
+            except OSError:
+                if not entry.exists():  # else another process was faster: its entry is as good
+                    raise
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

@@ -134,8 +134,7 @@ def load(
         return _fill(sink, found, image_shape, background, fractions, seed, progress)
 
     if found.key is None:
-        memory = _Memory()
-        info, arrays = fill(memory), memory.arrays()
+        arrays, info = fill(_Memory())
     else:
         key = [cache.FORMAT, found.key, image_shape, background, fractions, fractions and seed]
         name = re.sub(r"[^A-Za-z0-9_-]+", "-", found.name)
@@ -143,7 +142,8 @@ def load(
         entry = folder / f"{name}-{cache.digest(key)[:24]}"
         if not (cached := cache.read(entry)):
             with cache.writing(entry) as writer:
-                writer.finish(fill(writer))
+                _, info = fill(writer)
+                writer.finish(info)
             cached = cache.read(entry)
         arrays, info = cached
 
@@ -190,7 +190,12 @@ class _Memory:
 
 
 def _fill(sink, found, image_shape, background, fractions, seed, progress):
-    """Decodes the whole source into `sink`; returns what else there is to know about it."""
+    """Decodes the whole source into `sink`.
+
+    Returns:
+        Tuple of a dict of split name to `(images, labels)`, and a dict of what else there
+        is to know about the source.
+    """
     contents = found.read()
     description, parts = found.description, contents.parts
     if image_shape is None:
@@ -221,10 +226,11 @@ def _fill(sink, found, image_shape, background, fractions, seed, progress):
                     f"{description} could be read (the last: {name}: {reason}); repair or "
                     "remove them."
                 )
-    return {
+    arrays = sink.arrays()
+    return arrays, {
         "class_names": contents.class_names,
         "skipped": skipped,
-        "fingerprint": _fingerprint(sink.arrays(), contents.class_names),
+        "fingerprint": _fingerprint(arrays, contents.class_names),
     }
 
 
@@ -263,6 +269,7 @@ def _progress(text, parts, show):
 
     columns = ("[progress.description]{task.description}", BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True)
+    show = show and console.is_interactive  # not into a log file
     with Progress(
         *columns, TimeRemainingColumn(), console=console, transient=True, disable=not show
     ) as bar:

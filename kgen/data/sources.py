@@ -380,7 +380,7 @@ def _list_files(root):
                 if entry.name[0] == ".":
                     continue
                 if not entry.is_dir():
-                    status = entry.stat()
+                    status = entry.stat(follow_symlinks=entry.is_file())  # or a dangling link
                     stamps = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
                     files[folder + entry.name] = stamps
                 elif entry.name[0] != "_":

@@ -197,6 +197,20 @@ def test_an_interrupted_decode_leaves_nothing(folder, cache_folder, monkeypatch)
     assert entries(cache_folder) == []
 
 
+def test_the_slower_of_two_writers_leaves_the_faster_ones_entry(cache_folder):
+    entry = cache_folder / "data" / "entry"
+    with cache.writing(entry) as slow:
+        slow.add("train", np.zeros((4, 4, 1), np.uint8), None)
+        slow.arrays()
+        slow.finish({"by": "slow"})
+        with cache.writing(entry) as fast:
+            fast.add("train", np.zeros((4, 4, 1), np.uint8), None)
+            fast.arrays()
+            fast.finish({"by": "fast"})
+    assert cache.read(entry)[1] == {"by": "fast"}
+    assert entries(cache_folder) == [entry]
+
+
 def test_two_processes_at_once(folder, cache_folder):
     code = "import sys, kgen.data; print(kgen.data.load(sys.argv[1]).fingerprint)"
     processes = [

@@ -153,6 +153,22 @@ def test_unreadable_files_are_skipped_and_named(make_folder, random_images):
         assert kgen.data.load(folder).image_shape == (32, 32, 3)
 
 
+def test_a_dangling_link_is_skipped(make_folder, random_images):
+    folder = make_folder(
+        {f"{i:02}.png": image for i, image in enumerate(random_images(30, 8, 8, 3))}
+    )
+    (folder / "lost.png").symlink_to(folder / "nowhere.png")
+    with pytest.warns(UserWarning, match=r"1 file of .* \(lost.png: .*No such file"):
+        data = kgen.data.load(folder, (8, 8, 3))
+    assert [path for path, _ in data.skipped] == ["lost.png"]
+
+
+def test_no_progress_bar_in_a_log(make_folder, random_images, run_python):
+    folder = make_folder({f"{i}.png": image for i, image in enumerate(random_images(9, 8, 8, 3))})
+    result = run_python("import sys, kgen.data; kgen.data.load(sys.argv[1])", folder)
+    assert result.stdout == result.stderr == ""
+
+
 def test_strict_accepts_a_good_folder_and_hidden_files_are_ignored(make_folder, random_images):
     files = {f"{i}.png": image for i, image in enumerate(random_images(5, 8, 8, 3))}
     folder = make_folder(files | {".DS_Store": b"x", "__MACOSX/0.png": b"x", ".git/0.png": b"x"})
