@@ -54,6 +54,22 @@ class Split:
         """Tuple `(H, W, C)`."""
         return tuple(self.images.shape[1:])
 
+    def binarized(self, seed=0):
+        """A copy whose pixels are 0 or 255, drawn once with the grey level as probability.
+
+        Likelihoods of binarised images compare only on one fixed draw of the test set: state
+        `seed` beside the figure. (This is not Larochelle's static binarisation of MNIST.)
+
+        Args:
+            seed: Integer, 0 or more.
+
+        Returns:
+            A `Split`, in memory.
+        """
+        rng = np.random.default_rng(seed)
+        ones = rng.random(self.images.shape, "float32") < self.images / np.float32(255)
+        return dataclasses.replace(self, images=255 * ones.astype("uint8"))
+
     def batches(self, batch_size, shuffle=True, seed=0, drop_remainder=True, epoch=0):
         """Cuts the split into batches that `fit`, `evaluate` and `predict` take.
 
