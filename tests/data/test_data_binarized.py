@@ -4,8 +4,8 @@ from kgen.data import Split
 
 
 def test_binarized_draws_once_with_the_grey_level_as_probability():
-    levels = np.repeat(np.arange(256, dtype="uint8"), 3000).reshape(3000, 16, 16, 3)
-    split = Split(levels, np.zeros(3000, "int32"), horizontal_flip=True)
+    levels = np.repeat(np.arange(256, dtype="uint8"), 3000).reshape(1000, 16, 16, 3)
+    split = Split(levels, np.zeros(1000, "int32"), horizontal_flip=True)
     drawn = split.binarized(seed=1)
     assert set(np.unique(drawn.images)) == {0, 255} and drawn.images.dtype == np.uint8
     share = (drawn.images.ravel() > 0).reshape(256, 3000).mean(axis=1)
