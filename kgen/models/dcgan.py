@@ -9,8 +9,10 @@ the discriminator; section 4: weights from N(0, 0.02), Adam with a learning rate
 a momentum of 0.5. The kernels have 4 pixels a side, as in the authors' Torch code, and not
 the paper's 5: a multiple of the stride leaves no checkerboard and costs a third less.
 
-The class condition of the discriminator is the projection of Miyato and Koyama, "cGANs
-with projection discriminator" (ICLR 2018; arXiv 1802.05637), equation 3. The losses, with
+A class condition enters the generator as a one-hot vector beside the latent one (Mirza and
+Osindero, "Conditional generative adversarial nets", arXiv 1411.1784), and the discriminator
+as the projection of Miyato and Koyama, "cGANs with projection discriminator" (ICLR 2018;
+arXiv 1802.05637), equation 3, here of all features and not of their sums. The losses, with
 their papers, are in `kgen.losses.adversarial`.
 """
 
@@ -69,17 +71,18 @@ def build_generator(image_shape, num_classes, latent_dim, filters, name):
     inputs, x = [latent], latent
     if num_classes is not None:
         inputs.append(keras.Input((num_classes,), name="one_hot_label"))
-        x = layers.Concatenate()(inputs)
+        # As long as the latent vector is on average, or training would pass over it.
+        x = layers.Concatenate()([latent, layers.Rescaling(latent_dim**0.5)(inputs[1])])
     units = height * width * widest
     x = layers.Dense(units, use_bias=False, kernel_initializer=initializer())(x)
     x = layers.Reshape((height, width, widest))(x)
-    for channels in [*reversed(narrower), image_shape[-1]]:
-        x = batch_normalization()(x)
-        x = layers.ReLU()(x)
-        last = channels == image_shape[-1]
+    for channels in reversed(narrower):
+        x = layers.ReLU()(batch_normalization()(x))
         x = layers.Conv2DTranspose(
-            channels, 4, 2, "same", use_bias=last, kernel_initializer=initializer()
+            channels, 4, 2, "same", use_bias=False, kernel_initializer=initializer()
         )(x)
+    x = layers.ReLU()(batch_normalization()(x))
+    x = layers.Conv2DTranspose(image_shape[-1], 4, 2, "same", kernel_initializer=initializer())(x)
     x = layers.Activation("tanh", dtype="float32")(x)
     return keras.Model(inputs, x, name=name)
 
@@ -96,18 +99,16 @@ def build_discriminator(image_shape, num_classes, filters, normalized):
         if normalize:
             x = batch_normalization()(x)
         x = layers.LeakyReLU(0.2)(x)
-    flat = layers.Flatten()(x)
-    logits = layers.Dense(1, kernel_initializer=initializer(), dtype="float32")(flat)
+    x = layers.Flatten()(x)
+    logits = layers.Dense(1, kernel_initializer=initializer(), dtype="float32")(x)
     if num_classes is not None:
         inputs.append(keras.Input((num_classes,), name="one_hot_label"))
-        # The class's direction among the features, summed over their positions.
-        pooled = layers.GlobalAveragePooling2D(dtype="float32")(x)
-        direction = layers.Dense(
-            x.shape[-1], use_bias=False, kernel_initializer=initializer(), dtype="float32"
-        )(inputs[1])
-        logits = layers.Add(dtype="float32")(
-            [logits, layers.Dot(axes=1, dtype="float32")([pooled, direction])]
-        )
+        # Of one more logit per class, the one that goes with the label is added.
+        directions = layers.Dense(
+            num_classes, use_bias=False, kernel_initializer=initializer(), dtype="float32"
+        )(x)
+        projection = layers.Dot(axes=1, dtype="float32")([directions, inputs[1]])
+        logits = layers.Add(dtype="float32")([logits, projection])
     return keras.Model(inputs, logits, name="discriminator")
 
 
@@ -235,11 +236,13 @@ class DCGAN(ImageGenerator):
 
     def default_optimizer(self, learning_rate=None, name=None):
         """The optimizer of the loss's paper, for either player."""
-        if self.loss_name == "wasserstein":  # algorithm 1: momentum made the critic unstable
-            return keras.optimizers.RMSprop(learning_rate or 5e-5, name=name)
-        if self.loss_name == "wasserstein_gp":  # algorithm 1
-            return keras.optimizers.Adam(learning_rate or 1e-4, 0.0, 0.9, name=name)
-        return keras.optimizers.Adam(learning_rate or 2e-4, 0.5, name=name)
+        if self.loss_name == "wasserstein":  # algorithm 1; momentum made the critic unstable
+            rate, kind = 5e-5, keras.optimizers.RMSprop
+        elif self.loss_name == "wasserstein_gp":  # algorithm 1
+            rate, kind = 1e-4, functools.partial(keras.optimizers.Adam, beta_1=0.0, beta_2=0.9)
+        else:
+            rate, kind = 2e-4, functools.partial(keras.optimizers.Adam, beta_1=0.5)
+        return kind(rate if learning_rate is None else learning_rate, name=name)
 
     def compile(
         self,
@@ -406,15 +409,15 @@ class DCGAN(ImageGenerator):
         if spread < 0.2:
             warnings.append(
                 f"mode collapse: the spread of generated images is {spread:.2g} times that of real "
-                "ones, under 0.2 times, so the generator draws nearly one image from all seeds. Try "
-                "a smaller learning_rate, loss='wasserstein_gp' or more discriminator_steps."
+                "ones, under 0.2 times: the generator draws nearly one image from all seeds. Try a "
+                "smaller learning_rate, loss='wasserstein_gp' or more discriminator_steps."
             )
         accuracy = min(logs.get(name, 0.0) for name in ("real_accuracy", "fake_accuracy"))
         if accuracy > 0.999 and self.losses_of_players.threshold is not None:
             warnings.append(
-                f"the discriminator wins: it tells {100 * accuracy:.4g} % of the images right, which "
-                "leaves the generator little to learn from. Try a smaller learning_rate for the "
-                "discriminator's optimizer, loss='non_saturating' or loss='wasserstein_gp'."
+                f"the discriminator wins: it tells {100 * accuracy:.4g} % of the images right, and "
+                "the generator has little to learn from. Try a smaller learning rate in the "
+                "discriminator_optimizer, loss='non_saturating' or loss='wasserstein_gp'."
             )
         return warnings
 
