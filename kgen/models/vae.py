@@ -17,7 +17,7 @@ from kgen import random
 from kgen.endpoint import Endpoint, TensorSpec, image_spec, label_spec
 from kgen.image_generator import ImageGenerator, unknown_name
 from kgen.losses import likelihood as likelihoods
-from kgen.training.step import Batch
+from kgen.training.step import Batch, batch_moments
 
 LIKELIHOODS = ("bernoulli", "continuous_bernoulli", "gaussian", "discretized_logistic")
 BINARIZATIONS = ("dynamic", "threshold", "none")
@@ -276,7 +276,7 @@ class VAE(ImageGenerator):
         noise = random.normal(batch.seeds, (self.latent_dim,), stream=0)
         latents = mean + ops.exp(0.5 * log_variance) * noise
         reconstruction = -ops.mean(self.log_likelihood(images, latents, batch.labels))
-        kl = ops.mean(likelihoods.normal_kl(mean, log_variance), axis=0)
+        kl, _ = batch_moments(likelihoods.normal_kl(mean, log_variance))
         loss = reconstruction + ops.sum(kl)
         if training:
             beta = self.beta
@@ -284,7 +284,7 @@ class VAE(ImageGenerator):
                 step = ops.cast(self.training_steps, "float32")
                 beta = beta * ops.minimum(1.0, step / self.kl_warmup_steps)
             loss = reconstruction + beta * ops.sum(ops.maximum(kl, self.free_bits))
-        active = ops.var(mean, axis=0) > 0.01
+        active = batch_moments(mean)[1] > 0.01
         return loss, {
             "loss": loss,
             "reconstruction_loss": reconstruction,
@@ -386,7 +386,7 @@ class VAE(ImageGenerator):
     def diagnose(self, logs):
         active, kl = logs["active_units"], logs["kl_loss"]
         # At first every posterior is the prior: give it the time to form.
-        if kl / max(active, 1.0) >= 0.1 or int(self.training_steps) < 200:
+        if kl / max(active, 1.0) >= 0.1 or ops.convert_to_numpy(self.training_steps) < 200:
             return []
         return [
             f"posterior collapse: the KL is {kl:.3g} nats over {active:.0f} active latent units "

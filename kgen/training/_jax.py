@@ -1,7 +1,14 @@
 """The training step on JAX: the model's state goes in and out of pure functions."""
 
+import contextlib
+import json
+import os
+
 import jax
 import keras
+import numpy as np
+
+from kgen.training._parts import Part, check_devices
 
 
 class BackendStep:
@@ -15,7 +22,7 @@ class BackendStep:
             self.metrics_variables,
         )
         return _run_stateless(
-            variables, state, lambda scope: self._train(data, _minimize_in(scope, self))
+            variables, state, lambda scope: self._train(_part(data), _minimize_in(scope, self))
         )
 
     def test_step(self, state, data):
@@ -24,10 +31,11 @@ class BackendStep:
             self.non_trainable_variables,
             self.metrics_variables,
         )
-        return _run_stateless(variables, state, lambda scope: self._test(data))
+        return _run_stateless(variables, state, lambda scope: self._test(_part(data)))
 
-    def _replica_id(self):
-        return 0  # arrays are global; the compiler shards them
+    def _place(self, batches):
+        distribution = keras.distribution.distribution()
+        return batches if distribution is None else _ForDevices(batches, distribution)
 
     def _resolve_jit(self):
         return True
@@ -62,11 +70,28 @@ def _minimize_in(outer, model):
             outer.add_update((variable, value))
         slots = [outer.get_current_value(v) for v in optimizer.variables]
         values, slots = optimizer.stateless_apply(slots, gradients, values)
-        for variable, value in zip([*variables, *optimizer.variables], [*values, *slots], strict=True):
+        for variable, value in zip(
+            [*variables, *optimizer.variables], [*values, *slots], strict=True
+        ):
             outer.add_update((variable, value))
         return logs
 
     return minimize
+
+
+def batch_moments(x):
+    """Mean and variance over the rows of the whole batch, on any number of devices.
+
+    An objective that takes more than means of its rows needs it: under `tf.distribute`
+    `ops.mean(x, axis=0)` sees one device's part of the batch.
+
+    Args:
+        x: Float tensor `[B, ...]`.
+
+    Returns:
+        Tuple of two tensors `[...]`.
+    """
+    return keras.ops.moments(x, axes=[0])  # arrays are global
 
 
 def input_gradient(function, x):
@@ -100,3 +125,104 @@ def compile_function(model, function, jit_compile=True):
 
     stateless = jax.jit(stateless) if jit_compile else stateless
     return lambda *args, **kwargs: stateless([v.value for v in model.variables], *args, **kwargs)
+
+
+# Several devices ----------------------------------------------------------------------
+
+
+def _part(data):
+    """The whole batch: arrays are global, and the compiler shares out the work."""
+    images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+    if isinstance(images, tuple):
+        images, count = images
+        n = count.shape[1]
+        images, labels = images[:n], None if labels is None else labels[:n]
+    n = images.shape[0]
+    return Part(images, labels, jax.numpy.arange(n, dtype="int32"), n)
+
+
+class _ForDevices(keras.utils.PyDataset):
+    """Batches as the devices of this host take them.
+
+    Every host is given whole batches, the same ones; it hands on its rows. JAX wants as
+    many rows on every device, so a batch is padded, and because shapes must be static, how
+    many rows are real goes along as the second side of an array.
+    """
+
+    def __init__(self, batches, distribution):
+        super().__init__()
+        self.batches = batches
+        self.devices = distribution.device_mesh.devices.size
+        self.hosts = jax.process_count()
+        self._iterator = None
+
+    @property
+    def num_batches(self):
+        if isinstance(self.batches, keras.utils.PyDataset):
+            return self.batches.num_batches
+        cardinality = int(self.batches.cardinality())
+        return cardinality if cardinality >= 0 else None
+
+    def __getitem__(self, index):
+        images, *labels = self._whole_batch(index)
+        n = len(images)
+        total = -(-n // self.devices) * self.devices
+        per_host = total // self.hosts
+        rows = np.arange(per_host) + jax.process_index() * per_host
+        rows = np.where(rows < n, rows, 0)
+        count = np.zeros((self.devices // self.hosts, n), "bool")
+        return ((images[rows], count), *(np.asarray(label)[rows] for label in labels))
+
+    def _whole_batch(self, index):
+        if isinstance(self.batches, keras.utils.PyDataset):
+            return self.batches[index]
+        # A `tf.data.Dataset` has no index; Keras reads it in order, from 0 in every epoch.
+        if index == 0:
+            self._iterator = self.batches.as_numpy_iterator()
+        batch = next(self._iterator)
+        return batch if isinstance(batch, tuple) else (batch,)
+
+    def on_epoch_begin(self):
+        if isinstance(self.batches, keras.utils.PyDataset):
+            self.batches.on_epoch_begin()
+
+    def on_epoch_end(self):
+        if isinstance(self.batches, keras.utils.PyDataset):
+            self.batches.on_epoch_end()
+
+
+@contextlib.contextmanager
+def devices_scope(devices, hosts):
+    """See `kgen.training.distribution.data_parallel`."""
+    if hosts and not jax.distributed.is_initialized():
+        try:
+            keras.distribution.initialize(*_hosts_from_environment())
+        except (RuntimeError, ValueError) as error:
+            raise RuntimeError(
+                "data_parallel(hosts=True) must come before anything else that uses JAX, and needs "
+                "on every host the environment variable TF_CONFIG, or KERAS_DISTRIBUTION_"
+                "JOB_ADDRESSES, _NUM_PROCESSES and _PROCESS_ID, or a cluster that JAX knows. JAX "
+                f"says: {error}"
+            ) from error
+    local = jax.local_devices()
+    count = check_devices(devices, len(local), local[0].platform.upper())
+    by_host = {}
+    for device in jax.devices():
+        by_host.setdefault(device.process_index, []).append(f"{device.platform}:{device.id}")
+    names = [name for host in sorted(by_host) for name in by_host[host][:count]]
+    with keras.distribution.DataParallel(devices=names, auto_shard_dataset=False).scope():
+        yield
+
+
+def _hosts_from_environment():
+    """Addresses, number and index of the hosts from TF_CONFIG; else what JAX finds itself."""
+    config = json.loads(os.environ.get("TF_CONFIG") or "{}")
+    workers = config.get("cluster", {}).get("worker")
+    if not workers or "KERAS_DISTRIBUTION_JOB_ADDRESSES" in os.environ:
+        return None, None, None
+    return workers[0], len(workers), config.get("task", {}).get("index")
+
+
+def host_index():
+    """See `kgen.training.distribution.is_main_host`."""
+    return jax.process_index()

@@ -10,16 +10,38 @@ from typing import Any, NamedTuple
 import keras
 
 if keras.backend.backend() == "tensorflow":
-    from kgen.training._tensorflow import BackendStep, compile_function, input_gradient
+    from kgen.training._tensorflow import (
+        BackendStep,
+        batch_moments,
+        compile_function,
+        devices_scope,
+        host_index,
+        input_gradient,
+    )
 elif keras.backend.backend() == "jax":
-    from kgen.training._jax import BackendStep, compile_function, input_gradient
+    from kgen.training._jax import (
+        BackendStep,
+        batch_moments,
+        compile_function,
+        devices_scope,
+        host_index,
+        input_gradient,
+    )
 else:
     raise ImportError(
         "kgen runs on Keras's backends 'tensorflow' and 'jax'. Received: KERAS_BACKEND="
         f"'{keras.backend.backend()}'. Set the environment variable KERAS_BACKEND to one of them."
     )
 
-__all__ = ["Batch", "TrainingStep", "compile_function", "input_gradient"]
+__all__ = [
+    "Batch",
+    "TrainingStep",
+    "batch_moments",
+    "compile_function",
+    "devices_scope",
+    "host_index",
+    "input_gradient",
+]
 
 
 class Batch(NamedTuple):
@@ -69,32 +91,43 @@ class TrainingStep(BackendStep):
         """
         return self.objective(batch, training=False)[1]
 
-    def _train(self, data, minimize):
+    @property
+    def metrics(self):
+        # Keras would add a tracker of the loss that it was given: none.
+        return self.trackers
+
+    def fit(self, x, *, validation_data=None, **kwargs):
+        if validation_data is not None:
+            validation_data = self._place(validation_data)
+        return super().fit(self._place(x), validation_data=validation_data, **kwargs)
+
+    def evaluate(self, x, **kwargs):
+        if not kwargs.get("_use_cached_eval_dataset"):  # inside `fit`, which has placed it
+            x = self._place(x)
+        return super().evaluate(x, **kwargs)
+
+    def _train(self, part, minimize):
         self.training_steps.assign(self.training_steps + 1)
-        batch = self._batch(data, self.training_steps, stream=1)
-        return self._track(self.update(batch, minimize), batch)
+        batch = self._batch(part, self.training_steps, stream=1)
+        return self._track(self.update(batch, minimize), part.weight)
 
-    def _test(self, data):
+    def _test(self, part):
         self.test_steps.assign(self.test_steps + 1)
-        batch = self._batch(data, self.test_steps, stream=2)
-        return self._track(self.test_update(batch), batch)
+        batch = self._batch(part, self.test_steps, stream=2)
+        return self._track(self.test_update(batch), part.weight)
 
-    def _batch(self, data, step, stream):
+    def _batch(self, part, step, stream):
         from kgen import random
 
-        images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
-        n = keras.ops.shape(images)[0]
-        # Rows are numbered over the global batch, so that N devices draw what one would.
         step_seed = random.fold_in(random.fold_in(self.seed, stream), step)
-        seeds = random.row_seeds(step_seed, n, offset=self._replica_id() * n)
-        if self.num_classes is None:
-            labels = None
-        else:
-            labels = keras.ops.cast(keras.ops.reshape(labels, (-1,)), "int32")
-        return Batch(images, labels, seeds)
+        # By the row in the whole batch, so that N devices draw what one would.
+        seeds = random.fold_in(keras.ops.expand_dims(step_seed, 0), part.rows)
+        labels = None
+        if self.num_classes is not None:
+            labels = keras.ops.cast(keras.ops.reshape(part.labels, (-1,)), "int32")
+        return Batch(part.images, labels, seeds)
 
-    def _track(self, logs, batch):
-        weight = keras.ops.shape(batch.images)[0]
+    def _track(self, logs, weight):
         for tracker in self.trackers:
             tracker.update_state(logs[tracker.name], sample_weight=weight)
         return {tracker.name: tracker.result() for tracker in self.trackers}
