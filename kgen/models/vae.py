@@ -143,14 +143,12 @@ class VAE(ImageGenerator):
         "vae_32x32": {
             "image_shape": (32, 32, 3),
             "latent_dim": 128,
-            "filters": 64,
             "units": 512,
             "likelihood": "discretized_logistic",
         },
         "vae_64x64": {
             "image_shape": (64, 64, 3),
             "latent_dim": 256,
-            "filters": 64,
             "units": 512,
             "likelihood": "discretized_logistic",
         },
