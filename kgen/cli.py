@@ -6,6 +6,7 @@ messages to standard error where they can; with `--json` standard output holds J
 """
 
 import contextlib
+import itertools
 import json
 import os
 import pathlib
@@ -72,15 +73,32 @@ def main(arguments=None):
     except Exception as error:
         if debug:
             traceback.print_exc()
+        if hasattr(error, "format_message"):  # a wrong command line
+            _say(f"Error: {_usage(error, arguments)}")
+            return error.exit_code
+        from kgen.training.errors import Interrupted
+
+        if isinstance(error, Interrupted):
+            _say(str(error))
+            return 128 + error.signum
         _say(f"Error: {_message(error)}")
-        return _status(error)
+        return 1
+
+
+def _usage(error, arguments):
+    """What is wrong with a command line, in one line."""
+    message = error.format_message().rstrip(".?") + ("?" if "Did you" in str(error) else ".")
+    options = getattr(getattr(error, "param", None), "opts", ())
+    for option, value in itertools.pairwise(arguments):
+        if option in options:
+            message += f" Received: {option} {value}."
+    if getattr(error, "ctx", None):
+        message += f" See: {error.ctx.command_path} --help"
+    return message
 
 
 def _message(error):
     """An error in one or two lines."""
-    if hasattr(error, "format_message"):  # a wrong command line
-        where = f" See: {error.ctx.command_path} --help" if getattr(error, "ctx", None) else ""
-        return error.format_message().rstrip(".") + "." + where
     from kgen.training.errors import RunError
 
     if isinstance(error, OSError) and error.strerror and error.filename:
@@ -90,12 +108,6 @@ def _message(error):
     if not isinstance(error, RunError | ValueError | OSError | ImportError):
         message = f"{type(error).__name__}: {message[:300]} (--debug shows where)"
     return message
-
-
-def _status(error):
-    if getattr(error, "signum", None):
-        return 128 + error.signum
-    return getattr(error, "exit_code", 1)
 
 
 def _say(text):
@@ -204,6 +216,14 @@ def _integers(option, text):
     if not re.fullmatch(r"\d+(,\d+)*", text):
         raise ValueError(f"{option} takes integers such as 1,2,3. Received: {option} {text}")
     return [int(number) for number in text.split(",")]
+
+
+def _devices(text):
+    if text in (None, "all"):
+        return text
+    if not text.isdecimal():
+        raise ValueError(f"--devices takes a number or 'all'. Received: --devices {text}")
+    return int(text)
 
 
 def _labels(model, text, n):
@@ -340,6 +360,13 @@ def train(
         bool | None,
         typer.Option("--jit/--no-jit", help="Compile with XLA.", show_default="where it is faster"),
     ] = None,
+    devices: Annotated[
+        str | None, typer.Option(help="Devices that share each batch: a number or 'all'.")
+    ] = None,
+    hosts: Annotated[
+        bool | None,
+        typer.Option("--hosts", help="Train together with the other hosts in TF_CONFIG."),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint.")
     ] = False,
@@ -399,6 +426,8 @@ def train(
             seed=seed,
             mixed_precision=mixed_precision,
             jit=jit,
+            devices=_devices(devices),
+            hosts=hosts,
             resume=resume,
             force=force,
             verbose=1 if sys.stdout.isatty() else 2,

@@ -74,8 +74,8 @@ class StopOnNonFinite(keras.callbacks.Callback):
     def _stop(self, names, where):
         names = [name for name in names if name != "loss"] or names  # the parts say more
         raise NonFiniteError(
-            f"{', '.join(names[:3])} became NaN or infinite {where}. "
-            f"Last good checkpoint: {self.last_good()}. Try a smaller learning rate."
+            f"{', '.join(names[:3])} became NaN or infinite {where}. Last good checkpoint: "
+            f"{self.last_good()}. Begin another run with a smaller learning rate."
         )
 
 

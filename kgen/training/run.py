@@ -28,6 +28,7 @@ from kgen.training.callbacks import (
     read_metrics,
 )
 from kgen.training.checkpoints import Checkpoints, Position
+from kgen.training.distribution import data_parallel, is_main_host
 from kgen.training.errors import Interrupted, NonFiniteError, RunError
 
 __all__ = ["Interrupted", "NonFiniteError", "Run", "RunError", "load_model", "train"]
@@ -43,10 +44,12 @@ DEFAULTS = {
     "seed": 0,
     "mixed_precision": None,
     "jit": "auto",
+    "devices": None,
+    "hosts": False,
 }
 
 #: What a run that goes on may do otherwise than before.
-_MAY_CHANGE = ("epochs",)
+_MAY_CHANGE = ("epochs", "devices", "hosts")
 
 _POLICIES = {
     "bfloat16": "mixed_bfloat16",
@@ -151,6 +154,8 @@ def train(
     seed=None,
     mixed_precision=None,
     jit=None,
+    devices=None,
+    hosts=None,
     resume=False,
     force=False,
     num_samples=64,
@@ -179,8 +184,13 @@ def train(
         seed: Int, for the initial weights, the order of the images and all noise; 0.
         mixed_precision: `"bfloat16"`, `"float16"` or `None`.
         jit: Bool or `"auto"`, compile with XLA.
+        devices: `"all"` or int, the devices that share each batch, see
+            `kgen.training.distribution.data_parallel`; `None` for one.
+        hosts: Bool, train together with other hosts. The first one writes the run; there
+            are no samples, and Ctrl-C goes back to the last epoch.
         resume: Bool, go on from the last checkpoint. Arguments that are `None` are those
-            of the run; others must equal them, except that `epochs` may be larger.
+            of the run; others must equal them, except that `epochs` may be larger, and
+            `devices` and `hosts` others.
         force: Bool, replace a run that is in the folder.
         num_samples: Int, images in the grid that is drawn after every epoch.
         callbacks: Sequence of further `keras.callbacks.Callback`.
@@ -204,7 +214,7 @@ def train(
     if run is None:
         raise ValueError("run must be the path of a folder. Received: None")
     run = Run(pathlib.Path(run))
-    arguments = {
+    given = {
         "model_arguments": model_arguments,
         "conditional": conditional,
         "data_arguments": data_arguments,
@@ -214,55 +224,53 @@ def train(
         "seed": seed,
         "mixed_precision": mixed_precision,
         "jit": jit,
+        "devices": devices,
+        "hosts": hosts,
     }
-    arguments = {name: value for name, value in arguments.items() if value is not None}
-    going_on = resume and run.exists
-    if run.exists and not (resume or force):
-        raise RunError(
-            f"{run.path} already holds a run. Go on with it by --resume, replace it by --force, "
-            "or choose another folder with --run."
-        )
-    if going_on:
-        before = run.info
-        model, data, arguments = _arguments_of(run, before, model, data, arguments)
+    given = {name: value for name, value in given.items() if value is not None}
+    if not (resume or force or hosts):  # of several hosts, the first one looks, below
+        _check_free(run)
+    before = run.info if resume and run.exists else None
+    if before is not None:
+        model, data, arguments = _arguments_of(run, before, model, data, given)
     elif model is None or data is None:
         raise RunError(f"There is no run in {run.path} to resume, and no model and data to begin.")
     else:
-        arguments = {**DEFAULTS, **arguments}
+        arguments = {**DEFAULTS, **given}
     arguments["mixed_precision"] = _policy(arguments["mixed_precision"])
     _check_positive(arguments)
 
-    keras.utils.set_random_seed(arguments["seed"])
-    image_shape = before["data"]["image_shape"] if going_on else None
-    source, data = data, _load_data(model, data, arguments, image_shape)
-    if going_on:
-        models.registered()  # so that Keras knows the classes
-        _check_fingerprint(run, before, data)
-        files.remove_leftovers(run.path)
-        restored = run.checkpoints.load_last(report)
-    else:
+    with data_parallel(arguments["devices"], arguments["hosts"]):
+        keras.utils.set_random_seed(arguments["seed"])
+        source, data = data, _load_data(model, data, arguments, before)
         restored = None
-    if restored is None:
-        name, position, sums = model, Position(), []
-        model = _build(model, data, arguments)
-        model.compile(learning_rate=arguments["learning_rate"], jit_compile=arguments["jit"])
-        # What does not fit is refused before the folder is touched.
-        model._batches(data.train, batch_size=arguments["batch_size"])
-        if not going_on:
-            run.create(_describe(name, model, source, data, arguments))
-    else:
-        model, position, sums = restored
-        run.checkpoints.forget_after(position)
-    if going_on:
-        if run.model_path.is_file() and position.epoch >= arguments["epochs"]:
+        if before is not None:
+            _check_fingerprint(run, before, data)
+            restored = _restore(run, report)
+        if restored is not None:
+            model, position, sums = restored
+        else:
+            name, position, sums = model, Position(), []
+            model = _build(model, data, arguments)
+            model.compile(learning_rate=arguments["learning_rate"], jit_compile=arguments["jit"])
+            # What does not fit is refused before the folder is touched.
+            model._batches(data.train, batch_size=arguments["batch_size"])
+        if before is None:
+            if is_main_host():
+                if not force:
+                    _check_free(run)
+                run.create(_describe(name, model, source, data, arguments))
+        elif run.model_path.is_file() and position.epoch >= arguments["epochs"]:
             report(
                 f"{run.path} is finished: {position.epoch} epochs are done. "
                 f"Train on with --epochs {position.epoch + 10}."
             )
             return run
-        report(f"Going on with {run.path} after {position}.")
-        run.update(arguments=_plain({**before["arguments"], "epochs": arguments["epochs"]}))
-    _fit(run, model, data, arguments, position, sums, num_samples, callbacks, verbose)
+        else:
+            report(f"Going on with {run.path} after {position}.")
+            changes = {name: arguments[name] for name in _MAY_CHANGE}
+            run.update(arguments=_plain({**before["arguments"], **changes}))
+        _fit(run, model, data, arguments, position, sums, num_samples, callbacks, verbose)
     return run
 
 
@@ -341,6 +349,14 @@ def _arguments_of(run, info, model, data, given):
     return model, data, now
 
 
+def _check_free(run):
+    if run.exists:
+        raise RunError(
+            f"{run.path} already holds a run. Go on with it by --resume, replace it by --force, "
+            "or choose another folder with --run."
+        )
+
+
 def _policy(name):
     if name in (None, *_POLICIES):
         return _POLICIES.get(name)
@@ -362,12 +378,12 @@ def _plain(value):
 # Data and model -----------------------------------------------------------------------
 
 
-def _load_data(model, data, arguments, image_shape=None):
-    """The data, in the shape that is asked for, or that a preset takes, or of its own."""
+def _load_data(model, data, arguments, before):
+    """The data, in the shape that the run, the user or a preset asks for, or in its own."""
     if not isinstance(data, (str, pathlib.Path)):
         return data
     image_shape = (
-        image_shape
+        (before and before["data"]["image_shape"])
         or arguments["data_arguments"].get("image_shape")
         or _preset_shape(model, arguments["model_arguments"])
     )
@@ -426,11 +442,19 @@ def _build(model, data, arguments):
     try:
         return model_class(**values)
     except (TypeError, ValueError) as error:
-        if str(error).startswith(model_class.__name__) or "Received" in str(error):
+        if _raised_in_kgen(error):
             raise
         said = ", ".join(f"{name}={value!r}" for name, value in given.items()) or "its defaults"
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{model_class.__name__} cannot be built with {said}: {reason}") from error
+
+
+def _raised_in_kgen(error):
+    """Whether kgen itself said what is wrong, not Keras somewhere below."""
+    trace = error.__traceback__
+    while trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace.tb_frame.f_globals["__name__"].startswith("kgen.")
 
 
 def _find(name, image_shape):
@@ -449,6 +473,16 @@ def _find(name, image_shape):
         if tuple(values["image_shape"]) == image_shape and preset != model_class.tiny_preset
     ]
     return model_class, fits[0] if fits else None
+
+
+def _restore(run, report):
+    """The model, position and metrics of the last good checkpoint, or `None`."""
+    models.registered()  # so that Keras knows the classes
+    restored = run.checkpoints.load_last(report)
+    if is_main_host():
+        files.remove_leftovers(run.path)
+        run.checkpoints.forget_after(Position() if restored is None else restored[1])
+    return restored
 
 
 def _check_fingerprint(run, info, data):
@@ -515,70 +549,81 @@ def _now():
 
 def _fit(run, model, data, arguments, position, sums, num_samples, callbacks, verbose):
     """Trains from `position` to the last epoch and writes `model.keras`."""
-    checkpoints = run.checkpoints
-    resume = f"kgen train --resume {run.path}"
-
-    def last_good():
-        last = checkpoints.last()
-        return "none" if last is None else str(last)
-
-    with StopSignals() as signals:
-        finite = StopOnNonFinite(last_good)
+    finite = StopOnNonFinite(lambda: _last_good(run))
+    callbacks = [*callbacks, finite]
+    signals = contextlib.nullcontext()
+    if arguments["hosts"]:
+        samples = None  # the sampler runs on one host, and some devices are elsewhere
+    else:
         samples = SampleGrid(run.path / "samples", num_samples, arguments["seed"])
-        callbacks = [
-            *callbacks,
-            finite,
-            samples,
+        callbacks.append(samples)
+        signals = StopSignals()
+    if is_main_host():
+        callbacks += [
             MetricsTable(run.path / "metrics.csv", position.epoch),
             TensorBoardLogs(run.path / "logs", samples),
-            Checkpointing(checkpoints, position, sums, signals),
+            Checkpointing(run.checkpoints, position, sums, signals),
         ]
-        options = {"validation_data": data.validation, "callbacks": callbacks, "verbose": verbose}
-        options["validation_batch_size"] = options["batch_size"] = arguments["batch_size"]
-        status = {"status": "running", "finished": None}
-        try:
-            run.update(**status)
+        update = run.update
+    else:
+        update = lambda **changes: None  # noqa: E731
+    options = {
+        "batch_size": arguments["batch_size"],
+        "validation_data": data.validation,
+        "callbacks": callbacks,
+        "verbose": verbose,
+    }
+    try:
+        update(status="running", finished=None)
+        if is_main_host():
             run.model_path.unlink(missing_ok=True)  # of fewer epochs
-            epoch = position.epoch
+        epoch = position.epoch
+        with signals:
             if position.step:
                 finite.first_step = position.step
-                batches = model._batches(
-                    data.train, batch_size=arguments["batch_size"], shuffle=True
-                )
-                batches.epoch = epoch
-                rest = _Rest(batches, position.step)
+                rest = _Rest(model, data.train, arguments["batch_size"], position)
                 model.fit(rest, epochs=epoch + 1, initial_epoch=epoch, **options)
                 epoch += 1
             model.fit(data.train, epochs=arguments["epochs"], initial_epoch=epoch, **options)
+        if is_main_host():
             with files.replacing(run.model_path) as temporary:
                 model.save(temporary)
-            status = {"status": "finished", "finished": _now()}
-        except Interrupted as error:
-            status["status"] = "interrupted"
-            raise Interrupted(f"{error} Go on with: {resume}", error.signum) from None
-        except NonFiniteError as error:
-            status["status"] = f"failed: {error}"
+        update(status="finished", finished=_now())
+    except BaseException as error:
+        explained = _explain(run, error)
+        stopped = isinstance(explained, (Interrupted, KeyboardInterrupt))
+        with contextlib.suppress(OSError):
+            update(status="interrupted" if stopped else f"failed: {explained}")
+        if explained is error:
             raise
-        except (OSError, RuntimeError) as error:
-            if not _disk_is_full(error):
-                raise
-            status["status"] = "failed: the disk is full"
-            raise RunError(
-                f"The disk is full: nothing more can be written to {run.path}. Last good "
-                f"checkpoint: {last_good()}. Make room, then go on with: {resume}"
-            ) from error
-        finally:
-            with contextlib.suppress(OSError):
-                run.update(**status)
+        raise explained from error
+
+
+def _last_good(run):
+    return str(run.checkpoints.last() or "none")
+
+
+def _explain(run, error):
+    """The error, or a better one: what is left, and how to go on."""
+    resume = f"kgen train --resume {run.path}"
+    if isinstance(error, Interrupted):
+        return Interrupted(f"{error} Go on with: {resume}", error.signum)
+    if _disk_is_full(error):
+        return RunError(
+            f"The disk is full: nothing more can be written to {run.path}. Last good "
+            f"checkpoint: {_last_good(run)}. Make room, then go on with: {resume}"
+        )
+    return error
 
 
 class _Rest(keras.utils.PyDataset):
     """What is left of an epoch after its first steps."""
 
-    def __init__(self, batches, first_step):
+    def __init__(self, model, split, batch_size, position):
         super().__init__()
-        self.batches = batches
-        self.first_step = first_step
+        self.batches = model._batches(split, batch_size=batch_size, shuffle=True)
+        self.batches.epoch = position.epoch
+        self.first_step = position.step
 
     def __len__(self):
         return len(self.batches) - self.first_step

@@ -1,0 +1,290 @@
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kgen.training.run import Run, load_model
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*collapse")
+
+COMMANDS = (
+    "list",
+    "train",
+    "sample",
+    "interpolate",
+    "evaluate",
+    "export",
+    "verify",
+    "quickstart",
+)
+
+
+def pixels(path):
+    return np.asarray(Image.open(path))
+
+
+# Help ------------------------------------------------------------------------------------
+
+
+def test_help_is_quick_and_imports_no_framework():
+    """The best of three: a busy machine is not what is measured."""
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        result = subprocess.run(
+            [sys.executable, "-m", "kgen", "--help"], capture_output=True, text=True, check=True
+        )
+        seconds.append(time.perf_counter() - start)
+    assert min(seconds) < 1.0
+    for command in COMMANDS:
+        assert f" {command} " in result.stdout
+    code = (
+        "import sys; from kgen.cli import main; main(['--help']); main(['train', '--help']); "
+        "heavy = {'keras', 'tensorflow', 'jax', 'numpy', 'export'} & set(sys.modules); "
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help_with_an_example(kgen, command):
+    status, out, _ = kgen(command, "--help")
+    assert status == 0
+    assert f"Example: kgen {command}" in out
+
+
+def test_without_a_command_there_is_help(kgen):
+    assert "quickstart" in kgen()[1]
+
+
+def test_version(kgen):
+    import kgen as package
+
+    assert kgen("--version")[:2] == (0, f"kgen {package.__version__}\n")
+
+
+# list ------------------------------------------------------------------------------------
+
+
+def test_list(kgen, result):
+    listed = result("list")
+    assert set(listed["models"]) >= {"vae", "dcgan"}
+    assert listed["presets"]["vae_28x28"]["image_shape"] == [28, 28, 1]
+    assert listed["presets"]["vae_28x28"]["model"] == "vae"
+    assert "digits" in listed["sources"]
+    status, out, _ = kgen("list")
+    assert status == 0
+    assert all(word in out for word in ("dcgan", "vae_tiny", "tfds:<name>"))
+
+
+# train -----------------------------------------------------------------------------------
+
+
+def test_train_writes_a_run(result, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = "--epochs 2 --batch-size 32 --learning-rate 0.002 --seed 3 --set latent-dim=3"
+    done = result("train", "vae_tiny", "--data", "digits", *options.split(), "--set", "beta=0.5")
+    run = Run(tmp_path / "runs" / "vae_tiny-digits")
+    assert done["run"] == os.path.join("runs", "vae_tiny-digits")
+    assert done["metrics"] == run.metrics[-1]
+    arguments = run.info["arguments"]
+    assert (arguments["epochs"], arguments["batch_size"], arguments["seed"]) == (2, 32, 3)
+    assert arguments["model_arguments"] == {"latent_dim": 3, "beta": 0.5}
+    model, _ = load_model(run.path)
+    assert (model.latent_dim, model.beta, model.seed) == (3, 0.5, 3)
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.002)
+    assert all(os.path.exists(done[key]) for key in ("model", "samples"))
+
+
+def test_train_options_of_data_and_precision(result, tmp_path):
+    shape = ["--image-shape", "12x8x3", "--horizontal-flip", "--background", "black", "--strict"]
+    result(
+        *("train", "vae_tiny", "--data", "digits", "--run", tmp_path, "--epochs", 1, "--no-jit"),
+        *("--mixed-precision", "bfloat16", "--conditional", *shape),
+    )
+    info = Run(tmp_path).info
+    assert info["data"]["image_shape"] == [12, 8, 3]
+    assert info["arguments"]["data_arguments"]["horizontal_flip"] is True
+    assert info["arguments"]["jit"] is False
+    assert info["model"]["config"]["num_classes"] == 10
+    assert info["model"]["config"]["dtype"]["config"]["name"] == "mixed_bfloat16"
+    assert pixels(tmp_path / "samples/epoch_0001.png").shape == (10 * 26 + 2, 6 * 18 + 2, 3)
+
+
+DEVICES = """
+import os, sys
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=2"
+import keras
+if keras.backend.backend() == "tensorflow":
+    import tensorflow as tf
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from kgen.cli import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_two_devices_train_as_one(result, run_python, tmp_path):
+    line = ("train", "vae_tiny", "--data", "digits", "--epochs", 1, "--run")
+    result(*line, tmp_path / "one")
+    run_python(DEVICES, *line, tmp_path / "two", "--devices", 2)
+    one, two = Run(tmp_path / "one"), Run(tmp_path / "two")
+    assert two.info["arguments"]["devices"] == 2
+    for a, b in zip(one.metrics, two.metrics, strict=True):
+        assert a == pytest.approx(b, rel=1e-3)
+    result("train", "--resume", tmp_path / "two", "--epochs", 2, "--devices", 1)
+
+
+NO_TENSORFLOW = """
+import sys
+sys.modules["tensorflow"] = None
+from kgen.cli import main
+run = sys.argv[1]
+for line in (
+    f"train dcgan_tiny --data digits --run {run} --epochs 1 --conditional",
+    f"train --resume {run} --epochs 2",
+    f"sample {run} -n 4 --label 1 -o {run}/grid.png",
+    f"interpolate {run} --label 1 -o {run}/ways.png",
+    f"evaluate {run}",
+    "list",
+):
+    assert main(line.split()) == 0, line
+"""
+
+
+def test_jax_without_tensorflow(run_python, tmp_path):
+    result = run_python(NO_TENSORFLOW, tmp_path / "run", backend="jax")
+    assert "Error" not in result.stderr
+    assert list((tmp_path / "run/logs/train").iterdir()), "TensorBoard's logs need no TensorFlow"
+
+
+def test_train_resume(kgen, result, tmp_path):
+    run = tmp_path / "run"
+    options = ("--data", "digits", "--run", run)
+    kgen("train", "vae_tiny", *options, "--epochs", 1)
+    status, _, err = kgen("train", "--resume", run)
+    assert status == 0 and "is finished: 1 epochs are done. Train on with --epochs 11." in err
+    assert result("train", "--resume", run, "--epochs", 2)["metrics"]["epoch"] == 2
+    assert result("train", "vae_tiny", *options, "--resume")["metrics"]["epoch"] == 2
+    result("train", "vae_tiny", *options, "--epochs", 1, "--force")
+    assert len(Run(run).metrics) == 1
+
+
+# sample ----------------------------------------------------------------------------------
+
+
+def test_sample_grid(result, vae_run, tmp_path):
+    out = tmp_path / "new" / "grid.png"
+    sampled = result("sample", vae_run, "-n", 12, "--seed", 5, "--columns", 4, "-o", out)
+    assert (sampled["output"], sampled["images"]) == (str(out), 12)
+    model, _ = load_model(vae_run)
+    expected = model.generate(12, seed=5)
+    grid = pixels(out)
+    assert grid.shape == (3 * 34 + 2, 4 * 34 + 2)
+    np.testing.assert_array_equal(grid[2:34:4, 36:68:4], expected[1, ..., 0])
+    np.testing.assert_array_equal(model.generate(seeds=sampled["seeds"]), expected)
+
+
+def test_sample_folder(result, dcgan_run, tmp_path):
+    out = tmp_path / "pictures"
+    labels = ["--label", "1,2,3", "--set", "temperature=0.5"]
+    assert result("sample", dcgan_run, "--seeds", "7,8,9", *labels, "-o", out)["images"] == 3
+    model, _ = load_model(dcgan_run)
+    expected = model.generate(seeds=[7, 8, 9], labels=[1, 2, 3], temperature=0.5)
+    for name, image in zip("012", expected, strict=True):
+        np.testing.assert_array_equal(pixels(out / f"{name}.png"), image[..., 0])
+
+
+def test_sample_each_class(result, dcgan_run, tmp_path):
+    result("sample", dcgan_run, "-n", 20, "--label", "each", "-o", tmp_path / "grid.png")
+    assert pixels(tmp_path / "grid.png").shape == (2 * 34 + 2, 10 * 34 + 2), "a column per class"
+
+
+def test_sample_from_a_file_and_from_a_preset_folder(result, vae_run, tmp_path):
+    load_model(vae_run)[0].save_to_preset(tmp_path / "preset")
+    sources = (vae_run, vae_run / "model.keras", tmp_path / "preset")
+    for i, source in enumerate(sources):
+        result("sample", source, "-n", 4, "-o", tmp_path / f"{i}.png")
+    assert len({(tmp_path / f"{i}.png").read_bytes() for i in range(3)}) == 1
+
+
+# interpolate and evaluate ----------------------------------------------------------------
+
+
+def test_interpolate(result, vae_run, dcgan_run, tmp_path):
+    out = tmp_path / "ways.png"
+    assert result("interpolate", vae_run, "--rows", 2, "--steps", 5, "-o", out)["rows"] == 2
+    assert pixels(out).shape == (2 * 34 + 2, 5 * 34 + 2)
+    result("interpolate", dcgan_run, "--rows", 2, "--label", "3,4", "-o", out)
+
+
+def test_evaluate(kgen, result, vae_run):
+    report = result("evaluate", vae_run, "--importance-samples", 5)
+    assert report["images"] == 180
+    assert report["losses"]["loss"] > 0
+    assert report["likelihood"]["nats"] < report["losses"]["loss"] + 1
+    assert 0 < report["reconstruction"]["mae"] < report["reconstruction"]["rmse"] < 255
+    assert report["sampling"]["images_per_second"] > 0
+    assert json.loads((vae_run / "evaluation.json").read_text()) == report
+    status, out, _ = kgen("evaluate", vae_run / "model.keras", "--data", "digits")
+    assert status == 0 and "180 test images of digits" in out and "grey levels" in out
+
+
+def test_evaluate_a_gan(result, dcgan_run):
+    report = result("evaluate", dcgan_run, "--split", "validation")
+    assert "reconstruction" not in report
+    assert "generator_loss" in report["losses"]
+
+
+# export and verify -----------------------------------------------------------------------
+
+
+def test_export_and_verify(kgen, result, refused, vae_run, tmp_path, tensorflow_only):
+    out = tmp_path / "artifact"
+    exported = result("export", vae_run, "-o", out, "--formats", "onnx", "--batch-sizes", "1,3")
+    assert exported["artifact"] == str(out)
+    assert {row["format"] for row in exported["signatures"]} == {"onnx"}
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["batch_sizes"] == [1, 3]
+    assert manifest["metadata"]["data"]["name"] == "digits"
+    assert manifest["metadata"]["training"]["epochs"] == 1
+    assert manifest["metadata"]["training"]["metrics"]["epoch"] == 1
+    assert "already holds an artifact" in refused("export", vae_run, "-o", out)
+
+    verified = result("verify", out)
+    assert verified["verified"] is True and verified["files"] == len(manifest["files"])
+    assert "is what was exported" in kgen("verify", out)[1]
+    file = out / "onnx" / "generate.onnx"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    assert f"{file} was changed" in refused("verify", out)
+
+
+# quickstart ------------------------------------------------------------------------------
+
+
+def test_quickstart(kgen, refused, tmp_path, tensorflow_only):
+    out = tmp_path / "quick"
+    status, said, err = kgen("quickstart", "-o", out, "--epochs", 1)
+    assert status == 0, err
+    for path in (
+        "run/model.keras",
+        "run/evaluation.json",
+        "samples.png",
+        "artifact/manifest.json",
+        "artifact/saved_model/1/saved_model.pb",
+        "artifact/onnx/generate.onnx",
+    ):
+        assert (out / path).is_file()
+    assert "What to type next" in said and f"kgen verify {out / 'artifact'}" in said
+    assert pixels(out / "samples.png").shape == (10 * 34 + 2, 10 * 34 + 2)
+    assert kgen("quickstart", "-o", out, "--epochs", 1)[0] == 0, "it can be run again"
+    (tmp_path / "mine.txt").write_text("")
+    assert "holds other files" in refused("quickstart", "-o", tmp_path)

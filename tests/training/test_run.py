@@ -1,0 +1,400 @@
+import json
+import os
+import signal
+
+import keras
+import numpy as np
+import pytest
+
+import kgen
+from kgen.training.errors import Interrupted, NonFiniteError, RunError
+from kgen.training.run import Run, load_model, train
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*collapse")
+
+MODELS = ("vae_tiny", "dcgan_tiny")
+
+
+def begin(model, run, epochs=3, **options):
+    return train(model, "digits", run, epochs=epochs, num_samples=9, verbose=0, **options)
+
+
+def go_on(run, **options):
+    return train(run=run, resume=True, num_samples=9, verbose=0, **options)
+
+
+class Stop(keras.callbacks.Callback):
+    """Sends this process a signal before a step."""
+
+    def __init__(self, step, signum=signal.SIGINT):
+        super().__init__()
+        self.steps_left = step
+        self.signum = signum
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.steps_left -= 1
+        if self.steps_left < 0:
+            self.steps_left = 10**9
+            os.kill(os.getpid(), self.signum)
+
+
+def state(run):
+    """All that a finished run ends with."""
+    model, _ = load_model(run.path)
+    variables = [*model.variables, *model.optimizer.variables]
+    grids = sorted(path.read_bytes() for path in (run.path / "samples").iterdir())
+    return {
+        "metrics": (run.path / "metrics.csv").read_text(),
+        "variables": [keras.ops.convert_to_numpy(variable) for variable in variables],
+        "samples": grids,
+    }
+
+
+def assert_equal(a, b):
+    assert a["metrics"] == b["metrics"]
+    for x, y in zip(a["variables"], b["variables"], strict=True):
+        np.testing.assert_array_equal(x, y)
+    assert a["samples"] == b["samples"]
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def unbroken(request, tmp_path_factory):
+    """The name of a preset and a run of three epochs that nothing stopped."""
+    return request.param, begin(request.param, tmp_path_factory.mktemp("unbroken"))
+
+
+def test_run_folder(unbroken):
+    name, run = unbroken
+    written = {p.relative_to(run.path).as_posix() for p in run.path.rglob("*") if p.is_file()}
+    logs = {path for path in written if path.startswith("logs/")}
+    assert len(logs) == 2
+    assert written - logs == {
+        "run.json",
+        "metrics.csv",
+        "model.keras",
+        *(f"samples/epoch_{n:04d}.png" for n in (1, 2, 3)),
+        *(f"checkpoints/epoch_{n:04d}.{kind}" for n in (1, 2, 3) for kind in ("json", "keras")),
+    }
+    info = run.info
+    assert info["status"] == "finished"
+    assert info["model"]["name"] == name
+    assert info["model"]["config"]["image_shape"] == [8, 8, 1]
+    assert info["arguments"]["epochs"] == 3 and info["arguments"]["batch_size"] == 64
+    data = kgen.data.load("digits")
+    assert info["data"]["fingerprint"] == data.fingerprint
+    assert info["data"]["train"] == len(data.train)
+    assert info["versions"]["kgen"] == kgen.__version__ and "python" in info["versions"]
+    assert [row["epoch"] for row in run.metrics] == [1, 2, 3]
+    assert all(np.isfinite(list(row.values())).all() for row in run.metrics)
+
+
+def test_the_same_seed_gives_the_same_run_and_another_does_not(unbroken, tmp_path):
+    name, run = unbroken
+    assert_equal(state(begin(name, tmp_path / "same")), state(run))
+    other = begin(name, tmp_path / "other", epochs=1, seed=1)
+    assert other.metrics[0] != run.metrics[0]
+
+
+@pytest.mark.parametrize("unbroken", ["vae_tiny"], indirect=True)
+@pytest.mark.parametrize("step", [0, 9, 22, 30])
+def test_ctrl_c_loses_nothing(unbroken, tmp_path, step):
+    name, run = unbroken
+    with pytest.raises(Interrupted, match=f"Go on with: kgen train --resume {tmp_path}") as error:
+        begin(name, tmp_path, callbacks=[Stop(step)])
+    assert error.value.signum == signal.SIGINT
+    assert Run(tmp_path).info["status"] == "interrupted"
+    assert_equal(state(go_on(tmp_path)), state(run))
+
+
+def test_two_stops_in_one_epoch(unbroken, tmp_path):
+    name, run = unbroken
+    with pytest.raises(Interrupted, match="epoch 1 and 5 steps"):
+        begin(name, tmp_path, callbacks=[Stop(27, signal.SIGTERM)])
+    with pytest.raises(Interrupted, match="epoch 1 and 11 steps") as error:
+        go_on(tmp_path, callbacks=[Stop(6, signal.SIGTERM)])
+    assert error.value.signum == signal.SIGTERM
+    assert_equal(state(go_on(tmp_path)), state(run))
+
+
+KILLED = """
+import os, pathlib, signal, sys
+from kgen import files
+from kgen.training import callbacks, checkpoints
+from kgen.training.run import train
+
+name, run, where = sys.argv[1:]
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def write_half_and_die(path):
+    if path.name.startswith(".epoch_0002") and path.suffix == ".keras":
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+        die()
+
+def die_before_record(path, text):
+    if path.name == "epoch_0002.json":
+        die()
+    write_text(path, text)
+
+write_text = files.write_text
+if where == "while it writes a checkpoint":
+    files._to_disk = write_half_and_die
+elif where == "before a checkpoint is recorded":
+    checkpoints.files.write_text = die_before_record
+else:
+    stop = callbacks.Checkpointing.on_train_batch_begin
+    callbacks.Checkpointing.on_train_batch_begin = lambda self, batch, logs=None: (
+        die() if (self.position.epoch, batch) == (1, 12) else stop(self, batch)
+    )
+train(name, "digits", run, epochs=3, num_samples=9, verbose=0)
+"""
+
+
+@pytest.mark.parametrize(
+    ("unbroken", "where"),
+    [
+        ("vae_tiny", "inside an epoch"),
+        ("vae_tiny", "while it writes a checkpoint"),
+        ("dcgan_tiny", "before a checkpoint is recorded"),
+    ],
+    indirect=["unbroken"],
+)
+def test_kill_loses_nothing_but_the_epoch(unbroken, tmp_path, run_python, where):
+    name, run = unbroken
+    path = tmp_path / "run"
+    result = run_python(KILLED, name, path, where, check=False)
+    assert result.returncode == -signal.SIGKILL, result.stderr[-2000:]
+    assert [row["epoch"] for row in Run(path).metrics] == ([1] if "inside" in where else [1, 2])
+    said = []
+    resumed = go_on(path, report=said.append)
+    assert said == [f"Going on with {path} after epoch 1."]
+    assert_equal(state(resumed), state(run))
+    assert not [p for p in path.rglob(".*") if p.is_file()], "temporary files are left"
+
+
+@pytest.mark.parametrize("unbroken", ["vae_tiny"], indirect=True)
+def test_kill_before_the_first_checkpoint(tmp_path, unbroken):
+    _, run = unbroken
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / "run.json").write_text((run.path / "run.json").read_text())
+    assert_equal(state(go_on(path)), state(run))
+
+
+@pytest.mark.parametrize("unbroken", ["vae_tiny"], indirect=True)
+def test_corrupt_checkpoint(tmp_path, unbroken):
+    name, run = unbroken
+    begin(name, tmp_path / "run", epochs=2)
+    with open(tmp_path / "run/checkpoints/epoch_0002.keras", "r+b") as file:
+        file.truncate(1000)
+    said = []
+    resumed = go_on(tmp_path / "run", epochs=3, report=said.append)
+    assert "epoch_0002.keras is not what was written" in said[0]
+    assert said[0].endswith("Falling back to epoch_0001.keras.")
+    assert_equal(state(resumed), state(run))
+
+
+@pytest.mark.parametrize("unbroken", ["vae_tiny"], indirect=True)
+def test_finished_run_is_extended_by_more_epochs_alone(tmp_path, unbroken):
+    name, run = unbroken
+    two = begin(name, tmp_path / "run", epochs=2)
+    said = []
+    before = two.metrics
+    assert go_on(two.path, report=said.append).metrics == before
+    assert said == [
+        f"{two.path} is finished: 2 epochs are done. Train on with --epochs 12.",
+    ]
+    assert_equal(state(go_on(two.path, epochs=3)), state(run))
+    assert two.info["arguments"]["epochs"] == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "before"),
+    [
+        ("batch_size", 32, "64"),
+        ("seed", 3, "0"),
+        ("learning_rate", 0.1, "None"),
+        ("mixed_precision", "bfloat16", "None"),
+        ("model_arguments", {"latent_dim": 3}, "{}"),
+        ("conditional", True, "False"),
+        ("model", "vae_8x8", "'vae_tiny'"),
+    ],
+)
+def test_resume_with_another_argument_names_it(vae_run, name, value, before):
+    with pytest.raises(RunError) as error:
+        go_on(vae_run.path, **{name: value})
+    assert f"was begun with {name}={before}. Received: {name}=" in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def vae_run(tmp_path_factory):
+    return begin("vae_tiny", tmp_path_factory.mktemp("vae"), epochs=1)
+
+
+def test_resume_with_other_data(tmp_path):
+    def images(seed):
+        return np.random.default_rng(seed).integers(0, 255, (80, 8, 8)).astype("uint8")
+
+    source = tmp_path / "images.npz"
+    np.savez(source, x_train=images(0))
+    run = train("vae_tiny", str(source), tmp_path / "run", epochs=1, verbose=0, num_samples=1)
+    assert run.info["data"]["source"] == str(source)
+    np.savez(source, x_train=images(1))
+    with pytest.raises(RunError, match=r"The data is not what .* was begun with: its fingerprint"):
+        go_on(run.path, epochs=2)
+    np.savez(tmp_path / "moved.npz", x_train=images(0))
+    source.unlink()
+    resumed = train(
+        data=tmp_path / "moved.npz", run=run.path, epochs=2, resume=True, verbose=0, num_samples=1
+    )
+    assert len(resumed.metrics) == 2, "the same data may lie elsewhere"
+
+
+def test_folder_that_holds_a_run(tmp_path):
+    run = begin("vae_tiny", tmp_path, epochs=2)
+    (tmp_path / "notes.txt").write_text("mine")
+    before = run.info
+    with pytest.raises(RunError, match=r"already holds a run. .*--resume.*--force"):
+        begin("vae_tiny", tmp_path, epochs=1)
+    assert run.info == before
+    begin("vae_tiny", tmp_path, epochs=1, force=True)
+    assert len(run.metrics) == 1
+    assert not (tmp_path / "samples/epoch_0002.png").exists()
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "vea"}, "Unknown model or preset 'vea'. Did you mean 'vae'?"),
+        ({"model_arguments": {"latent_dims": 4}}, "Did you mean 'latent_dim'?"),
+        ({"model_arguments": {"likelihood": "gausian"}}, "Did you mean 'gaussian'?"),
+        ({"model_arguments": {"latent_dim": "many"}}, "VAE cannot be built with latent_dim='many'"),
+        ({"data_arguments": {"image_shape": (9, 9, 1)}}, "sides divide by 4"),
+        ({"epochs": 0}, "epochs must be positive. Received: epochs=0"),
+        ({"learning_rate": -1.0}, "learning_rate must be positive. Received: learning_rate=-1.0"),
+        ({"mixed_precision": "bfloat61"}, "Did you mean 'bfloat16'?"),
+        ({"resume": True, "model": None}, "no run in .* to resume"),
+    ],
+)
+def test_what_does_not_fit_leaves_no_folder(tmp_path, options, message):
+    with pytest.raises((ValueError, RunError), match=message.replace("?", r"\?")):
+        begin(**{"model": "vae_tiny", "run": tmp_path / "run", **options})
+    assert not (tmp_path / "run").exists()
+
+
+def test_conditional_model_needs_labels(tmp_path):
+    images = np.zeros((40, 8, 8, 1), "uint8")
+    data = kgen.data.load(images)
+    with pytest.raises(ValueError, match="A conditional model needs labels"):
+        train("vae_tiny", data, tmp_path / "run", conditional=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_model_for_the_shape_of_the_data(tmp_path, monkeypatch):
+    monkeypatch.setattr("kgen.training.run._fit", lambda *args: None)
+    digits = begin("vae", tmp_path / "digits", conditional=True)
+    config = digits.info["model"]["config"]
+    assert config["latent_dim"] == kgen.models.VAE.presets["vae_8x8"]["latent_dim"]
+    assert config["num_classes"] == 10
+    larger = begin("vae_28x28", tmp_path / "larger")
+    assert larger.info["data"]["image_shape"] == [28, 28, 1], "what the preset takes"
+    other = begin("vae_28x28", tmp_path / "other", data_arguments={"image_shape": (16, 12, 3)})
+    assert other.info["model"]["config"]["image_shape"] == [16, 12, 3]
+
+
+def test_non_finite_loss(tmp_path):
+    with pytest.raises(NonFiniteError, match=r"at step \d of epoch 1. .*checkpoint: none"):
+        begin("vae_tiny", tmp_path / "run", learning_rate=1e30)
+    assert Run(tmp_path / "run").info["status"].startswith("failed: ")
+    assert not (tmp_path / "run/model.keras").exists()
+
+
+FULL = """
+import resource, sys
+from kgen.training.run import train
+from kgen.training.errors import RunError
+run = sys.argv[1]
+train("vae_tiny", "digits", run, epochs=1, verbose=0, num_samples=9)
+resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))  # a checkpoint has 180,000
+try:
+    train(run=run, epochs=2, resume=True, verbose=0, num_samples=9)
+except RunError as error:
+    print(error)
+"""
+
+
+def test_full_disk(tmp_path, run_python):
+    path = tmp_path / "run"
+    result = run_python(FULL, path)
+    message = result.stdout.splitlines()[-1]
+    assert message.startswith(f"The disk is full: nothing more can be written to {path}.")
+    assert "Last good checkpoint: " in message and "epoch_0001.keras" in message
+    assert message.endswith(f"go on with: kgen train --resume {path}")
+    assert "Traceback" not in result.stderr and "Exception ignored" not in result.stderr
+    assert sorted(p.name for p in (path / "checkpoints").iterdir()) == [
+        "epoch_0001.json",
+        "epoch_0001.keras",
+    ]
+    assert not [p for p in path.rglob(".*") if p.is_file()], "a half-written file is left"
+    resumed = go_on(path)
+    assert_equal(state(resumed), state(begin("vae_tiny", tmp_path / "unbroken", epochs=2)))
+
+
+@pytest.mark.parametrize("policy", ["bfloat16", "mixed_float16"])
+def test_mixed_precision(tmp_path, policy):
+    with pytest.raises(Interrupted):
+        begin("vae_tiny", tmp_path / "run", 2, mixed_precision=policy, callbacks=[Stop(30)])
+    run = go_on(tmp_path / "run")
+    model, _ = load_model(run.path)
+    assert model.dtype_policy.name == f"mixed_{policy.removeprefix('mixed_')}"
+    unbroken = begin("vae_tiny", tmp_path / "unbroken", 2, mixed_precision=policy)
+    assert_equal(state(run), state(unbroken))
+
+
+def test_a_model_of_ones_own(tmp_path):
+    model = kgen.models.VAE((8, 8, 1), latent_dim=3, filters=4, num_blocks=0, units=8)
+    data = kgen.data.load("digits")
+    run = train(model, data, tmp_path / "run", epochs=1, verbose=0)
+    assert run.info["data"]["source"] is None
+    loaded, _ = load_model(run.path)
+    np.testing.assert_array_equal(loaded.generate(2), model.generate(2))
+    with pytest.raises(RunError, match="give it again"):
+        go_on(run.path, epochs=2)
+    assert len(train(data=data, run=run.path, epochs=2, resume=True, verbose=0).metrics) == 2
+
+
+def test_load_model(tmp_path, vae_run):
+    model, run = load_model(vae_run.path)
+    assert run == vae_run
+    images = model.generate(3)
+    model.save(tmp_path / "model.keras")
+    model.save_to_preset(tmp_path / "preset")
+    for path in (tmp_path / "model.keras", tmp_path / "preset"):
+        loaded, run = load_model(path)
+        assert run is None
+        np.testing.assert_array_equal(loaded.generate(3), images)
+
+
+def test_load_model_of_a_run_that_is_not_finished(tmp_path):
+    with pytest.raises(Interrupted):
+        begin("vae_tiny", tmp_path, callbacks=[Stop(30)])
+    said = []
+    model, _ = load_model(tmp_path, said.append)
+    assert said == [f"{tmp_path} is not finished: using its checkpoint after epoch 1 and 8 steps."]
+    assert int(model.training_steps) == 30
+
+
+def test_no_model(tmp_path):
+    with pytest.raises(RunError, match=r"There is no model in .*nowhere: it does not exist"):
+        load_model(tmp_path / "nowhere")
+    with pytest.raises(RunError, match="is a folder without"):
+        load_model(tmp_path)
+    (tmp_path / "model.keras").write_bytes(b"no model")
+    with pytest.raises(RunError, match="not a model that Keras can load"):
+        load_model(tmp_path / "model.keras")
+    (tmp_path / "run.json").write_text(json.dumps({}))
+    (tmp_path / "model.keras").unlink()
+    with pytest.raises(RunError, match="has no checkpoint yet"):
+        load_model(tmp_path)
