@@ -25,11 +25,7 @@ from kgen import random
 from kgen.endpoint import Endpoint, TensorSpec, image_spec, label_spec
 from kgen.image_generator import ImageGenerator
 from kgen.losses import adversarial
-from kgen.training.step import input_gradient
-
-# Under `tf.distribute` every replica sees its part of a batch alone, and statistics of the
-# whole batch must be asked for. JAX's arrays are global: there they come of themselves.
-SYNCHRONIZED = keras.backend.backend() == "tensorflow"
+from kgen.training.step import batch_moments, input_gradient
 
 
 def initializer():
@@ -38,8 +34,8 @@ def initializer():
 
 
 def batch_normalization():
-    """Batch normalisation over the whole batch, on any number of devices."""
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5, synchronized=SYNCHRONIZED)
+    """Batch normalisation with the constants of the authors' code."""
+    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
 
 
 def feature_maps(image_shape):
@@ -166,7 +162,7 @@ class DCGAN(ImageGenerator):
         "dcgan_8x8": {"image_shape": (8, 8, 1), "latent_dim": 32, "filters": 64},
         "dcgan_28x28": {"image_shape": (28, 28, 1)},
         "dcgan_32x32": {"image_shape": (32, 32, 3)},
-        "dcgan_64x64": {"image_shape": (64, 64, 3)},
+        "dcgan_64x64": {"image_shape": (64, 64, 3), "filters": 32},
     }
 
     def __init__(
@@ -192,15 +188,22 @@ class DCGAN(ImageGenerator):
         self.losses_of_players = adversarial.get(loss)
         if discriminator_steps is None:
             discriminator_steps = 5 if loss in ("wasserstein", "wasserstein_gp") else 1
-        if int(discriminator_steps) != discriminator_steps or discriminator_steps < 1:
-            raise ValueError(
-                "discriminator_steps must be a positive int, or None for the loss's own. "
-                f"Received: discriminator_steps={discriminator_steps}"
-            )
+        for name, value in (
+            ("latent_dim", latent_dim),
+            ("filters", filters),
+            ("discriminator_steps", discriminator_steps),
+        ):
+            if int(value) != value or value < 1:
+                raise ValueError(f"{name} must be a positive int. Received: {name}={value}")
         if not 0 <= ema_decay < 1:
-            raise ValueError(f"ema_decay must be in 0 to 1, below 1. Received: {ema_decay}")
+            raise ValueError(f"ema_decay must be 0 to 1, and below 1. Received: {ema_decay=}")
         if not clip_value > 0:
-            raise ValueError(f"clip_value must be positive. Received: {clip_value}")
+            raise ValueError(f"clip_value must be positive. Received: {clip_value=}")
+        if not gradient_penalty_weight >= 0:
+            raise ValueError(
+                "gradient_penalty_weight must not be negative. Received: "
+                f"{gradient_penalty_weight=}"
+            )
         self.latent_dim = latent_dim
         self.filters = filters
         self.loss_name = loss  # Keras keeps `loss` for itself
@@ -370,8 +373,8 @@ class DCGAN(ImageGenerator):
             loss = loss + self.gradient_penalty_weight * penalty
         threshold = self.losses_of_players.threshold
         if threshold is None:
-            threshold = (_moments(real_logits)[0] + _moments(fake_logits)[0]) / 2
-        spreads = [ops.mean(ops.sqrt(_moments(pixels)[1])) for pixels in (real, fake)]
+            threshold = (batch_moments(real_logits)[0] + batch_moments(fake_logits)[0]) / 2
+        spreads = [ops.mean(ops.sqrt(batch_moments(pixels)[1])) for pixels in (real, fake)]
         return loss, {
             "discriminator_loss": loss,
             "real_accuracy": ops.mean(ops.cast(real_logits > threshold, "float32")),
@@ -488,8 +491,3 @@ class DCGAN(ImageGenerator):
                 "draws the image of a latent vector",
             ),
         }
-
-
-def _moments(x):
-    """Mean and variance over the whole batch, on any number of devices."""
-    return ops.moments(x, axes=[0], synchronized=SYNCHRONIZED)
