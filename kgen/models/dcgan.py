@@ -68,7 +68,8 @@ def build_generator(image_shape, num_classes, latent_dim, filters, name):
     if num_classes is not None:
         inputs.append(keras.Input((num_classes,), name="one_hot_label"))
         # As long as the latent vector is on average, or training would pass over it.
-        x = layers.Concatenate()([latent, layers.Rescaling(latent_dim**0.5)(inputs[1])])
+        # (Not by Rescaling, which needs TensorFlow on every backend.)
+        x = layers.Concatenate()([latent, inputs[1] * latent_dim**0.5])
     units = height * width * widest
     x = layers.Dense(units, use_bias=False, kernel_initializer=initializer())(x)
     x = layers.Reshape((height, width, widest))(x)
