@@ -15,6 +15,23 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*collapse")
 MODELS = ("vae_tiny", "dcgan_tiny")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def surroundings(tmp_path_factory):
+    """No test touches the user's cache; JAX compiles what many runs share once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KGEN_CACHE_DIR", str(tmp_path_factory.mktemp("cache")))
+        if keras.backend.backend() == "jax":
+            import jax
+
+            compiled = str(tmp_path_factory.mktemp("compiled"))
+            patch.setenv("JAX_COMPILATION_CACHE_DIR", compiled)  # of processes of their own
+            jax.config.update("jax_compilation_cache_dir", compiled)
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+        yield
+        if keras.backend.backend() == "jax":
+            jax.config.update("jax_compilation_cache_dir", None)
+
+
 def begin(model, run, epochs=3, **options):
     return train(model, "digits", run, epochs=epochs, num_samples=9, verbose=0, **options)
 
