@@ -39,7 +39,7 @@ def test_elbo_against_its_formula():
     binary = 255 * (IMAGES > 127.5).astype("uint8")
     mean, log_variance = map(ops.convert_to_numpy, model.encode(binary))
     noise = ops.convert_to_numpy(kgen.random.normal(rows.seeds, (4,)))
-    logits = ops.convert_to_numpy(model.decoder(mean + np.exp(log_variance / 2) * noise))
+    logits = ops.convert_to_numpy(model.decoder([mean + np.exp(log_variance / 2) * noise]))
     p = 1 / (1 + np.exp(-logits))
     reconstruction = -np.where(binary > 0, np.log(p), np.log(1 - p)).sum((1, 2, 3)).mean()
     kl = 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance).sum(1).mean()
@@ -110,7 +110,7 @@ def test_fixed_variance_is_the_mean_squared_error_of_the_textbooks():
     model = tiny(likelihood="gaussian", variance=0.5)
     latents = ops.convert_to_tensor(np.zeros((48, 4), "float32"))
     logs = ops.convert_to_numpy(model.log_likelihood(IMAGES, latents))
-    squared = ((IMAGES / 255 - ops.convert_to_numpy(model.decoder(latents))) ** 2).sum((1, 2, 3))
+    squared = ((IMAGES / 255 - ops.convert_to_numpy(model.decoder([latents]))) ** 2).sum((1, 2, 3))
     np.testing.assert_allclose(-logs, squared + 32 * np.log(np.pi), rtol=1e-5)
 
 
