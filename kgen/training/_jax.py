@@ -198,11 +198,11 @@ def devices_scope(devices, hosts):
         try:
             keras.distribution.initialize(*_hosts_from_environment())
         except (RuntimeError, ValueError) as error:
-            raise RuntimeError(
-                "data_parallel(hosts=True) must come before anything else that uses JAX, and needs "
-                "on every host the environment variable TF_CONFIG, or KERAS_DISTRIBUTION_"
-                "JOB_ADDRESSES, _NUM_PROCESSES and _PROCESS_ID, or a cluster that JAX knows. JAX "
-                f"says: {error}"
+            raise type(error)(
+                "hosts=True must come before anything else that computes with JAX, and needs on "
+                "every host the environment variable TF_CONFIG, or KERAS_DISTRIBUTION_JOB_"
+                "ADDRESSES, _NUM_PROCESSES and _PROCESS_ID, or a cluster that JAX knows. JAX says: "
+                f"{error}"
             ) from error
     local = jax.local_devices()
     count = check_devices(devices, len(local), local[0].platform.upper())

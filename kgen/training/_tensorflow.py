@@ -48,7 +48,7 @@ class BackendStep:
         strategy = self.distribute_strategy
         for layer in self._flatten_layers():
             if isinstance(layer, keras.layers.BatchNormalization):
-                layer.synchronized = True
+                layer.synchronized = True  # its statistics are those of the whole batch
 
         def one_step(data):
             logs = strategy.run(step, args=(data,))
@@ -64,6 +64,9 @@ class BackendStep:
             return logs
 
         return steps
+
+    def _maybe_symbolic_build(self, iterator=None, data_batch=None):
+        """Nothing: a model of the zoo is built, and Keras's look at the data fails on hosts."""
 
     def _place(self, batches):
         return batches  # the strategy shares out every batch, see `_sharing`
@@ -112,7 +115,8 @@ def batch_moments(x):
     Returns:
         Tuple of two tensors `[...]`.
     """
-    return keras.ops.moments(x, axes=[0], synchronized=True)
+    several = tf.distribute.get_strategy().num_replicas_in_sync > 1
+    return keras.ops.moments(x, axes=[0], synchronized=several)
 
 
 def input_gradient(function, x):
