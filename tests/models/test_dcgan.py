@@ -55,8 +55,10 @@ def test_feature_maps(side, smallest):
     assert feature_maps((side, side, 3))[-1] == (smallest, smallest)
 
 
-@pytest.mark.parametrize("shape", [(12, 8, 1), (16, 28, 3), (8, 8, 4), (128, 128, 3), (128, 8, 4)])
-@pytest.mark.parametrize("num_classes", [None, 3])
+@pytest.mark.parametrize(
+    ("shape", "num_classes"),
+    [((12, 8, 1), None), ((16, 28, 4), 3)],
+)
 def test_shapes(shape, num_classes):
     model = DCGAN(shape, num_classes=num_classes, latent_dim=4, filters=2)
     labels = None if num_classes is None else [0, 1]
@@ -65,8 +67,15 @@ def test_shapes(shape, num_classes):
     assert model.discriminator([np.zeros((2, *shape), "float32"), *one_hot]).shape == (2, 1)
 
 
+@pytest.mark.parametrize("shape", [(128, 128, 3), (128, 8, 4)])
+def test_the_largest_images(shape):
+    model = DCGAN(shape, latent_dim=2, filters=1)
+    assert model.generator.output_shape == (None, *shape)
+    assert model.discriminator.output_shape == (None, 1)
+
+
 def test_the_guidelines_of_the_paper():
-    model = DCGAN((32, 32, 3), filters=16)
+    model = DCGAN((32, 32, 3), latent_dim=16, filters=8)
     kept = ("Conv2D", "Conv2DTranspose", "BatchNormalization", "ReLU", "LeakyReLU")
 
     def kinds(network):
@@ -80,7 +89,7 @@ def test_the_guidelines_of_the_paper():
     for network in (model.generator, model.discriminator):
         for variable in network.trainable_variables:
             if variable.path.endswith("kernel"):
-                assert np.std(ops.convert_to_numpy(variable)) == pytest.approx(0.02, rel=0.15)
+                assert np.std(ops.convert_to_numpy(variable)) == pytest.approx(0.02, rel=0.2)
     assert "BatchNormalization" not in kinds(
         DCGAN((32, 32, 3), loss="wasserstein_gp").discriminator
     )
@@ -88,7 +97,7 @@ def test_the_guidelines_of_the_paper():
 
 def test_every_argument_is_kept():
     arguments = {
-        "image_shape": [8, 12, 3],
+        "image_shape": [8, 12, 1],
         "num_classes": 3,
         "latent_dim": 5,
         "filters": 4,
@@ -203,15 +212,10 @@ def test_discriminator_steps_are_counted():
         5,
         1,
     ]
-    model = compiled(discriminator_steps=3)
+    model = compiled(discriminator_steps=2)
     fit(model, epochs=2)
     counts = (model.discriminator_optimizer, model.generator_optimizer, model.optimizer)
-    assert [int(ops.convert_to_numpy(o.iterations)) for o in counts] == [12, 4, 4]
-
-
-def test_more_discriminator_steps_make_other_losses():
-    one, two = (fit(compiled(discriminator_steps=k)) for k in (1, 2))
-    assert two["discriminator_loss"] < one["discriminator_loss"]
+    assert [int(ops.convert_to_numpy(o.iterations)) for o in counts] == [8, 4, 4]
 
 
 def test_weights_are_clipped():
@@ -371,13 +375,12 @@ def test_compile_arguments():
 def test_precision():
     with pytest.raises(ValueError, match="mixed_bfloat16"):
         tiny(dtype="mixed_float16").compile()
-    for loss in ("non_saturating", "wasserstein_gp"):
-        model = compiled(loss=loss, num_classes=3, discriminator_steps=1, dtype="mixed_bfloat16")
-        before = values(model.trainable_variables)
-        assert np.isfinite(list(fit(model, LABELS).values())).all()
-        assert sum(moved(before, model.trainable_variables)) >= len(before) - 1
-        assert {v.dtype for v in model.trainable_variables} == {"float32"}
-        assert model.generate(2, labels=0).dtype == np.uint8
+    model = compiled(num_classes=3, dtype="mixed_bfloat16")
+    before = values(model.trainable_variables)
+    assert np.isfinite(list(fit(model, LABELS).values())).all()
+    assert all(moved(before, model.trainable_variables))
+    assert {v.dtype for v in model.trainable_variables} == {"float32"}
+    assert model.generate(2, labels=0).dtype == np.uint8
 
 
 LOAD = """
