@@ -365,7 +365,7 @@ def train(
     ] = None,
     hosts: Annotated[
         bool | None,
-        typer.Option("--hosts", help="Train together with the other hosts in TF_CONFIG."),
+        typer.Option("--hosts/--no-hosts", help="Train together with the hosts in TF_CONFIG."),
     ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint.")
@@ -435,18 +435,19 @@ def train(
         )
         seconds = time.perf_counter() - start
     last = done.metrics[-1]
+    samples = done.path / "samples" / f"epoch_{last['epoch']:04d}.png"
     result = {
         "run": str(done.path),
         "model": str(done.model_path),
         "metrics": last,
-        "samples": str(done.path / "samples" / f"epoch_{last['epoch']:04d}.png"),
+        "samples": str(samples) if samples.is_file() else None,
         "seconds": round(seconds, 1),
     }
     _print(
         result,
         as_json,
         f"Trained {last['epoch']} epochs in {seconds:.0f} s: {done.model_path}",
-        f"Samples: {result['samples']}",
+        f"Samples: {samples if samples.is_file() else 'none'}",
         f"Next:    kgen sample {done.path} -o grid.png",
         f"         kgen evaluate {done.path}",
         f"         kgen export {done.path} -o artifacts/{done.path.name}",
@@ -703,7 +704,7 @@ def _parity_table(rows, title):
                 row["format"],
                 row["signature"],
                 f"{row['max_difference']:.3g}",
-                f"{100 * row['equal']:.2f} %",
+                f"{100 * row['equal']:.3f} %",
             )
             for row in rows
         ],

@@ -4,11 +4,13 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import tempfile
 
 import keras
 import numpy as np
 
 from kgen import files
+from kgen.training.distribution import is_main_host
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -68,14 +70,14 @@ class Checkpoints:
         """
         name = f"epoch_{position.epoch:04d}" + (f"_step_{position.step}" if position.step else "")
         path = self.folder / f"{name}.keras"
-        with files.replacing(path) as temporary:
-            model.save(temporary)
-            digest = _sha256(temporary)
-        metrics = [float(keras.ops.convert_to_numpy(v)) for v in model.metrics_variables]
+        digest = save_model(model, path)
+        if not is_main_host():
+            return path
+        sums = model.metrics_variables if position.step else []
         record = {
             **dataclasses.asdict(position),
             "sha256": digest,
-            "metrics": metrics if position.step else [],
+            "metrics": [float(keras.ops.convert_to_numpy(variable)) for variable in sums],
         }
         files.write_text(path.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
         self._remove_old()
@@ -144,6 +146,26 @@ class Checkpoints:
         path.unlink(missing_ok=True)
 
 
+def save_model(model, path):
+    """Writes a `.keras` file, as a whole or not at all.
+
+    Of several hosts all must call it, since all take part in Keras's `save`; the first one
+    writes.
+
+    Args:
+        model: Keras model.
+        path: Path of the file.
+
+    Returns:
+        String, the file's sha256 in hexadecimal.
+    """
+    if not is_main_host():
+        with tempfile.TemporaryDirectory() as folder:
+            return _save(model, pathlib.Path(folder, path.name))
+    with files.replacing(path) as temporary:
+        return _save(model, temporary)
+
+
 def restore_metrics(model, values):
     """Sets the sums behind the metrics, so that an epoch goes on from its middle."""
     for variable, value in zip(model.metrics_variables, values, strict=True):
@@ -153,6 +175,11 @@ def restore_metrics(model, values):
 def _position_of(path):
     numbers = [int(part) for part in path.stem.split("_") if part.isdigit()]
     return Position(*numbers)
+
+
+def _save(model, path):
+    model.save(path)
+    return _sha256(path)
 
 
 def _sha256(path):

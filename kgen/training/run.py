@@ -27,7 +27,7 @@ from kgen.training.callbacks import (
     TensorBoardLogs,
     read_metrics,
 )
-from kgen.training.checkpoints import Checkpoints, Position
+from kgen.training.checkpoints import Checkpoints, Position, save_model
 from kgen.training.distribution import data_parallel, is_main_host
 from kgen.training.errors import Interrupted, NonFiniteError, RunError
 
@@ -125,8 +125,9 @@ class Run:
         return data
 
     def update(self, **changes):
-        """Changes entries of `run.json`."""
-        self._write({**self.info, **changes})
+        """Changes entries of `run.json`. (Of several hosts, the first one does.)"""
+        if is_main_host():
+            self._write({**self.info, **changes})
 
     def create(self, info):
         """Begins a run here. What an older run wrote is removed, other files are not."""
@@ -167,7 +168,8 @@ def train(
 
     The order of the images follows from the seed and the epoch, all noise from the seed
     and the step, and a checkpoint holds everything else. So a run that was killed at any
-    moment, and resumed, ends with the figures of one that was not.
+    moment, and resumed, ends with the figures of one that was not, digit for digit on the
+    same number of CPU cores. (Another number sums in another order, and so may a GPU.)
 
     Args:
         model: Name of a model (`"vae"`) or preset (`"vae_28x28"`), the folder of a
@@ -551,22 +553,14 @@ def _fit(run, model, data, arguments, position, sums, num_samples, callbacks, ve
     """Trains from `position` to the last epoch and writes `model.keras`."""
     finite = StopOnNonFinite(lambda: _last_good(run))
     callbacks = [*callbacks, finite]
-    signals = contextlib.nullcontext()
-    if arguments["hosts"]:
-        samples = None  # the sampler runs on one host, and some devices are elsewhere
-    else:
+    signals, samples = StopSignals(), None
+    if not arguments["hosts"]:  # the sampler runs on one host, and its devices are everywhere
         samples = SampleGrid(run.path / "samples", num_samples, arguments["seed"])
         callbacks.append(samples)
-        signals = StopSignals()
     if is_main_host():
-        callbacks += [
-            MetricsTable(run.path / "metrics.csv", position.epoch),
-            TensorBoardLogs(run.path / "logs", samples),
-            Checkpointing(run.checkpoints, position, sums, signals),
-        ]
-        update = run.update
-    else:
-        update = lambda **changes: None  # noqa: E731
+        callbacks.append(MetricsTable(run.path / "metrics.csv", position.epoch))
+        callbacks.append(TensorBoardLogs(run.path / "logs", samples))
+    callbacks.append(Checkpointing(run.checkpoints, position, sums, signals))
     options = {
         "batch_size": arguments["batch_size"],
         "validation_data": data.validation,
@@ -574,26 +568,23 @@ def _fit(run, model, data, arguments, position, sums, num_samples, callbacks, ve
         "verbose": verbose,
     }
     try:
-        update(status="running", finished=None)
-        if is_main_host():
-            run.model_path.unlink(missing_ok=True)  # of fewer epochs
+        run.update(status="running", finished=None)
+        run.model_path.unlink(missing_ok=True)  # of fewer epochs
         epoch = position.epoch
-        with signals:
+        with contextlib.nullcontext() if arguments["hosts"] else signals:
             if position.step:
                 finite.first_step = position.step
                 rest = _Rest(model, data.train, arguments["batch_size"], position)
                 model.fit(rest, epochs=epoch + 1, initial_epoch=epoch, **options)
                 epoch += 1
             model.fit(data.train, epochs=arguments["epochs"], initial_epoch=epoch, **options)
-        if is_main_host():
-            with files.replacing(run.model_path) as temporary:
-                model.save(temporary)
-        update(status="finished", finished=_now())
+        save_model(model, run.model_path)
+        run.update(status="finished", finished=_now())
     except BaseException as error:
         explained = _explain(run, error)
         stopped = isinstance(explained, (Interrupted, KeyboardInterrupt))
         with contextlib.suppress(OSError):
-            update(status="interrupted" if stopped else f"failed: {explained}")
+            run.update(status="interrupted" if stopped else f"failed: {explained}")
         if explained is error:
             raise
         raise explained from error

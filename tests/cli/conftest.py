@@ -67,14 +67,14 @@ def start():
     """Starts `kgen` in a process of its own."""
     processes = []
 
-    def run(*arguments):
+    def run(*arguments, **environment):
         processes.append(
             subprocess.Popen(
                 [sys.executable, "-m", "kgen", *map(str, arguments)],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
             )
         )
         return processes[-1]

@@ -1,5 +1,6 @@
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -139,6 +140,29 @@ def test_two_devices_train_as_one(result, run_python, tmp_path):
     for a, b in zip(one.metrics, two.metrics, strict=True):
         assert a == pytest.approx(b, rel=1e-3)
     result("train", "--resume", tmp_path / "two", "--epochs", 2, "--devices", 1)
+
+
+def free_port():
+    with socket.socket() as server:
+        server.bind(("localhost", 0))
+        return server.getsockname()[1]
+
+
+def test_two_hosts_train_as_one(result, start, tmp_path):
+    line = ("train", "vae_tiny", "--data", "digits", "--epochs", 1, "--run")
+    workers = [f"localhost:{free_port()}" for _ in range(2)]
+    hosts = []
+    for i in range(2):
+        config = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": i}}
+        hosts.append(start(*line, tmp_path / "two", "--hosts", TF_CONFIG=json.dumps(config)))
+    for host in hosts:
+        _, err = host.communicate(timeout=120)
+        assert host.returncode == 0, err[-2000:]
+    result(*line, tmp_path / "one")
+    two = Run(tmp_path / "two")
+    assert two.metrics[0] == pytest.approx(Run(tmp_path / "one").metrics[0], rel=1e-3)
+    assert two.info["status"] == "finished" and two.checkpoints.last() is not None
+    assert result("train", "--resume", two.path, "--epochs", 2, "--no-hosts")["samples"]
 
 
 NO_TENSORFLOW = """
