@@ -16,7 +16,7 @@ import kgen
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--data", required=True, help="mnist.npz in the Keras layout")
 parser.add_argument("--out", default="runs/vae_mnist")
-parser.add_argument("--epochs", type=int, default=20)
+parser.add_argument("--epochs", type=int, default=16)
 parser.add_argument("--batch-size", type=int, default=128)
 parser.add_argument("--seed", type=int, default=0)
 args = parser.parse_args()
