@@ -15,7 +15,7 @@ import kgen
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--data", required=True, help="folder with train/<class>/ and test/<class>/")
 parser.add_argument("--out", default="runs/dcgan_cifar10")
-parser.add_argument("--epochs", type=int, default=30)
+parser.add_argument("--epochs", type=int, default=8)
 parser.add_argument("--batch-size", type=int, default=64)
 parser.add_argument("--seed", type=int, default=0)
 args = parser.parse_args()
@@ -25,7 +25,7 @@ keras.utils.set_random_seed(args.seed)
 data = kgen.data.load(args.data, validation_fraction=0.0, horizontal_flip=True)
 
 model = kgen.models.DCGAN.from_preset(
-    "dcgan_32x32", num_classes=data.num_classes, loss="hinge", seed=args.seed
+    "dcgan_32x32", num_classes=data.num_classes, ema_decay=0.99, seed=args.seed
 )
 model.compile()
 
