@@ -1,4 +1,3 @@
-import os
 import signal
 
 import keras
@@ -120,10 +119,10 @@ def test_tensorboard_reads_the_logs(tmp_path, tensorflow_only):
 def test_a_signal_is_a_request_and_the_next_one_is_not():
     before = signal.getsignal(signal.SIGINT)
     with callbacks.StopSignals() as signals:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         assert signals.signum == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) == before
 
 
