@@ -1,6 +1,11 @@
 """A class-conditional DCGAN on a folder of images, one subfolder per class: CIFAR-10.
 
 python examples/dcgan_cifar10.py --data cifar10 --out runs/dcgan_cifar10
+
+Measured on CIFAR-10 (JPEG copy) on a machine with 4 cores (AMD EPYC, busy with other work),
+TensorFlow, seed 0, 4 epochs: 6.0 minutes, sample spread 0.821 of the test set's. That is too
+short for objects: the classes differ in their colours and layout only, see
+pictures/dcgan_cifar10.png.
 """
 
 import argparse
@@ -15,7 +20,7 @@ import kgen
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--data", required=True, help="folder with train/<class>/ and test/<class>/")
 parser.add_argument("--out", default="runs/dcgan_cifar10")
-parser.add_argument("--epochs", type=int, default=8)
+parser.add_argument("--epochs", type=int, default=4)
 parser.add_argument("--batch-size", type=int, default=64)
 parser.add_argument("--seed", type=int, default=0)
 args = parser.parse_args()
