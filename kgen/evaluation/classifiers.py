@@ -1,0 +1,214 @@
+"""Small classifiers: what the bundled feature extractors are made of, and what the
+classification accuracy score trains."""
+
+import contextlib
+import math
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from kgen.data.splits import Split, check_images, check_labels
+from kgen.training.step import compile_function
+
+BATCH_SIZE = 128
+
+
+def lenet(image_shape, num_classes, seed=0):
+    """A LeNet for small grey images (after LeCun et al., Proc. IEEE 1998, section II.B).
+
+    Rectifiers and maximum pooling stand in for the original's; the last hidden layer,
+    `features`, has 128 units.
+
+    Args:
+        image_shape: Tuple `(H, W, C)`.
+        num_classes: Int.
+        seed: Int, for the initial weights.
+
+    Returns:
+        Keras model from uint8 `[B, H, W, C]` to float32 logits `[B, num_classes]`.
+    """
+    with computing_in_float32():
+        image = keras.Input(image_shape, dtype="uint8", name="image")
+        x = ops.cast(image, "float32") * (1 / 255)
+        for i, filters in enumerate((16, 32)):
+            x = layers.Conv2D(
+                filters, 5, padding="same", activation="relu", kernel_initializer=_he(seed, i)
+            )(x)
+            x = layers.MaxPooling2D(2, padding="same")(x)
+        x = layers.Flatten()(x)
+        x = layers.Dense(128, activation="relu", kernel_initializer=_he(seed, 2), name="features")(
+            x
+        )
+        x = layers.Dense(num_classes, kernel_initializer=_he(seed, 3), name="logits")(x)
+        return keras.Model(image, x, name="lenet")
+
+
+def cifar_network(image_shape, num_classes, seed=0):
+    """A convolutional network for small colour images, with batch normalisation.
+
+    Its last hidden layer, `features`, is the mean over the positions of 128 filters.
+
+    Args:
+        image_shape: Tuple `(H, W, C)`.
+        num_classes: Int.
+        seed: Int, for the initial weights.
+
+    Returns:
+        Keras model from uint8 `[B, H, W, C]` to float32 logits `[B, num_classes]`.
+    """
+    with computing_in_float32():
+        image = keras.Input(image_shape, dtype="uint8", name="image")
+        x = ops.cast(image, "float32") * (1 / 127.5) - 1
+        for i, filters in enumerate((32, 64, 64, 128, 128)):
+            x = layers.Conv2D(
+                filters, 3, padding="same", use_bias=False, kernel_initializer=_he(seed, i)
+            )(x)
+            x = layers.BatchNormalization(momentum=0.9)(x)
+            x = layers.Activation("relu")(x)
+            if i in (0, 2):
+                x = layers.MaxPooling2D(2, padding="same")(x)
+        x = layers.GlobalAveragePooling2D(name="features")(x)
+        x = layers.Dense(num_classes, kernel_initializer=_he(seed, 5), name="logits")(x)
+        return keras.Model(image, x, name="cifar_network")
+
+
+def fitting(image_shape):
+    """The network of this module for a shape: `lenet` for small grey images."""
+    height, width, channels = image_shape
+    return lenet if channels == 1 and max(height, width) <= 32 else cifar_network
+
+
+def train(network, split, epochs, batch_size=BATCH_SIZE, learning_rate=2e-3, seed=0, verbose=0):
+    """Trains a classifier.
+
+    Args:
+        network: Keras model from uint8 images to logits.
+        split: `kgen.data.Split` with labels.
+        epochs: Int.
+        batch_size: Int.
+        learning_rate: Float, from which it falls to 0 along a cosine.
+        seed: Int, for the order of the images.
+        verbose: As in `keras.Model.fit`.
+    """
+    batches = split.batches(batch_size, shuffle=True, seed=seed)
+    schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(batches))
+    network.compile(
+        keras.optimizers.Adam(schedule),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        jit_compile=keras.backend.backend() == "jax",  # slower on TensorFlow's CPU
+    )
+    network.fit(batches, epochs=epochs, shuffle=False, verbose=verbose)
+
+
+def classify(network, images, batch_size=512):
+    """The class that a network gives to each image.
+
+    Args:
+        network: Keras model from uint8 images to logits.
+        images: uint8 array `[N, H, W, C]`.
+        batch_size: Int.
+
+    Returns:
+        int64 array `[N]`.
+    """
+    return np.argmax(forward(network, batch_size)(images), axis=-1)
+
+
+def forward(model, batch_size=256):
+    """A compiled function from an array `[N, ...]` to what the model makes of it.
+
+    `keras.Model.predict` does not do: for arrays it needs TensorFlow, on JAX too.
+
+    Args:
+        model: Keras model with one input and one output.
+        batch_size: Int, rows at a time.
+
+    Returns:
+        Callable from an array to a NumPy array `[N, ...]`.
+    """
+    compiled = compile_function(
+        model, lambda x: model(x, training=False), jit_compile=keras.backend.backend() == "jax"
+    )
+
+    def run(inputs):
+        starts = range(0, len(inputs), batch_size)
+        parts = [compiled(ops.convert_to_tensor(inputs[i : i + batch_size])) for i in starts]
+        return np.concatenate([ops.convert_to_numpy(part) for part in parts])
+
+    return run
+
+
+def classification_accuracy_score(
+    images, labels, test_images, test_labels, *, num_classes=None, epochs=None, seed=0
+):
+    """Accuracy on real images of a classifier that saw generated ones alone.
+
+    Ravuri and Vinyals, "Classification accuracy score for conditional generative models"
+    (NeurIPS 2019), section 3, with the small classifiers of this module.
+
+    Args:
+        images: uint8 array `[N, H, W, C]`, generated.
+        labels: Int array `[N]`, the classes they were drawn for.
+        test_images: uint8 array `[M, H, W, C]`, real.
+        test_labels: Int array `[M]`.
+        num_classes: Int; `None` for one more than the largest label of both.
+        epochs: Int; `None` for 5, or for as many as make 200 steps: with few images the score
+            would else tell how short the training was.
+        seed: Int, for the initial weights and the order of the images.
+
+    Returns:
+        Float, 0 to 1.
+
+    Raises:
+        ValueError: There are no labels, a label is none of the classes, or images and labels
+            do not fit.
+    """
+    if labels is None or test_labels is None:
+        raise ValueError(
+            "The classification accuracy score needs labels of the generated and of the real "
+            f"images. Received: labels={_said(labels)}, test_labels={_said(test_labels)}"
+        )
+    images, test_images = np.asarray(images), np.asarray(test_images)
+    check_images(images, "images")
+    check_images(test_images, "test_images")
+    if images.shape[1:] != test_images.shape[1:]:
+        raise ValueError(
+            f"Generated and real images must have one shape. Received: {images.shape[1:]} and "
+            f"{test_images.shape[1:]}"
+        )
+    labels = check_labels(labels, len(images), "labels")
+    test_labels = check_labels(test_labels, len(test_images), "test_labels")
+    largest = int(max(labels.max(), test_labels.max()))
+    if num_classes is None:
+        num_classes = largest + 1
+    elif largest >= num_classes:
+        raise ValueError(f"Labels must be 0 to {num_classes - 1}, the classes. Received: {largest}")
+    if epochs is None:
+        epochs = max(5, math.ceil(200 / max(1, len(images) // BATCH_SIZE)))
+    image_shape = images.shape[1:]
+    network = fitting(image_shape)(image_shape, num_classes, seed)
+    train(network, Split(images, labels), epochs, seed=seed)
+    return float(np.mean(classify(network, test_images) == test_labels))
+
+
+def _said(labels):
+    return None if labels is None else f"{len(labels)} labels"
+
+
+def _he(seed, layer):
+    # Seeded one by one, so that nothing depends on Keras's global state or changes it.
+    return keras.initializers.HeNormal(seed=1000 * seed + layer)
+
+
+@contextlib.contextmanager
+def computing_in_float32():
+    """Layers built inside compute in float32, whatever the global policy: scores must not
+    depend on how the model was trained."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)
