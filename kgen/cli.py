@@ -174,8 +174,11 @@ def _table(*columns, rows, title=None):
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+    rows = [tuple(row) for row in rows]
+    for i, column in enumerate(columns):
+        # A name stays whole, where the terminal lets it.
+        longest = max((len(str(row[i])) for row in rows), default=0) if i == 0 else 0
+        table.add_column(column, overflow="fold", min_width=min(longest, 24))
     for row in rows:
         table.add_row(*(escape(str(cell)) for cell in row))
     return table
@@ -367,6 +370,14 @@ def train(
         bool | None,
         typer.Option("--hosts/--no-hosts", help="Train together with the hosts in TF_CONFIG."),
     ] = None,
+    evaluate_every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Measure samples every so many epochs.", show_default="never"),
+    ] = None,
+    keep_best: Annotated[
+        str | None,
+        typer.Option(metavar="METRIC", help="Keep the best epoch by this metric, such as fd."),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint.")
     ] = False,
@@ -384,6 +395,8 @@ def train(
     Example: kgen train vae --data digits --epochs 30
 
     Example: kgen train dcgan --data photos/ --image-shape 64x64x3 --conditional
+
+    Example: kgen train dcgan --data mnist.npz --evaluate-every 2 --keep-best fd
 
     Example: kgen train --resume runs/vae-digits
     """
@@ -428,6 +441,8 @@ def train(
             jit=jit,
             devices=_devices(devices),
             hosts=hosts,
+            evaluate_every=evaluate_every,
+            keep_best=keep_best,
             resume=resume,
             force=force,
             verbose=1 if sys.stdout.isatty() else 2,
@@ -549,28 +564,55 @@ def evaluate(
         str | None, typer.Option(help="Source of the images.", show_default="the run's own")
     ] = None,
     split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
+    num_samples: Annotated[int, typer.Option(min=1, help="Images to draw.")] = 10_000,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help="Names such as fd,kd,precision,recall, or none.",
+            show_default="all that can be computed",
+        ),
+    ] = None,
+    features: Annotated[
+        str,
+        typer.Option(
+            help="What images are compared by: auto, lenet128, cifar_cnn, random_conv, "
+            "inception:WEIGHTS or a .keras file."
+        ),
+    ] = "auto",
     importance_samples: Annotated[
         int | None,
-        typer.Option(min=1, help="For a VAE: samples per image for the likelihood."),
+        typer.Option(
+            min=1, help="For a VAE: samples per image for the likelihood.", show_default="1"
+        ),
+    ] = None,
+    output: Annotated[
+        pathlib.Path | None,
+        typer.Option("-o", "--output", help="Folder to write to.", show_default="the run's own"),
     ] = None,
     batch_size: BatchSize = 64,
-    num_samples: Annotated[int, typer.Option(min=1, help="Images to draw for the speed.")] = 256,
     seed: Seed = 0,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Compute a Fréchet distance of fewer images than features."),
+    ] = False,
     as_json: Json = False,
 ):
-    """Measure a trained model: losses, reconstruction error, likelihood, speed.
+    """Measure a trained model, and write a page about it.
 
-    A run's folder gets the figures as evaluation.json.
+    Draws images and compares them with held-out ones by every metric, beside
+    the same metric of real images (the floor). Writes evaluation.json,
+    report.html and its pictures into the run's folder.
 
-    Example: kgen evaluate runs/vae-digits --importance-samples 500
+    Example: kgen evaluate runs/vae-mnist
+
+    Example: kgen evaluate runs/vae-mnist --importance-samples 500 --metrics fd,kd
+
+    Example: kgen evaluate runs/dcgan-mnist/best.keras -o best/
+
+    Example: kgen evaluate runs/dcgan-faces --features inception:weights.pth --num-samples 50000
     """
-    if split not in ("train", "validation", "test"):
-        from kgen.image_generator import unknown_name
-
-        raise ValueError(unknown_name("split", split, ("train", "validation", "test")))
     with _work(as_json):
         import kgen
-        from kgen import files
 
         loaded, run = _load_model(model)
         if data is not None:
@@ -581,49 +623,103 @@ def evaluate(
             loaded_data = run.load_data(report=_say)
         else:
             raise ValueError(f"{model} belongs to no run, so it needs --data SOURCE.")
-        images = getattr(loaded_data, split)
-        if images is None:
-            raise ValueError(f"{loaded_data.name} has no {split} split.")
+        whole = run is not None and model.is_dir()
+        folder = output or (model if whole else model.with_name(f"{model.stem}-evaluation"))
         report = kgen.evaluation.evaluate(
             loaded,
-            images,
+            loaded_data,
+            split=split,
+            num_samples=num_samples,
+            metrics=_names(metrics),
+            features=features,
             importance_samples=importance_samples,
             batch_size=batch_size,
-            num_samples=num_samples,
             seed=seed,
+            force=force,
+            folder=folder,
+            history=run.metrics if whole else (),
+            path=str(model),
+            progress=sys.stderr.isatty(),
             verbose=1 if sys.stdout.isatty() else 0,
         )
-        report = {
-            "model": str(model),
-            "data": {
-                "name": loaded_data.name,
-                "split": split,
-                "fingerprint": loaded_data.fingerprint,
-            },
-            **report,
-        }
-        lines = []
-        if run is not None:
-            path = run.path / "evaluation.json"
-            files.write_text(path, json.dumps(report, indent=2) + "\n")
-            lines = [f"Written to {path}"]
-    _print(report, as_json, _report_table(report), *lines)
+    for warning in report.get("warnings", ()):
+        _say(f"Warning: {warning}")
+    _print(
+        report,
+        as_json,
+        *_report_tables(report),
+        f"Look at {folder / 'report.html'}; all figures: {folder / 'evaluation.json'}",
+    )
 
 
-def _report_table(report):
-    rows = [(name, f"{value:.4g}") for name, value in report["losses"].items()]
+def _names(text):
+    """`"fd,kd"` to `["fd", "kd"]`, `"none"` to `[]`; `None` stays."""
+    if text is None:
+        return None
+    return [] if text == "none" else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _report_tables(report):
+    from kgen.evaluation.page import number
+
+    rows = [(name, number(value)) for name, value in report["losses"].items()]
     if "likelihood" in report:
         likelihood = report["likelihood"]
-        samples = likelihood["importance_samples"]
-        rows.append((f"nats per image, {samples} samples", f"{likelihood['nats']:.2f}"))
-        rows.append(("bits per dimension", f"{likelihood['bits_per_dimension']:.4f}"))
+        rows.append((f"nats per image ({likelihood['kind']})", number(likelihood["nats"])))
+        rows.append(("bits per dimension", number(likelihood["bits_per_dimension"])))
     if "reconstruction" in report:
         error = report["reconstruction"]
         rows.append(("reconstruction, mean absolute error", f"{error['mae']:.2f} grey levels"))
         rows.append(("reconstruction, root mean square", f"{error['rmse']:.2f} grey levels"))
     rows.append(("images per second", f"{report['sampling']['images_per_second']:.0f}"))
     title = f"{report['images']} {report['data']['split']} images of {report['data']['name']}"
-    return _table("figure", "value", rows=rows, title=title)
+    tables = [_table("figure", "value", rows=rows, title=title)]
+    if "likelihood" in report:
+        tables.append(f"Likelihood: {report['likelihood']['protocol']}.")
+    if "metrics" in report:
+        extractor, reference = report["features"], report["reference"]
+        tables.append(
+            _table(
+                "metric",
+                "value",
+                "real images (floor)",
+                "against training images",
+                rows=[
+                    (
+                        name,
+                        number(entry["value"], entry["sd"]),
+                        number(entry["floor"], entry["floor_sd"]),
+                        number(entry["train"]),
+                    )
+                    for name, entry in report["metrics"].items()
+                ],
+                title=f"{report['samples']['n']} samples against {reference['n']} "
+                f"{reference['split']} images; {extractor['name']} {extractor['sha256'][:12]}",
+            )
+        )
+    return tables
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[pathlib.Path],
+        typer.Argument(metavar="RUN RUN ...", help="Folders that `kgen evaluate` wrote to."),
+    ],
+    output: Annotated[
+        pathlib.Path, typer.Option("-o", "--output", help="The .html to write.")
+    ] = pathlib.Path("comparison.html"),
+    as_json: Json = False,
+):
+    """Put evaluated runs side by side, in one table and on one page.
+
+    Example: kgen compare runs/vae-mnist runs/dcgan-mnist -o comparison.html
+    """
+    from kgen.evaluation.report import compare
+
+    header, rows = compare(runs, output)
+    result = {"output": str(output), "header": header, "rows": rows}
+    _print(result, as_json, _table(*header, rows=rows), f"Look at {output}")
 
 
 @app.command("export")
@@ -685,12 +781,21 @@ def _export(model, output, name=None, **options):
             "training": {**info["arguments"], "metrics": (run.metrics or [None])[-1]},
         }
         evaluation = run.path / "evaluation.json"
-        if evaluation.is_file():
-            metadata["scores"] = json.loads(evaluation.read_text())
+        if evaluation.is_file() and pathlib.Path(model).is_dir():
+            metadata["scores"] = _scores(json.loads(evaluation.read_text()))
     name = name or (run.path.resolve().name if run is not None else loaded.name)
     return export.export(
         loaded, output, name=name, metadata=metadata, progress=sys.stderr.isatty(), **options
     )
+
+
+def _scores(report):
+    """What of an evaluation goes into an artifact: figures, and what they rest on."""
+    kept = ("data", "losses", "reconstruction", "likelihood", "features", "samples", "reference")
+    scores = {name: report[name] for name in kept if name in report}
+    for name, entry in report.get("metrics", {}).items():
+        scores[name] = {key: entry[key] for key in ("value", "sd", "floor")}
+    return scores
 
 
 def _parity_table(rows, title):
@@ -764,7 +869,7 @@ def quickstart(
     start = time.perf_counter()
     with _work(as_json):
         import kgen
-        from kgen import files, images
+        from kgen import images
         from kgen.training.callbacks import draw_grid
         from kgen.training.run import train
 
@@ -782,13 +887,16 @@ def quickstart(
         print("Drawing, measuring, exporting, proving")
         model, _ = _load_model(run)
         images.save_png(draw_grid(model, 100), grid)
-        data = done.load_data(report=_say)
-        report = {
-            "model": str(run),
-            "data": {"name": data.name, "split": "test", "fingerprint": data.fingerprint},
-            **kgen.evaluation.evaluate(model, data.test, importance_samples=100),
-        }
-        files.write_text(run / "evaluation.json", json.dumps(report, indent=2) + "\n")
+        report = kgen.evaluation.evaluate(
+            model,
+            done.load_data(report=_say),
+            num_samples=2000,
+            metrics=("kd", "precision", "recall", "density", "coverage", "authenticity"),
+            importance_samples=100,
+            folder=run,
+            history=done.metrics,
+            path=str(run),
+        )
         exported = _export(run, artifact, name="vae-digits", overwrite=True)
     seconds = time.perf_counter() - start
     result = {
@@ -807,10 +915,9 @@ def quickstart(
         ("samples", grid, "100 digits that the model drew, a row for each class"),
         ("model", run / "model.keras", "for Keras, on TensorFlow or JAX"),
         (
-            "scores",
-            run / "evaluation.json",
-            f"test loss {report['losses']['loss']:.2f} nats, "
-            f"{report['sampling']['images_per_second']:.0f} images a second",
+            "report",
+            run / "report.html",
+            f"test loss {report['losses']['loss']:.2f} nats, metrics beside those of real images",
         ),
         (
             "artifact",

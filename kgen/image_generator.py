@@ -216,19 +216,13 @@ class ImageGenerator(TrainingStep, keras.Model):
             validation_data = self._batches(
                 *pair, batch_size=kwargs.pop("validation_batch_size", None) or batch_size
             )
-        diagnosis = keras.callbacks.LambdaCallback(
-            on_epoch_end=lambda epoch, logs: [
-                warnings.warn(f"Epoch {epoch + 1}: {text}", stacklevel=2)
-                for text in self.diagnose(logs)
-            ]
-        )
         return super().fit(
             x,
             shuffle=False,  # `x` has its order; Keras's own comes from Python's global state
             epochs=epochs,
             validation_data=validation_data,
             initial_epoch=initial_epoch,
-            callbacks=[diagnosis, *(callbacks or [])],
+            callbacks=[_Diagnosis(), *(callbacks or [])],
             **kwargs,
         )
 

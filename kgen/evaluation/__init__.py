@@ -1,6 +1,16 @@
-"""How good a model is: losses, reconstruction error, speed."""
+"""How good a model is: metrics with their floors, likelihoods, and pages to look at."""
 
+from kgen.evaluation.callbacks import EvaluateSamples
 from kgen.evaluation.interpolation import interpolate
-from kgen.evaluation.report import evaluate
+from kgen.evaluation.reference import METRICS, Reference, measure
+from kgen.evaluation.report import compare, evaluate
 
-__all__ = ["evaluate", "interpolate"]
+__all__ = [
+    "METRICS",
+    "EvaluateSamples",
+    "Reference",
+    "compare",
+    "evaluate",
+    "interpolate",
+    "measure",
+]

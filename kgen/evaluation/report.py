@@ -1,20 +1,45 @@
-"""`evaluate`: the figures of a model on one split, as a dict for JSON."""
+"""`evaluate`: the figures of a model on held-out images, as a dict, and as a page to look at."""
 
+import importlib.util
+import json
 import math
+import pathlib
 import time
 
 import keras
 import numpy as np
 
+import kgen
+from kgen import files
+from kgen.data.loading import Data
+from kgen.data.splits import Split
+from kgen.evaluation import page, pairs, pictures
+from kgen.evaluation.features import extract
+from kgen.evaluation.interpolation import interpolate
+from kgen.evaluation.metrics import nearest_neighbours
+from kgen.evaluation.reference import Reference
+from kgen.image_generator import unknown_name
+
+SPLITS = ("train", "validation", "test")
+
 
 def evaluate(
     model,
-    split,
+    data,
+    train=None,
     *,
+    split="test",
+    num_samples=10_000,
+    metrics=None,
+    features="auto",
     importance_samples=None,
     batch_size=64,
-    num_samples=256,
     seed=0,
+    force=False,
+    folder=None,
+    history=(),
+    path=None,
+    cache_dir=None,
     progress="auto",
     verbose=0,
 ):
@@ -22,36 +47,53 @@ def evaluate(
 
     Args:
         model: `ImageGenerator`. One that is not compiled is compiled with its defaults.
-        split: `kgen.data.Split`, for instance `data.test`, or uint8 images `[N, H, W, C]`
-            for an unconditional model.
-        importance_samples: Int, samples per image for the importance-weighted likelihood
-            of a model that has one (a VAE), or `None` to leave it out.
+        data: `kgen.data.Data`, or one `kgen.data.Split` of it such as `data.test`, or, for
+            an unconditional model, uint8 images `[N, H, W, C]`.
+        train: `kgen.data.Split` that the model was trained on, for the floor, the gap and
+            authenticity; `None` for that of `data`, if it is a `Data`.
+        split: `"test"`, `"validation"` or `"train"`, of a `Data`.
+        num_samples: Int, how many images to draw; a class-conditional model draws classes
+            as often as they occur in `split`.
+        metrics: Sequence of names in `kgen.evaluation.METRICS`; `None` for all that can be
+            computed, `()` for none.
+        features: What images are compared by, see `kgen.evaluation.features.get`.
+        importance_samples: Int, samples per image for the likelihood of a model that has
+            only a bound (a VAE); `None` for 1, which is the ELBO.
         batch_size: Int.
-        num_samples: Int, how many images to draw to measure the speed.
-        seed: Int, for the noise of the likelihood and of the samples.
+        seed: Int, for the samples and everything else that is random.
+        force: Bool, compute a Fréchet distance of fewer images than features.
+        folder: Path where `evaluation.json`, `report.html` and `report/*.png` are written,
+            or `None`.
+        history: List of dicts, the rows of a run's `metrics.csv`, whose curves go into
+            the report.
+        path: String, where the model came from, for the report.
+        cache_dir: Path where features of real images are kept; `None` for kgen's cache.
         progress: Bool, or `"auto"` for progress bars on long work.
         verbose: As in `keras.Model.evaluate`.
 
     Returns:
-        Dict:
+        Dict for JSON:
 
-        - `"images"`: how many.
-        - `"losses"`: dict of the model's own losses, as in `model.evaluate`.
-        - `"reconstruction"`: for a model that reconstructs, the mean absolute and the
-          root mean squared error, `"mae"` and `"rmse"`, in grey levels of 0 to 255.
-        - `"likelihood"`: with `importance_samples`, `"nats"` per image (the negative
-          log-likelihood), `"bits_per_dimension"` and `"importance_samples"`.
+        - `"model"`, `"data"`, `"versions"`: what was evaluated, on what, with what.
+        - `"images"`: how many held-out images; `"losses"`: the model's own on them.
+        - `"reconstruction"`: for a model that reconstructs, `"mae"` and `"rmse"` in grey
+          levels of 0 to 255, `"psnr"` in dB, and for sides of 11 pixels or more `"ssim"`.
+        - `"likelihood"`: for a model that has one, `"nats"` per image (negative
+          log-likelihood), `"bits_per_dimension"` (`None` for a density), `"kind"` and
+          `"protocol"`, which say what the number is.
         - `"sampling"`: `"images_per_second"` without the first batch, which compiles,
           `"batch_size"` and `"seconds_for_the_first_batch"`.
+        - All of `Reference.measure`: `"metrics"`, `"classes"`, `"warnings"`, ...
+        - `"pictures"`: with `folder`, slug to `title`, `caption` and `file`.
 
     Raises:
-        ValueError: `importance_samples` is given for a model that has no likelihood, or
-            the images are not what the model takes.
+        ValueError: `importance_samples` is given for a model that has no bound, the
+            images are not what the model takes, or a metric cannot be computed.
 
     Example:
 
-    >>> report = kgen.evaluation.evaluate(model, data.test, importance_samples=500)
-    >>> report["likelihood"]["nats"]
+    >>> report = kgen.evaluation.evaluate(model, data, folder="evaluation")
+    >>> report["metrics"]["FD-lenet128"]["value"], report["likelihood"]["nats"]
     """
     if importance_samples is not None and not hasattr(model, "negative_log_likelihood"):
         raise ValueError(
@@ -60,37 +102,124 @@ def evaluate(
         )
     if importance_samples is not None and importance_samples < 1:
         raise ValueError(f"importance_samples must be positive. Received: {importance_samples}")
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be positive. Received: {num_samples}")
+    about, test, train, names = _splits(model, data, train, split)
     if not model.compiled:
         model.compile()
-    batches = model._batches(split, batch_size=batch_size)
-    images, labels = batches.split.images, batches.split.labels
-    losses = model.evaluate(split, batch_size=batch_size, return_dict=True, verbose=verbose)
+    checked = model.check_split(test)
+    reference = None
+    if metrics is None or len(metrics):
+        reference = Reference(
+            test,
+            train,
+            features,
+            split=about["split"],
+            class_names=names,
+            seed=seed,
+            cache_dir=cache_dir,
+            progress=progress is True,
+        )
+        labels = None if model.num_classes is None else reference.labels_like(num_samples, seed)
+        reference.check(num_samples, labels, metrics, force)  # before the long work
+
+    losses = model.evaluate(checked, batch_size=batch_size, return_dict=True, verbose=verbose)
     report = {
-        "images": len(images),
+        "model": {
+            "name": type(model).__name__,
+            "path": path,
+            "image_shape": list(model.image_shape),
+            "num_classes": model.num_classes,
+            "parameters": sum(math.prod(v.shape) for v in model.trainable_weights),
+        },
+        "data": about,
+        "images": len(checked),
         "losses": {name: float(value) for name, value in losses.items()},
     }
     if "reconstruct" in model.endpoints():
-        report["reconstruction"] = reconstruction_error(model, images, labels, batch_size)
-    if importance_samples is not None:
-        nats = model.negative_log_likelihood(
-            split,
-            importance_samples=importance_samples,
-            seed=seed,
-            batch_size=batch_size,
-            progress=progress,
+        report["reconstruction"] = reconstruction_error(
+            model, checked.images, checked.labels, batch_size
         )
-        nats = float(np.mean(nats, dtype="float64"))
-        report["likelihood"] = {
-            "nats": nats,
-            "bits_per_dimension": nats / math.log(2) / math.prod(model.image_shape),
-            "importance_samples": importance_samples,
+    if hasattr(model, "negative_log_likelihood"):
+        report["likelihood"] = likelihood(
+            model, checked, importance_samples or 1, seed, batch_size, progress
+        )
+    drawn = {}
+    if reference is None:
+        report["sampling"] = draw(model, min(num_samples, 256), None, seed, batch_size, False)[1]
+    else:
+        images, report["sampling"] = draw(model, num_samples, labels, seed, batch_size, progress)
+        found = reference.measure(images, labels, metrics, force=force)
+        found["samples"] = {
+            "n": num_samples,
+            "seed": seed,
+            "labels": None if labels is None else "as frequent as in the reference",
         }
-    report["sampling"] = sampling_speed(model, num_samples, batch_size, seed)
+        report |= found
+        if folder is not None:
+            drawn = _pictures(model, reference, images, labels, checked, seed, batch_size)
+    report["versions"] = {
+        "kgen": kgen.__version__,
+        "keras": keras.__version__,
+        "backend": keras.backend.backend(),
+        "numpy": np.__version__,
+    }
+    if folder is not None:
+        folder = pathlib.Path(folder)
+        report["pictures"] = page.write(folder / "report.html", report, drawn, list(history))
+        files.write_text(folder / "evaluation.json", json.dumps(report, indent=2) + "\n")
     return report
 
 
+def compare(folders, path):
+    """Puts evaluated models side by side on one page.
+
+    Args:
+        folders: Sequence of folders in which `evaluate` or `kgen evaluate` wrote
+            `evaluation.json`; two or more.
+        path: Path of the HTML file to write.
+
+    Returns:
+        Tuple `(header, rows)` of the table, lists of strings.
+
+    Raises:
+        ValueError: There are fewer than two, or one holds no evaluation.
+    """
+    folders = [pathlib.Path(folder) for folder in folders]
+    if len(folders) < 2:
+        raise ValueError(f"A comparison needs two runs or more. Received: {len(folders)}")
+    entries = [page.read(folder) for folder in folders]
+    page.write_comparison(path, entries)
+    return page.table(entries)
+
+
+def likelihood(model, split, importance_samples=1, seed=0, batch_size=64, progress="auto"):
+    """The negative log-likelihood of a split, with the protocol that it was taken by.
+
+    Args:
+        model: `ImageGenerator` with `negative_log_likelihood`.
+        split: `kgen.data.Split`.
+        importance_samples: Int, for a model that has only a bound.
+        seed: Int.
+        batch_size: Int.
+        progress: Bool or `"auto"`.
+
+    Returns:
+        Dict, see `evaluate`.
+    """
+    protocol = model.likelihood_protocol(importance_samples, seed)
+    options = {"seed": seed, "batch_size": batch_size, "progress": progress}
+    if "importance_samples" in protocol:
+        options["importance_samples"] = importance_samples
+    nats = model.negative_log_likelihood(split, **options)
+    nats = float(np.mean(nats, dtype="float64"))
+    discrete = protocol.pop("discrete")
+    bits = nats / math.log(2) / math.prod(model.image_shape) if discrete else None
+    return {"nats": nats, "bits_per_dimension": bits, **protocol}
+
+
 def reconstruction_error(model, images, labels=None, batch_size=64):
-    """How far images are from their reconstructions, in grey levels.
+    """How far images are from their reconstructions.
 
     Args:
         model: `ImageGenerator` with an endpoint `reconstruct`.
@@ -99,51 +228,139 @@ def reconstruction_error(model, images, labels=None, batch_size=64):
         batch_size: Int.
 
     Returns:
-        Dict of `"mae"` and `"rmse"`.
+        Dict of `"mae"` and `"rmse"` over all pixels, in grey levels; the mean `"psnr"` in
+        dB (`None` where an image is met exactly) and, for sides of 11 pixels or more where
+        TensorFlow is installed, the mean `"ssim"`.
     """
-    reconstruct = model.endpoints()["reconstruct"].function
     absolute = squared = 0
+    quality = {"psnr": [], "ssim": []}
     for start in range(0, len(images), 4096):  # so that memory does not grow with the data
         rows = slice(start, start + 4096)
-        inputs = {"image": np.asarray(images[rows])}
-        if labels is not None:
-            inputs["label"] = labels[rows]
-        result = model.run_batched(
-            "reconstruct", reconstruct, inputs, batch_size=batch_size, progress=False
-        )
-        difference = result["image"].astype("int64") - inputs["image"]
+        original = np.asarray(images[rows])
+        result = _reconstruct(model, original, None if labels is None else labels[rows], batch_size)
+        difference = result.astype("int64") - original
         absolute += np.abs(difference).sum()
         squared += np.square(difference).sum()
+        quality["psnr"].append(pairs.psnr(original, result))
+        if _can_ssim(model.image_shape):
+            quality["ssim"].append(pairs.ssim(original, result))
+    means = {name: float(np.mean(np.concatenate(v))) for name, v in quality.items() if v}
     return {
         "mae": float(absolute / images.size),
         "rmse": float(math.sqrt(squared / images.size)),
+        **{name: value if math.isfinite(value) else None for name, value in means.items()},
     }
 
 
-def sampling_speed(model, n=256, batch_size=64, seed=0):
-    """How fast a model draws images.
+def draw(model, n, labels=None, seed=0, batch_size=64, progress="auto"):
+    """Draws images, and says how fast.
 
     Args:
         model: `ImageGenerator`.
-        n: Int, how many images to draw.
-        batch_size: Int.
+        n: Int, how many images.
+        labels: Int array `[n]`; `None` lets the classes of a class-conditional model take
+            turns.
         seed: Int.
+        batch_size: Int.
+        progress: Bool or `"auto"`.
 
     Returns:
-        Dict, see `evaluate`.
+        Tuple of uint8 images `[n, H, W, C]` and a dict, see `evaluate`.
     """
     batch_size = min(batch_size, n)
-
-    def draw(n):
-        labels = None if model.num_classes is None else np.arange(n) % model.num_classes
-        start = time.perf_counter()
-        model.generate(n, labels, seed, batch_size=batch_size, progress=False)
-        return time.perf_counter() - start
-
-    first = draw(batch_size)
-    return {
-        "images_per_second": n / draw(n),
+    if labels is None and model.num_classes is not None:
+        labels = np.arange(n) % model.num_classes
+    start = time.perf_counter()
+    first = None if labels is None else labels[:batch_size]
+    model.generate(batch_size, first, seed, batch_size=batch_size, progress=False)
+    compiled = time.perf_counter()
+    images = model.generate(n, labels, seed, batch_size=batch_size, progress=progress)
+    return images, {
+        "images_per_second": n / (time.perf_counter() - compiled),
         "batch_size": batch_size,
-        "seconds_for_the_first_batch": first,
+        "seconds_for_the_first_batch": compiled - start,
         "backend": keras.backend.backend(),
     }
+
+
+def _can_ssim(image_shape):
+    return min(image_shape[:2]) >= 11 and importlib.util.find_spec("tensorflow") is not None
+
+
+def _splits(model, data, train, split):
+    """What the data is, the held-out split, the training split and the names of classes."""
+    if not isinstance(data, Data):
+        about = {"name": "images", "split": "held-out", "fingerprint": None}
+        test = data if isinstance(data, Split) else model.check_split(data)
+        return about, test, train, None
+    if split not in SPLITS:
+        raise ValueError(unknown_name("split", split, SPLITS))
+    test = getattr(data, split)
+    if test is None:
+        raise ValueError(f"{data.name} has no {split} split.")
+    if train is None and split != "train":
+        train = data.train
+    about = {"name": data.name, "split": split, "fingerprint": data.fingerprint}
+    return about, test, train, data.class_names
+
+
+def _reconstruct(model, images, labels=None, batch_size=64):
+    inputs = {"image": images} | ({} if labels is None else {"label": labels})
+    function = model.endpoints()["reconstruct"].function
+    return model.run_batched(
+        "reconstruct", function, inputs, batch_size=batch_size, progress=False
+    )["image"]
+
+
+def _pictures(model, reference, images, labels, test, seed, batch_size):
+    """What a person wants to see: slug to title, caption and image."""
+    found = {
+        "samples": {
+            "title": "Samples",
+            "caption": "The first images drawn: random, not chosen.",
+            "image": pictures.samples(images[:128]),
+        }
+    }
+    if labels is not None:
+        found["classes"] = {
+            "title": "Samples of each class",
+            "caption": "The first images drawn for each class, a row each.",
+            "image": pictures.per_class(images, labels, model.num_classes),
+        }
+    elif reference.knows_classes:
+        seen = reference.see(images[:2000])
+        found["classes"] = {
+            "title": "Samples by class",
+            "caption": "The first images drawn, by the class that the classifier of "
+            f"{reference.extractor.name} sees, a row each.",
+            "image": pictures.per_class(images[:2000], seen, reference.extractor.num_classes),
+        }
+    if reference.train is not None:
+        chosen = images[:8]
+        vectors = extract(reference.extractor, chosen, cache=False)
+        _, nearest = nearest_neighbours(vectors, reference.train.features, k=7)
+        found["neighbours"] = {
+            "title": "Nearest training images",
+            "caption": "Left, the first images drawn; right of each, the training images nearest "
+            f"to it in the features of {reference.extractor.name}. Equal ones mean copying.",
+            "image": pictures.neighbours(chosen, reference.train.images, nearest),
+        }
+    if "reconstruct" in model.endpoints():
+        rows = slice(0, 16)
+        original = np.asarray(test.images[rows])
+        result = _reconstruct(model, original, None if test.labels is None else test.labels[rows])
+        found["reconstructions"] = {
+            "title": "Reconstructions",
+            "caption": "Held-out images, and below each what the model makes of it.",
+            "image": pictures.reconstructions(original, result),
+        }
+    decode = model.endpoints().get("decode")
+    if decode is not None and "latent" in decode.inputs:
+        between = None if model.num_classes is None else np.arange(6) % model.num_classes
+        ways = interpolate(model, 6, 10, seed, labels=between, batch_size=batch_size)
+        found["interpolation"] = {
+            "title": "Interpolation",
+            "caption": "From one latent vector to another, a row each.",
+            "image": pictures.ways(ways),
+        }
+    return found

@@ -381,6 +381,43 @@ class VAE(ImageGenerator):
             description="Importance-weighted likelihood",
         )
 
+    def likelihood_protocol(self, importance_samples=500, seed=0):
+        """What `negative_log_likelihood` measures, in words that stand beside the number.
+
+        Args:
+            importance_samples: Int.
+            seed: Int.
+
+        Returns:
+            Dict: `"kind"`, `"protocol"`, `"importance_samples"`, and `"discrete"`, whether it
+            is a probability, so that bits per dimension mean something.
+        """
+        pixels = {
+            "dynamic": f"pixels drawn once as 0 or 1, the grey level as probability, seed {seed}",
+            "threshold": "pixels cut at one half to 0 or 1",
+            "none": "grey levels taken as probabilities of 0 or 1, which is no likelihood",
+        }
+        protocols = {
+            "bernoulli": pixels[self.binarization],
+            "continuous_bernoulli": "density of grey levels on 0 to 1, not dequantised",
+            "gaussian": "density of grey levels on 0 to 1, not dequantised",
+            "discretized_logistic": "probability of the 256 grey levels, not dequantised",
+        }
+        one = importance_samples == 1
+        combined = (
+            f"one posterior sample per image (the ELBO), seed {seed}; an upper bound"
+            if one
+            else f"{importance_samples} importance samples per image combined by log-sum-exp, "
+            f"seed {seed}; an upper bound"
+        )
+        return {
+            "kind": "ELBO" if one else "importance-weighted bound",
+            "protocol": f"{protocols[self.likelihood]}; {combined}",
+            "importance_samples": importance_samples,
+            "discrete": self.likelihood == "discretized_logistic"
+            or (self.likelihood == "bernoulli" and self.binarization != "none"),
+        }
+
     def diagnose(self, logs):
         active, kl = logs["active_units"], logs["kl_loss"]
         # At first every posterior is the prior: give it the time to form.

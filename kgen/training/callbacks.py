@@ -151,7 +151,9 @@ class MetricsTable(keras.callbacks.Callback):
         steps = int(_array(self.model.training_steps))
         self.rows.append({"epoch": epoch + 1, "steps": steps, **logs})
         text = io.StringIO()
-        writer = csv.DictWriter(text, list(self.rows[-1]), lineterminator="\n")
+        # Metrics of samples stand in the epochs alone that were evaluated.
+        columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(self.rows)
         files.write_text(self.path, text.getvalue())
@@ -164,13 +166,14 @@ def read_metrics(path):
         path: Path of a `.csv` file; a missing one is an empty table.
 
     Returns:
-        List of dicts, one per epoch: `epoch` and `steps` are ints, metrics are floats.
+        List of dicts, one per epoch: `epoch` and `steps` are ints, metrics are floats; those
+        that an epoch does not have are left out.
     """
     if not pathlib.Path(path).is_file():
         return []
     with open(path, newline="", encoding="utf-8") as file:
         return [
-            {k: int(v) if k in ("epoch", "steps") else float(v) for k, v in row.items()}
+            {k: int(v) if k in ("epoch", "steps") else float(v) for k, v in row.items() if v}
             for row in csv.DictReader(file)
         ]
 

@@ -46,10 +46,23 @@ DEFAULTS = {
     "jit": "auto",
     "devices": None,
     "hosts": False,
+    "evaluate_every": None,
+    "keep_best": None,
 }
 
 #: What a run that goes on may do otherwise than before.
-_MAY_CHANGE = ("epochs", "devices", "hosts")
+_MAY_CHANGE = ("epochs", "devices", "hosts", "evaluate_every", "keep_best")
+
+#: What a run, and `kgen evaluate`, write into its folder beside the folders.
+_FILES = (
+    "run.json",
+    "metrics.csv",
+    "model.keras",
+    "best.keras",
+    "best.keras.json",
+    "evaluation.json",
+    "report.html",
+)
 
 _POLICIES = {
     "bfloat16": "mixed_bfloat16",
@@ -69,6 +82,7 @@ class Run:
     - `metrics.csv`: a row per epoch
     - `logs/`: the same for TensorBoard
     - `model.keras`: the model, when all epochs are done
+    - `best.keras`: with `keep_best`, the model of the best epoch
 
     Args:
         path: `pathlib.Path` of the folder.
@@ -131,9 +145,9 @@ class Run:
 
     def create(self, info):
         """Begins a run here. What an older run wrote is removed, other files are not."""
-        for name in ("checkpoints", "samples", "logs"):
+        for name in ("checkpoints", "samples", "logs", "report"):
             shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in ("run.json", "metrics.csv", "model.keras", "evaluation.json"):
+        for name in _FILES:
             (self.path / name).unlink(missing_ok=True)
         self._write(info)
 
@@ -157,6 +171,8 @@ def train(
     jit=None,
     devices=None,
     hosts=None,
+    evaluate_every=None,
+    keep_best=None,
     resume=False,
     force=False,
     num_samples=64,
@@ -190,9 +206,13 @@ def train(
             `kgen.training.distribution.data_parallel`; `None` for one.
         hosts: Bool, train together with other hosts. The first one writes the run; there
             are no samples, and Ctrl-C goes back to the last epoch.
+        evaluate_every: Int, epochs between evaluations of samples on the validation
+            images, see `kgen.evaluation.EvaluateSamples`; `None` for none.
+        keep_best: Name of a metric; the model of the epoch that is best by it is kept as
+            `best.keras`. Without `evaluate_every` every epoch is evaluated.
         resume: Bool, go on from the last checkpoint. Arguments that are `None` are those
             of the run; others must equal them, except that `epochs` may be larger, and
-            `devices` and `hosts` others.
+            `devices`, `hosts`, `evaluate_every` and `keep_best` others.
         force: Bool, replace a run that is in the folder.
         num_samples: Int, images in the grid that is drawn after every epoch.
         callbacks: Sequence of further `keras.callbacks.Callback`.
@@ -228,6 +248,8 @@ def train(
         "jit": jit,
         "devices": devices,
         "hosts": hosts,
+        "evaluate_every": evaluate_every,
+        "keep_best": keep_best,
     }
     given = {name: value for name, value in given.items() if value is not None}
     if not (resume or force or hosts):  # of several hosts, the first one looks, below
@@ -257,6 +279,7 @@ def train(
             model.compile(learning_rate=arguments["learning_rate"], jit_compile=arguments["jit"])
             # What does not fit is refused before the folder is touched.
             model._batches(data.train, batch_size=arguments["batch_size"])
+        evaluation = _evaluation(run, model, data, arguments)
         if before is None:
             if is_main_host():
                 if not force:
@@ -272,6 +295,7 @@ def train(
             report(f"Going on with {run.path} after {position}.")
             changes = {name: arguments[name] for name in _MAY_CHANGE}
             run.update(arguments=_plain({**before["arguments"], **changes}))
+        callbacks = [*callbacks, *evaluation]
         _fit(run, model, data, arguments, position, sums, num_samples, callbacks, verbose)
     return run
 
@@ -284,7 +308,7 @@ def load_model(path, report=print):
         report: Callable that is given lines for the user.
 
     Returns:
-        Tuple of the `ImageGenerator` and its `Run`, `None` if it belongs to no run.
+        Tuple of the `ImageGenerator` and the `Run` in whose folder it lies, or `None`.
 
     Raises:
         RunError: There is no model.
@@ -304,7 +328,8 @@ def load_model(path, report=print):
     if (path / "config.json").is_file():
         return ImageGenerator.from_preset(path), None
     if path.is_file():
-        return _load_keras(path), None
+        beside = Run(path.parent)
+        return _load_keras(path), beside if beside.exists else None
     what = "is a folder without run.json or config.json" if path.is_dir() else "does not exist"
     raise RunError(
         f"There is no model in {path}: it {what}. Give the folder of a run, a .keras file or "
@@ -366,7 +391,7 @@ def _policy(name):
 
 
 def _check_positive(arguments):
-    for name in ("epochs", "batch_size", "learning_rate"):
+    for name in ("epochs", "batch_size", "learning_rate", "evaluate_every"):
         value = arguments[name]
         if value is not None and not value > 0:
             raise ValueError(f"{name} must be positive. Received: {name}={value}")
@@ -588,6 +613,33 @@ def _fit(run, model, data, arguments, position, sums, num_samples, callbacks, ve
         if explained is error:
             raise
         raise explained from error
+
+
+def _evaluation(run, model, data, arguments):
+    """The callback that measures samples, in a list; an empty one where it is not wanted."""
+    every, best = arguments["evaluate_every"], arguments["keep_best"]
+    if every is None and best is None:
+        return []
+    from kgen.evaluation import METRICS, EvaluateSamples, Reference
+
+    if arguments["hosts"]:
+        raise ValueError("Samples cannot be evaluated with several hosts; leave hosts out.")
+    if data.validation is None:
+        raise ValueError(f"Samples are evaluated on validation images, and {data.name} has none.")
+    choices = [name for name, metric in METRICS.items() if metric.better]
+    if best not in (None, *choices):
+        raise ValueError(unknown_name("metric to choose the best by", best, choices))
+    metrics = ("fd", "kd", "precision", "recall")
+    evaluation = EvaluateSamples(
+        Reference(data.validation, data.train, split="validation"),
+        every or 1,
+        metrics=metrics if best in (None, *metrics) else (*metrics, best),
+        seed=arguments["seed"],
+        best=best,
+        path=None if best is None else run.path / "best.keras",
+    )
+    evaluation.prepare(model)
+    return [evaluation]
 
 
 def _last_good(run):

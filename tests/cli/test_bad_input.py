@@ -44,6 +44,9 @@ def pictures(tmp_path):
         ("train dcgan --data digits --set loss=hindge", ["'hindge'", "'hinge'"]),
         ("train vae --data digits --mixed-precision bfloat", ["'bfloat'", "'bfloat16'"]),
         ("evaluate RUN --split tests", ["split 'tests'", "Did you mean 'test'?"]),
+        ("evaluate RUN --metrics fid", ["metric 'fid'", "Did you mean 'fd'?"]),
+        ("evaluate RUN --features lenet", ["extractor 'lenet'", "Did you mean 'lenet128'?"]),
+        ("train vae_tiny --data digits --keep-best fid", ["'fid'", "Did you mean 'fd'?"]),
         ("sample RUN --set temprature=2", ["option 'temprature'", "'temperature'"]),
         # values
         ("train vae --data digits --set latent_dim", ["name=value", "latent_dim"]),
@@ -67,7 +70,8 @@ def pictures(tmp_path):
         ("sample nowhere", ["There is no model in nowhere: it does not exist", ".keras"]),
         ("sample RUN/samples", ["is a folder without run.json or config.json"]),
         ("sample RUN/run.json", ["is not a model that Keras can load"]),
-        ("evaluate RUN/model.keras", ["belongs to no run", "--data SOURCE"]),
+        ("compare RUN", ["two runs or more", "1"]),
+        ("compare RUN GAN", ["evaluation.json", "kgen evaluate"]),
         ("verify RUN", ["is not an artifact", "manifest.json"]),
         # labels
         ("sample RUN --label 3", ["unconditional and takes no labels"]),
@@ -77,6 +81,11 @@ def pictures(tmp_path):
         ("sample GAN --label cat", ["--label", "cat"]),
         # what a model has not
         ("evaluate GAN --importance-samples 5", ["DCGAN has no likelihood"]),
+        ("evaluate RUN --metrics cas", ["'cas' needs labels"]),
+        ("evaluate RUN --metrics is", ["'is' needs an extractor with classes"]),
+        ("evaluate RUN --features lenet128", ["takes images of 28x28x1. Received: 8x8x1"]),
+        ("evaluate RUN --features inception:nowhere.pth", ["nowhere.pth"]),
+        ("evaluate RUN --num-samples 100", ["256 images. Received: 100"]),
         # runs
         ("train vae_tiny --data digits --run RUN", ["already holds a run", "--resume", "--force"]),
         ("train --resume RUN --batch-size 3", ["batch_size=64", "batch_size=3"]),

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -16,15 +18,27 @@ def vae():
 
 
 def test_figures_of_a_vae(vae, images):
-    figures = kgen.evaluation.evaluate(vae, images, importance_samples=3, num_samples=32)
-    assert figures["images"] == 50
+    figures = kgen.evaluation.evaluate(
+        vae, images, importance_samples=3, num_samples=300, metrics=("kd", "recall")
+    )
+    assert figures["images"] == 50 and figures["samples"]["n"] == 300
     assert figures["losses"] == pytest.approx(vae.evaluate(images, verbose=0, return_dict=True))
     nats = vae.negative_log_likelihood(images, importance_samples=3).mean()
     likelihood = figures["likelihood"]
     assert likelihood["nats"] == pytest.approx(nats, rel=1e-6)
     assert likelihood["bits_per_dimension"] == pytest.approx(nats / np.log(2) / 64, rel=1e-6)
-    assert likelihood["importance_samples"] == 3
+    assert likelihood["importance_samples"] == 3 and likelihood["kind"].endswith("bound")
+    assert "3 importance samples" in likelihood["protocol"]
     assert figures["sampling"]["images_per_second"] > 0
+    assert set(figures["metrics"]) == {"KD-random_conv", "recall-random_conv"}
+    measured = kgen.evaluation.measure(vae.generate(300, seed=0), images, metrics=["kd"])
+    assert figures["metrics"]["KD-random_conv"] == measured["metrics"]["KD-random_conv"]
+
+
+def test_a_density_has_no_bits_per_dimension(images):
+    model = kgen.models.VAE.from_preset("vae_tiny", likelihood="gaussian")
+    found = report.likelihood(model, kgen.data.Split(images))
+    assert np.isfinite(found["nats"]) and found["bits_per_dimension"] is None
 
 
 def test_reconstruction_error_against_numpy(vae, images, monkeypatch):
@@ -37,15 +51,16 @@ def test_reconstruction_error_against_numpy(vae, images, monkeypatch):
 def test_conditional_model(images):
     model = kgen.models.VAE.from_preset("vae_tiny", num_classes=5)
     split = kgen.data.Split(images, np.arange(50) % 5)
-    figures = kgen.evaluation.evaluate(model, split, num_samples=8)
-    assert set(figures) == {"images", "losses", "reconstruction", "sampling"}
+    figures = kgen.evaluation.evaluate(model, split, num_samples=300, metrics=["cas"])
+    assert set(figures["metrics"]) == {"CAS"} and "reconstruction" in figures
     with pytest.raises(ValueError, match="needs labels"):
         kgen.evaluation.evaluate(model, images)
 
 
 def test_model_without_likelihood_or_reconstruction(images):
     model = kgen.models.DCGAN.from_preset("dcgan_tiny")
-    assert "reconstruction" not in kgen.evaluation.evaluate(model, images, num_samples=8)
+    figures = kgen.evaluation.evaluate(model, images, metrics=())
+    assert set(figures) == {"model", "data", "images", "losses", "sampling", "versions"}
     with pytest.raises(ValueError, match="DCGAN has no likelihood"):
         kgen.evaluation.evaluate(model, images, importance_samples=3)
 
@@ -55,3 +70,22 @@ def test_wrong_arguments(vae, images):
         kgen.evaluation.evaluate(vae, images, importance_samples=0)
     with pytest.raises(ValueError, match=r"\(8, 8, 1\). Received: \(8, 8, 3\)"):
         kgen.evaluation.evaluate(vae, images.repeat(3, axis=-1))
+    with pytest.raises(ValueError, match=r"num_samples must be positive\. Received: 0"):
+        kgen.evaluation.evaluate(vae, images, num_samples=0)
+    with pytest.raises(ValueError, match=r"needs at least 256 images\. Received: 100"):
+        kgen.evaluation.evaluate(vae, images, num_samples=100)
+    with pytest.raises(ValueError, match="Unknown split 'tests'"):
+        kgen.evaluation.evaluate(vae, kgen.data.load("digits"), split="tests")
+
+
+def test_a_folder_with_a_page(vae, tmp_path):
+    data = kgen.data.load("digits", cache_dir=tmp_path / "cache")
+    folder = tmp_path / "evaluation"
+    figures = kgen.evaluation.evaluate(
+        vae, data, metrics=["kd"], num_samples=64, folder=folder, cache_dir=tmp_path
+    )
+    assert json.loads((folder / "evaluation.json").read_text()) == figures
+    assert {"samples", "neighbours", "reconstructions", "interpolation"} <= set(figures["pictures"])
+    assert "KD-random_conv" in (folder / "report.html").read_text()
+    with pytest.raises(ValueError, match=r"two runs or more\. Received: 1"):
+        kgen.evaluation.compare([folder], tmp_path / "page.html")

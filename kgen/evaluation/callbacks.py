@@ -1,0 +1,124 @@
+"""`EvaluateSamples`: metrics of what the model draws, while it trains."""
+
+import contextlib
+import json
+import pathlib
+
+import keras
+
+from kgen import files
+from kgen.evaluation.reference import METRICS, Reference
+from kgen.image_generator import unknown_name
+from kgen.training.checkpoints import save_model
+
+
+class EvaluateSamples(keras.callbacks.Callback):
+    """Draws images every few epochs, measures them, and logs the figures.
+
+    The figures go into the epoch's logs as `FD-lenet128` and so on, where the progress
+    bar, `History`, `metrics.csv`, TensorBoard and callbacks that come later find them. The
+    images are drawn from the same seeds each time, so figures differ by the weights alone.
+    Epochs without an evaluation have no such figures.
+
+    Args:
+        reference: `Reference`, or a `kgen.data.Split` of held-out images. Use validation
+            images here: what chooses a model cannot judge it.
+        every: Int, epochs between evaluations.
+        num_samples: Int, how many images to draw.
+        metrics: Sequence of names in `kgen.evaluation.METRICS`.
+        seed: Int, for the images.
+        best: Name of one of the metrics; the model is kept whenever it improves.
+        path: Path of the `.keras` file of the best model. Beside it, at `<path>.json`, stands
+            what it reached, so that a resumed run keeps the better one.
+        batch_size: Int, images at a time.
+
+    Raises:
+        ValueError: A metric is unknown or cannot be computed from this reference, or only
+            one of `best` and `path` is given.
+
+    Example:
+
+    >>> evaluation = kgen.evaluation.EvaluateSamples(
+    ...     data.validation, every=5, best="fd", path="best.keras"
+    ... )
+    >>> model.fit(data.train, epochs=50, callbacks=[evaluation])
+    """
+
+    def __init__(
+        self,
+        reference,
+        every=1,
+        num_samples=2048,
+        metrics=("fd", "kd", "precision", "recall"),
+        seed=0,
+        best=None,
+        path=None,
+        batch_size=64,
+    ):
+        super().__init__()
+        if every < 1:
+            raise ValueError(f"every must be a positive number of epochs. Received: {every}")
+        if (best is None) != (path is None):
+            raise ValueError(f"best and path go together. Received: best={best}, path={path}")
+        metrics = tuple(metrics)
+        choices = [name for name in metrics if name in METRICS and METRICS[name].better]
+        if best is not None and best not in choices:
+            raise ValueError(unknown_name("metric to choose the best by", str(best), choices))
+        if not isinstance(reference, Reference):
+            reference = Reference(reference, split="validation")
+        self.reference = reference
+        self.every = every
+        self.num_samples = num_samples
+        self.metrics = metrics
+        self.seed = seed
+        self.best = best
+        self.path = None if path is None else pathlib.Path(path)
+        self.batch_size = batch_size
+
+    def prepare(self, model):
+        """Raises `ValueError` unless all metrics can be computed of what `model` draws."""
+        self.labels = None
+        if model.num_classes is not None:
+            self.labels = self.reference.labels_like(self.num_samples, self.seed)
+        self.reference.check(self.num_samples, self.labels, self.metrics)
+
+    def on_train_begin(self, logs=None):
+        self.prepare(self.model)
+        self._begun = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self._begun:
+            return
+        self._begun, self._record = True, None
+        if self.best is not None and epoch:  # a run goes on: with what it had reached
+            with contextlib.suppress(FileNotFoundError):
+                self._record = json.loads(self._record_path.read_text())["value"]
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch + 1) % self.every:
+            return
+        images = self.model.generate(
+            self.num_samples,
+            self.labels,
+            self.seed,
+            batch_size=self.batch_size,
+            progress=False,
+        )
+        found = self.reference.measure(images, self.labels, self.metrics, floor=False)
+        values = {title: entry["value"] for title, entry in found["metrics"].items()}
+        logs.update(values)
+        if self.best is not None:
+            self._keep(epoch + 1, values[self.reference.title(self.best)])
+
+    @property
+    def _record_path(self):
+        return self.path.with_name(f"{self.path.name}.json")
+
+    def _keep(self, epoch, value):
+        sign = 1 if METRICS[self.best].better == "lower" else -1
+        if self._record is not None and sign * value >= sign * self._record:
+            return
+        self._record = value
+        save_model(self.model, self.path)
+        record = {"metric": self.reference.title(self.best), "value": value, "epoch": epoch}
+        files.write_text(self._record_path, json.dumps(record, indent=2) + "\n")

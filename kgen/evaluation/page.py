@@ -1,0 +1,561 @@
+"""Reports as HTML files that stand alone: of one model, and of several side by side.
+
+A page fetches nothing, pictures and curves included: it can be mailed, kept in an archive
+and opened without a network. The same report gives the same bytes.
+"""
+
+import base64
+import dataclasses
+import functools
+import html
+import io
+import json
+import math
+import pathlib
+import re
+import shlex
+
+import numpy as np
+
+from kgen import files
+from kgen.images import encode_png, save_png
+from kgen.training.callbacks import read_metrics
+
+MISSING = "\N{EN DASH}"
+
+#: More curves than this are no longer looked at.
+MAX_CURVES = 9
+
+#: Of more classes than this, those are shown whose shares differ most.
+MAX_CLASSES = 20
+
+#: What the errors of reconstructions are called, and which is better.
+RECONSTRUCTION = {
+    "mae": ("mean absolute error in grey levels", "lower"),
+    "rmse": ("root mean square error in grey levels", "lower"),
+    "psnr": ("PSNR in dB", "higher"),
+    "ssim": ("SSIM", "higher"),
+}
+
+_SERIES = 6  # colours for curves; templates/base.html has one for each
+_NEUTRAL = _SERIES
+_WIDTH, _HEIGHT = 968, 640  # of a picture on the page, in CSS pixels
+
+# Numbers ------------------------------------------------------------------------------
+
+
+def number(value, sd=None, digits=4):
+    """A number for a reader: 4 significant digits, integers in full.
+
+    Args:
+        value: Int, float or `None`.
+        sd: Float, its standard deviation, or `None`.
+        digits: Int, significant digits of a float; its deviation gets 2.
+
+    Returns:
+        String; a dash for `None` and NaN.
+
+    Example:
+
+    >>> number(8.1), number(0.00004321), number(12345.6), number(10_000), number(0.5, 0.012)
+    ('8.100', '4.321e-05', '12,350', '10,000', '0.5000 ± 0.012')
+    """
+    if value is None or math.isnan(value):
+        return MISSING
+    if sd is not None:
+        return f"{number(value, digits=digits)} ± {number(sd, digits=2)}"
+    sign, size = "\N{MINUS SIGN}" if value < 0 else "", abs(value)
+    if math.isinf(value):
+        return f"{sign}∞"
+    if isinstance(value, int | np.integer):
+        return f"{sign}{size:,}"
+    if size == 0:
+        return "0"
+    rounded = f"{size:.{digits - 1}e}"
+    exponent = int(rounded.partition("e")[2])
+    if exponent < -4:
+        return sign + rounded
+    return f"{sign}{float(rounded):,.{max(0, digits - 1 - exponent)}f}"
+
+
+def percent(value):
+    """A share of 1: `"9.8%"`."""
+    return MISSING if value is None else f"{value:.1%}"
+
+
+# One model ----------------------------------------------------------------------------
+
+
+def write(path, report, pictures, history=()):
+    """Writes the report of one model as an HTML file that needs no other.
+
+    Args:
+        path: Path of the file, for instance `report.html`. The pictures are also written
+            beside it, as `report/<slug>.png`.
+        report: Dict, as `kgen.evaluation.evaluate` returns. What it lacks is left out.
+        pictures: Dict of slug to `{"title", "caption", "image"}`, with uint8 images
+            `[h, w, C]`.
+        history: List of dicts, the rows of a run's `metrics.csv`; a value may be `None`.
+
+    Returns:
+        Dict of slug to `{"title", "caption", "file"}`, the files relative to the folder
+        of `path`.
+
+    Raises:
+        ValueError: A slug cannot be the name of a file.
+    """
+    path = pathlib.Path(path)
+    written = {}
+    for slug, picture in pictures.items():
+        if not re.fullmatch(r"[A-Za-z0-9][\w-]*", slug):
+            raise ValueError(
+                f"A picture's slug is made of letters, digits, '-' and '_'. Received: {slug!r}"
+            )
+        written[slug] = {
+            "title": picture["title"],
+            "caption": picture["caption"],
+            "file": f"{path.stem}/{slug}.png",
+        }
+        save_png(picture["image"], path.parent / written[slug]["file"])
+    metrics = report.get("metrics", {})
+    text = _template("report.html").render(
+        report=report,
+        facts=_facts(report),
+        pictures={slug: _embedded(picture) for slug, picture in pictures.items()},
+        has={
+            name: any(m.get(name) is not None for m in metrics.values())
+            for name in ("sd", "train", "floor")
+        },
+        classes=_class_shares(report.get("classes", ())),
+        curves=_curves(history),
+        command=_command(report),
+    )
+    files.write_text(path, text)
+    return written
+
+
+def read(folder):
+    """What `kgen.evaluation.evaluate` wrote, for `write_comparison`.
+
+    Args:
+        folder: Path of the folder with `evaluation.json`. If it is a run's, the rows of
+            its `metrics.csv` come along.
+
+    Returns:
+        Dict of `"name"` (the folder's), `"report"`, `"pictures"` and `"history"`.
+
+    Raises:
+        ValueError: There is no evaluation, or one of an older kgen.
+    """
+    from PIL import Image
+
+    folder = pathlib.Path(folder)
+    path = folder / "evaluation.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no evaluation.json; run `kgen evaluate {folder}` first.")
+    report = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(report.get("model"), dict):
+        raise ValueError(f"{path} was written by an older kgen; run `kgen evaluate {folder}` again")
+    pictures = {}
+    for slug, picture in report.get("pictures", {}).items():
+        if (folder / picture["file"]).is_file():  # one that was thrown away is left out
+            image = np.asarray(Image.open(folder / picture["file"]))
+            image = image[..., None] if image.ndim == 2 else image
+            pictures[slug] = {**picture, "image": image}
+    return {
+        "name": folder.resolve().name,
+        "report": report,
+        "pictures": pictures,
+        "history": read_metrics(folder / "metrics.csv"),
+    }
+
+
+def _facts(report):
+    """Short strings that say what was evaluated."""
+    model, facts = report["model"], []
+    if model.get("parameters") is not None:
+        facts.append(f"{number(model['parameters'])} parameters")
+    height, width, channels = model["image_shape"]
+    facts.append(f"images of {height}x{width}x{channels}")
+    if model.get("num_classes"):
+        facts.append(f"{number(model['num_classes'])} classes")
+    if "samples" in report:
+        facts.append(f"{number(report['samples']['n'])} images drawn")
+    for title, metric in list(report.get("metrics", {}).items())[:1]:
+        floor = metric.get("floor")
+        beside = "" if floor is None else f" (real images {number(floor)})"
+        facts.append(f"{title} {number(metric['value'])}{beside}")
+    if "likelihood" in report:
+        facts.append(f"{number(report['likelihood']['nats'])} nats per image")
+    return facts
+
+
+def _class_shares(classes):
+    """The rows of the table of classes, with widths of bars in percent, and what is left out."""
+    largest = max((max(c["real"], c["generated"]) for c in classes), default=0) or 1
+    shown = sorted(classes, key=lambda c: -abs(c["generated"] - c["real"]))[:MAX_CLASSES]
+    rows = [
+        {**c, "widths": [round(100 * c[kind] / largest, 1) for kind in ("generated", "real")]}
+        for c in sorted(shown, key=lambda c: c["class"])
+    ]
+    return {"rows": rows, "of": len(classes)}
+
+
+def _command(report):
+    """How to get the report again, as a line for a shell or for Python."""
+    samples = report.get("samples", {})
+    options = {
+        "split": report["data"]["split"],
+        "num_samples": samples.get("n"),
+        "seed": samples.get("seed"),
+        "features": report.get("features", {}).get("name"),
+        "importance_samples": report.get("likelihood", {}).get("importance_samples"),
+    }
+    if options["features"] == "inception":
+        options["features"] = "inception:WEIGHTS"
+    options = {name: value for name, value in options.items() if value is not None}
+    path = report["model"].get("path")
+    if path:
+        words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+        return shlex.join(["kgen", "evaluate", path, *words])
+    words = "".join(f", {name}={value!r}" for name, value in options.items())
+    return f"kgen.evaluation.evaluate(model, data{words})"
+
+
+# Several models -----------------------------------------------------------------------
+
+
+def write_comparison(path, entries):
+    """Writes one page with a column for each of several runs.
+
+    Args:
+        path: Path of the HTML file.
+        entries: List of dicts, see `read`. `"report"` is as in `write`.
+    """
+    entries = _named(entries)
+    names = [entry["name"] for entry in entries]
+    slugs = dict.fromkeys(slug for entry in entries for slug in entry["pictures"])
+    pictures = []
+    for slug in slugs:
+        found = {e["name"]: e["pictures"][slug] for e in entries if slug in e["pictures"]}
+        embedded = {name: _embedded(picture) for name, picture in found.items()}
+        pictures.append({"title": next(iter(found.values()))["title"], "of": embedded})
+    settings = [_settings(entry["report"]) for entry in entries]
+    differing = _differing(settings)
+    measured = next((s for s in settings if s is not None), {})
+    text = _template("comparison.html").render(
+        entries=entries,
+        names=names,
+        differing=differing,
+        common={name: value for name, value in measured.items() if name not in differing},
+        rows=_rows(entries),
+        pictures=pictures,
+        curves=_overlaid(entries),
+        colours=_SERIES,
+    )
+    files.write_text(path, text)
+
+
+def table(entries):
+    """The comparison as text.
+
+    Args:
+        entries: List of dicts, see `read`.
+
+    Returns:
+        Tuple `(header, rows)` of a list of strings and a list of such lists: a metric,
+        `"lower"` or `"higher"` for which is better, the value of real images, and a column
+        for each run. A star marks the best value of those that can be compared.
+    """
+    entries = _named(entries)
+    header = ["metric", "better", "real images", *(entry["name"] for entry in entries)]
+    rows = [
+        [row.title, row.better or "", row.floor]
+        + [f"* {cell.text}" if cell.best else cell.text for cell in row.cells]
+        for row in _rows(entries)
+    ]
+    return header, rows
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cell:
+    text: str
+    best: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    title: str
+    better: str | None
+    floor: str
+    cells: list
+    meaning: str = ""
+
+
+def _rows(entries):
+    """The rows of the comparison."""
+    reports = [entry["report"] for entry in entries]
+    rows = []
+    for title in dict.fromkeys(title for r in reports for title in r.get("metrics", {})):
+        metrics = [r.get("metrics", {}).get(title) for r in reports]
+        first = next(metric for metric in metrics if metric)
+        rows.append(
+            _row(
+                title,
+                first["better"],
+                [None if m is None else m["value"] for m in metrics],
+                [_settings(r) for r in reports],
+                sds=[None if m is None else m.get("sd") for m in metrics],
+                floors=[m["floor"] for m in metrics if m and m.get("floor") is not None],
+                meaning=first.get("meaning", ""),
+            )
+        )
+    found = [r.get("likelihood", {}) for r in reports]
+    for kind in dict.fromkeys(f["kind"] for f in found if f):
+        for key, unit in (("nats", "nats per image"), ("bits_per_dimension", "bits per dimension")):
+            values = [f[key] if f.get("kind") == kind else None for f in found]
+            how = [
+                (_data(r), f.get("protocol"), f.get("importance_samples"))
+                for r, f in zip(reports, found, strict=True)
+            ]
+            rows.append(_row(f"{unit}, {kind}", "lower", values, how))
+    for key, (title, better) in RECONSTRUCTION.items():
+        values = [r.get("reconstruction", {}).get(key) for r in reports]
+        rows.append(_row(f"reconstruction, {title}", better, values, [_data(r) for r in reports]))
+    speeds = [r.get("sampling", {}).get("images_per_second") for r in reports]
+    rows.append(_row("images drawn per second", None, speeds))  # on who knows what machine
+    rows.append(_row("parameters", None, [r["model"].get("parameters") for r in reports]))
+    return [row for row in rows if any(cell.text != MISSING for cell in row.cells)]
+
+
+def _row(title, better, values, settings=(), sds=None, floors=(), meaning=""):
+    """A row, whose best value is marked if all its values were taken in the same way."""
+    there = [i for i, value in enumerate(values) if value is not None and not math.isnan(value)]
+    alike = all(settings[i] == settings[there[0]] for i in there) if settings else False
+    best = None
+    if better and alike and len({values[i] for i in there}) > 1:
+        best = {"lower": min, "higher": max}[better](values[i] for i in there)
+    texts = map(number, values, sds or [None] * len(values))
+    cells = [
+        _Cell(text, best is not None and value == best)
+        for text, value in zip(texts, values, strict=True)
+    ]
+    floors = list(dict.fromkeys(number(floor) for floor in sorted(floors)))
+    floor = floors[0] if len(floors) == 1 else f"{floors[0]} to {floors[-1]}" if floors else MISSING
+    return _Row(title, better, floor, cells, meaning)
+
+
+def _data(report):
+    data = report["data"]
+    return {
+        "data": data["name"],
+        "split": data["split"],
+        "fingerprint of the data": short(data.get("fingerprint")),
+    }
+
+
+def _settings(report):
+    """What must be equal for two values of a metric to be comparable."""
+    if "metrics" not in report:
+        return None
+    features, reference = report["features"], report["reference"]
+    return {
+        "images drawn": number(report["samples"]["n"]),
+        "data": report["data"]["name"],
+        "reference split": reference["split"],
+        "reference images": number(reference["n"]),
+        "reference fingerprint": short(
+            reference.get("fingerprint") or report["data"].get("fingerprint")
+        ),
+        "features": features["name"],
+        "features sha256": short(features["sha256"]),
+    }
+
+
+def _differing(settings):
+    """Dict of setting to its value in each run, for those that are not equal in all."""
+    measured = [s for s in settings if s is not None]
+    return {
+        name: [MISSING if s is None else s[name] for s in settings]
+        for name in (measured[0] if measured else ())
+        if len({s[name] for s in measured}) > 1
+    }
+
+
+def short(hexadecimal):
+    """The head of a hash, enough to tell two apart."""
+    return hexadecimal[:12] if hexadecimal else MISSING
+
+
+def _named(entries):
+    """Entries whose names differ: a second `vae` becomes `vae (2)`."""
+    seen, named = {}, []
+    for entry in entries:
+        name = entry["name"]
+        seen[name] = seen.get(name, 0) + 1
+        name = name if seen[name] == 1 else f"{name} ({seen[name]})"
+        named.append({**entry, "name": name})
+    return named
+
+
+# Curves -------------------------------------------------------------------------------
+
+
+def _curves(history):
+    """One panel for each quantity of a run, training and validation together."""
+    columns = dict.fromkeys(key for row in history for key in row)
+    names = dict.fromkeys(key.removeprefix("val_") for key in columns)
+    panels = {}
+    for name in names:
+        lines = [(_points(history, key), i, "-") for i, key in enumerate((name, f"val_{name}"))]
+        lines = [line for line in lines if len(line[0]) > 1]
+        # What has no counterpart is neither: a score of samples, a loss of a GAN.
+        panels[name] = lines if len(lines) == 2 else [(p, _NEUTRAL, "-") for p, *_ in lines]
+    return _drawn(panels)
+
+
+def _overlaid(entries):
+    """One panel for each quantity that two runs share, on validation images if they can be."""
+    columns = [dict.fromkeys(key for row in e["history"] for key in row) for e in entries]
+    names = dict.fromkeys(key.removeprefix("val_") for keys in columns for key in keys)
+    panels = {}
+    for name in names:
+        for key in (f"val_{name}", name):
+            lines = [
+                (_points(e["history"], key), i % _SERIES, "-" if i < _SERIES else "--")
+                for i, e in enumerate(entries)
+            ]
+            lines = [line for line in lines if len(line[0]) > 1]
+            if len(lines) > 1:
+                panels[key.replace("val_", "validation ", 1)] = lines
+                break
+    return _drawn(panels)
+
+
+def _points(history, key):
+    """Pairs of epoch and value, where there is one."""
+    return [
+        (row.get("epoch", i + 1), row[key])
+        for i, row in enumerate(history)
+        if row.get(key) is not None and math.isfinite(row[key])
+    ]
+
+
+def _drawn(panels):
+    """Panels of curves as SVG, the losses first, and the names of those that are left out."""
+    panels = {n: lines for n, lines in panels.items() if lines and n not in ("epoch", "steps")}
+    names = sorted(panels, key=_importance)
+    shown = names[:MAX_CURVES]
+    return {
+        "panels": [
+            {"name": name, "svg": _svg(panels[name], f"{name} by epoch", f"curve{i}-")}
+            for i, name in enumerate(shown)
+        ],
+        "left_out": names[MAX_CURVES:],
+        "pairs": any(colour != _NEUTRAL for name in shown for _, colour, _ in panels[name]),
+    }
+
+
+def _importance(name):
+    """First the whole loss, then its parts, then scores of samples, then the rest."""
+    name = name.removeprefix("validation ")
+    kinds = (name == "loss", name.endswith("loss"), name.startswith(("FD", "KD")), True)
+    return kinds.index(True)
+
+
+# Matplotlib knows colours, not CSS variables: these stand for them and are replaced.
+_COLOURS = {f"#0102{i:02x}": f"var(--series-{i})" for i in range(_SERIES)}
+_COLOURS |= {"#010300": "currentColor", "#010301": "var(--line)"}
+
+
+def _limits(lines):
+    """Lowest and highest value to draw: the steep start must not flatten all that follows."""
+    drawn = [v for points, *_ in lines for _, v in points]
+    late = [v for points, *_ in lines for _, v in points[len(points) // 20 :]]
+    if 0 < 3 * np.ptp(late) < np.ptp(drawn):
+        drawn = late
+    margin = 0.06 * np.ptp(drawn) or 0.06 * abs(drawn[0]) or 1
+    return min(drawn) - margin, max(drawn) + margin
+
+
+def _svg(lines, label, prefix):
+    """Curves as inline SVG in the page's own font and colours."""
+    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    text, line = list(_COLOURS)[_NEUTRAL:]
+    with matplotlib.rc_context({"svg.hashsalt": "kgen", "svg.fonttype": "none", "font.size": 8}):
+        figure = Figure(figsize=(3.6, 2.0), layout="constrained")
+        axes = figure.subplots()
+        for points, colour, style in lines:
+            marker = "o" if len(points) <= 12 else None
+            axes.plot(
+                *zip(*points, strict=True),
+                color=list(_COLOURS)[colour],
+                linestyle=style,
+                linewidth=1.5,
+                marker=marker,
+                markersize=3,
+            )
+        axes.set_ylim(*_limits(lines))
+        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        axes.yaxis.set_major_locator(MaxNLocator(4))
+        axes.ticklabel_format(useOffset=False)
+        axes.tick_params(color=line, labelcolor=text, length=3)
+        axes.set_xlabel("epoch", color=text)
+        axes.grid(axis="y", color=line, linewidth=0.6)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.spines["bottom"].set_color(line)
+        buffer = io.StringIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    # Several figures in one page: no two elements may have the same id.
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+    svg = re.sub(r'(id="|xlink:href="#|url\(#)', rf"\g<1>{prefix}", svg)
+    svg = svg.replace("xlink:href", "href")
+    view = re.search(r'viewBox="[^"]*"', svg).group()
+    head = f'<svg {view} role="img" aria-label="{html.escape(label)}">'
+    svg = re.sub(r"<svg[^>]*>", lambda _: head, svg, count=1)
+    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"font-family: [^;\"]*", "font-family: inherit", svg)
+    return re.sub("|".join(_COLOURS), lambda found: _COLOURS[found.group()], svg)
+
+
+# Templates ----------------------------------------------------------------------------
+
+
+@functools.cache
+def _template(name):
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(pathlib.Path(__file__).with_name("templates")),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "number": number,
+        "percent": percent,
+        "short": short,
+    }
+    environment.globals["reconstruction_errors"] = RECONSTRUCTION
+    return environment.get_template(name)
+
+
+def _embedded(picture):
+    """A picture for a template: the PNG itself, its size on the page, its words."""
+    height, width = picture["image"].shape[:2]
+    zoom = max(1, min(_WIDTH // width, _HEIGHT // height, 2))
+    png = base64.b64encode(encode_png(picture["image"])).decode("ascii")
+    return {
+        "title": picture["title"],
+        "caption": picture["caption"],
+        "src": f"data:image/png;base64,{png}",
+        "width": zoom * width,
+        "height": zoom * height,
+    }
