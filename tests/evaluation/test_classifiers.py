@@ -119,7 +119,7 @@ def test_score_of_few_images(digits):
     images, labels, test_images, test_labels = digits
     score = classifiers.classification_accuracy_score
     few = images[:150], labels[:150], test_images, test_labels
-    assert score(*few) > 0.8 > score(*few, epochs=5)
+    assert score(*few) > 0.7 > score(*few, epochs=5)
 
 
 def test_score_of_classes_swapped(digits):
