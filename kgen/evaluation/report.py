@@ -324,7 +324,8 @@ def _pictures(model, reference, images, labels, test, seed, batch_size):
     if labels is not None:
         found["classes"] = {
             "title": "Samples of each class",
-            "caption": "The first images drawn for each class, a row each.",
+            "caption": "The first images drawn for each class, a row each"
+            + (f": {', '.join(reference.class_names)}." if reference.class_names else "."),
             "image": pictures.per_class(images, labels, model.num_classes),
         }
     elif reference.knows_classes:
