@@ -160,6 +160,27 @@ def gumbel(seeds, shape, stream=0):
     return -_log(-_log(uniform(seeds, shape, stream)))
 
 
+def categorical(logits, noise):
+    """Draws from a softmax by Gumbel-max: the index of the largest of `logits + noise`.
+
+    Maddison, Tarlow and Minka, "A* sampling" (NeurIPS 2014), section 2. It takes a number per
+    class, and is alike on every runtime; the inverse of a cumulative sum takes one, and is
+    not: a sum rounds as its order goes.
+
+    Args:
+        logits: float32 tensor `[..., Q]`.
+        noise: float32 tensor `[..., Q]`, from `gumbel`.
+
+    Returns:
+        int32 tensor `[...]`; of equal sums the first.
+    """
+    sums = logits + noise
+    count = sums.shape[-1]
+    # Keras's argmax has an operator that does not convert to ONNX.
+    largest = ops.equal(sums, ops.max(sums, axis=-1, keepdims=True))
+    return ops.min(ops.where(largest, np.arange(count, dtype="int32"), np.int32(count)), axis=-1)
+
+
 @functools.cache
 def _half_normal_quantiles():
     """float32 `[65536]`: equally likely values of a normal with variance 1/2."""

@@ -7,9 +7,10 @@ from kgen.image_generator import unknown_name
 _FILES = {
     "vae": ("kgen.models.vae", "VAE"),
     "dcgan": ("kgen.models.dcgan", "DCGAN"),
+    "gated_pixelcnn": ("kgen.models.gated_pixelcnn", "GatedPixelCNN"),
 }
 
-__all__ = ["DCGAN", "VAE", "get", "registered"]
+__all__ = ["DCGAN", "VAE", "GatedPixelCNN", "get", "registered"]
 
 
 def registered():

@@ -1,0 +1,297 @@
+"""Generators that draw an image pixel by pixel, in raster order.
+
+The likelihood is exact: log p(x) is the sum over pixels of log p(pixel | pixels before it). One
+sampler serves all of them. It keeps what the network has computed, so that a new pixel costs
+one column of the network and not the network, and it is one graph: a loop over rows, in it
+one over columns.
+"""
+
+import math
+
+import numpy as np
+from keras import ops
+
+from kgen import distributions, random
+from kgen.endpoint import Endpoint, TensorSpec, image_spec, label_spec, seed_spec
+from kgen.image_generator import ImageGenerator, unknown_name
+from kgen.training.step import Batch
+
+BINARIZATIONS = ("dynamic", "threshold")
+
+
+class AutoregressiveGenerator(ImageGenerator):
+    """Base class of models with an exact likelihood and a cached sampler.
+
+    A subclass sets `distribution` (see `kgen.distributions`) and `network`, an object with
+
+    - `network(x, labels, training)`: the parameters of all pixels `[B, H, W, P]` from scaled
+      images `[B, H, W, C]`, those of a pixel from the pixels before it alone,
+
+    and the same by rows and columns, in `ops` on tensors or nested tuples of them:
+
+    - `start(batch_size)`: what is kept from row to row, before the first;
+    - `begin_row(rows, row, labels)`: `(context, rows)`; `context` is what the rows above say of
+      this one, as tensors `[W, B, ...]`;
+    - `start_columns(batch_size)`: what is kept from pixel to pixel, before a row's first;
+    - `pixel(context, columns, column, last, x)`: `(parameters [B, P], columns, outputs)` at one
+      pixel: `context` at its column, `last` and `x` `[B, C]` are the scaled pixel to its left
+      (0 at the border) and as much of itself as is drawn; `outputs`, a tuple of `[B, F]`, is
+      what the next row must know of it;
+    - `end_row(rows, context, x, outputs)`: `rows` for the next row, from the whole row of
+      scaled pixels `[W, B, C]` and of outputs `[W, B, F]`.
+
+    Args:
+        image_shape: Tuple `(H, W, C)`.
+        num_classes: Int for a class-conditional model, else `None`.
+        num_levels: Int, 2 to 256, how many grey levels a pixel can have. Images are cut to
+            them; two are black and white.
+        binarization: For two levels: `"dynamic"` draws 0 or 1 with the grey level as
+            probability, anew in every step; `"threshold"` cuts at one half.
+        seed: Int, see `ImageGenerator`.
+
+    Logs `loss`, the negative log-likelihood in nats per image, and `bits_per_dimension`.
+    """
+
+    metric_names = ("loss", "bits_per_dimension")
+
+    def __init__(
+        self,
+        image_shape,
+        num_classes=None,
+        num_levels=256,
+        binarization="dynamic",
+        seed=0,
+        **kwargs,
+    ):
+        super().__init__(image_shape, num_classes, seed, **kwargs)
+        if not 2 <= num_levels <= 256:
+            raise ValueError(f"num_levels must be 2 to 256. Received: {num_levels}")
+        if binarization not in BINARIZATIONS:
+            raise ValueError(unknown_name("binarization", binarization, BINARIZATIONS))
+        self.num_levels = num_levels
+        self.binarization = binarization
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_levels": self.num_levels,
+            "binarization": self.binarization,
+        }
+
+    def _build_network(self):
+        labels = None if self.num_classes is None else np.zeros(1, "int32")
+        self.network(np.zeros((1, *self.image_shape), "float32"), labels)
+        self.built = True
+
+    # Pixels ---------------------------------------------------------------------------
+
+    def to_levels(self, images):
+        """uint8 images to scaled levels, each pixel to the level nearest to it."""
+        if self.num_levels == 256:
+            return distributions.scale(images, 256)
+        levels = ops.cast(images, "float32") * ((self.num_levels - 1) / 255) + 0.5
+        return distributions.scale(ops.floor(levels), self.num_levels)
+
+    def to_images(self, x):
+        """Scaled levels to uint8 images."""
+        return ops.cast((x + 1) * 127.5 + 0.5, "uint8")
+
+    def _training_levels(self, batch):
+        if self.num_levels > 2 or self.binarization == "threshold":
+            return self.to_levels(batch.images)
+        threshold = random.uniform(batch.seeds, self.image_shape, stream=1)
+        return 2 * ops.cast(ops.cast(batch.images, "float32") / 255 > threshold, "float32") - 1
+
+    # Likelihood -----------------------------------------------------------------------
+
+    def objective(self, batch, training):
+        x = self._training_levels(batch)
+        nats = -ops.mean(self._log_prob(x, batch.labels, training, batch.seeds))
+        return nats, {"loss": nats, "bits_per_dimension": self._bits(nats)}
+
+    def _log_prob(self, x, labels, training=False, seeds=None):
+        parameters = self.network(x, labels, training=training)
+        return self.distribution.log_prob(x, parameters)
+
+    def _bits(self, nats):
+        return nats / (math.log(2) * math.prod(self.image_shape))
+
+    def log_prob(self, images, labels=None):
+        """Exact log-probability of images.
+
+        Args:
+            images: uint8 tensor `[B, H, W, C]`, cut to the nearest of the model's levels.
+            labels: int32 tensor `[B]` for a class-conditional model.
+
+        Returns:
+            float32 tensor `[B]`, nats.
+        """
+        return self._log_prob(self.to_levels(images), labels)
+
+    def negative_log_likelihood(self, x, y=None, seed=0, batch_size=64, progress="auto"):
+        """Exact -log p(x) of each image.
+
+        Args:
+            x: uint8 images `[N, H, W, C]` or a `kgen.data.Split`. A model of two levels that
+                binarises dynamically draws them once, from `seed`.
+            y: Integer labels `[N]` for a class-conditional model, when `x` is an array.
+            seed: Int.
+            batch_size: Int.
+            progress: Bool or `"auto"`.
+
+        Returns:
+            float32 NumPy array `[N]`, nats per image.
+        """
+        split = self.check_split(x, y)
+        inputs = {
+            "images": split.images,
+            "seeds": ops.convert_to_numpy(random.row_seeds(seed, len(split))),
+        }
+        if self.num_classes is not None:
+            inputs["labels"] = split.labels
+
+        def measure(images, seeds, labels=None):
+            return -self._log_prob(self._training_levels(Batch(images, labels, seeds)), labels)
+
+        return self.run_batched(
+            "negative_log_likelihood",
+            measure,
+            inputs,
+            batch_size=batch_size,
+            progress=progress,
+            description="Likelihood",
+        )
+
+    def likelihood_protocol(self, importance_samples=None, seed=0):
+        """What `negative_log_likelihood` measures, in words that stand beside the number.
+
+        Args:
+            importance_samples: Ignored: the likelihood is exact.
+            seed: Int.
+
+        Returns:
+            Dict: `"kind"`, `"protocol"` and `"discrete"`.
+        """
+        if self.num_levels > 2:
+            pixels = f"probability of {self.num_levels} grey levels, not dequantised"
+        elif self.binarization == "dynamic":
+            pixels = f"pixels drawn once as 0 or 1, the grey level as probability, seed {seed}"
+        else:
+            pixels = "pixels cut at one half to 0 or 1"
+        return {"kind": "exact", "protocol": f"{pixels}; exact, no bound", "discrete": True}
+
+    # Sampling -------------------------------------------------------------------------
+
+    def sample(self, seeds, labels=None, temperature=1.0):
+        """Draws images pixel by pixel, in raster order.
+
+        Args:
+            seeds: int32 tensor `[B]`.
+            labels: int32 tensor `[B]` for a class-conditional model.
+            temperature: Float above 0, what logits are divided by; below 1, likelier pixels.
+
+        Returns:
+            uint8 tensor `[B, H, W, C]`.
+
+        Raises:
+            ValueError: `temperature` is 0 or below.
+        """
+        return self._draw(seeds, labels, temperature)
+
+    def _draw(self, seeds, labels=None, temperature=1.0, images=None, mask=None):
+        if not temperature > 0:
+            raise ValueError(f"temperature must be above 0. Received: {temperature}")
+        height, width, channels = self.image_shape
+        batch, network, distribution = ops.shape(seeds)[0], self.network, self.distribution
+        known = None
+        if images is not None:  # rows and columns lead, as they do in all that is looped over
+            known = ops.transpose(self.to_levels(images), (1, 2, 0, 3))
+            mask = ops.cast(ops.transpose(mask, (1, 2, 0))[..., None], "bool")
+
+        def draw_row(row, carry):
+            image, rows = carry
+            context, rows = network.begin_row(rows, row, labels)
+            noise = random.gumbel(seeds, (width, *distribution.noise_shape), stream=row)
+            noise = ops.moveaxis(noise, 1, 0)
+
+            def draw_pixel(column, carry):
+                x, columns, collected = carry
+                last = ops.take(x, column, axis=0)  # x begins with the border
+                here = _at(context, column)
+                drawn = ops.zeros_like(last)
+                for step in range(distribution.passes):
+                    parameters, after, outputs = network.pixel(here, columns, column, last, drawn)
+                    drawn = distribution.draw(
+                        parameters, ops.take(noise, column, axis=0), drawn, step, temperature
+                    )
+                    if known is not None:
+                        given = ops.take(ops.take(known, row, axis=0), column, axis=0)
+                        given = given * (np.arange(channels) <= step)
+                        keep = ops.take(ops.take(mask, row, axis=0), column, axis=0)
+                        drawn = ops.where(keep, given, drawn)
+                collected = tuple(
+                    _put(rows, column, new) for rows, new in zip(collected, outputs, strict=True)
+                )
+                return _put(x, column + 1, drawn), after, collected
+
+            start = ops.zeros((width + 1, batch, channels)), network.start_columns(batch)
+            collected = tuple(
+                ops.zeros((width, batch, size)) for size in getattr(network, "output_sizes", ())
+            )
+            x, _, collected = ops.fori_loop(0, width, draw_pixel, (*start, collected))
+            rows = network.end_row(rows, context, x[1:], collected)
+            return _put(image, row, x[1:]), rows
+
+        image = ops.zeros((height, width, batch, channels))
+        image, _ = ops.fori_loop(0, height, draw_row, (image, network.start(batch)))
+        drawn = self.to_images(ops.transpose(image, (2, 0, 1, 3)))
+        if images is None:
+            return drawn
+        # As they came: byte for byte, also where they lie between two levels.
+        return ops.where(ops.transpose(mask, (2, 0, 1, 3)), images, drawn)
+
+    def endpoints(self):
+        image = image_spec(self.image_shape)
+        label = {} if self.num_classes is None else {"label": label_spec(self.num_classes)}
+        figure = TensorSpec((), "float32")
+        return {
+            **super().endpoints(),
+            "score": Endpoint(
+                lambda image, label=None: self._score(image, label),
+                {"image": image, **label},
+                {"log_prob": figure, "bits_per_dimension": figure},
+                "gives the exact log-probability of an image, in nats and in bits per dimension",
+            ),
+            "complete": Endpoint(
+                lambda image, mask, seed, label=None: {
+                    "image": self._draw(seed, label, images=image, mask=mask)
+                },
+                {
+                    "image": image,
+                    "mask": TensorSpec(
+                        self.image_shape[:2], "uint8", 0, 1, "1 where the pixel is known"
+                    ),
+                    "seed": seed_spec(),
+                    **label,
+                },
+                {"image": image},
+                "keeps the known pixels and draws the others, each given all pixels before it in "
+                "raster order, known or drawn; known pixels after it stay, but do not bear on it",
+            ),
+        }
+
+    def _score(self, image, label):
+        log_prob = self.log_prob(image, label)
+        return {"log_prob": log_prob, "bits_per_dimension": -self._bits(log_prob)}
+
+
+def _at(tree, column):
+    """The tensors of a nested tuple at one place of their leading axis."""
+    if isinstance(tree, tuple):
+        return tuple(_at(part, column) for part in tree)
+    return ops.take(tree, column, axis=0)
+
+
+def _put(x, index, row):
+    """`x` with one place of its leading axis set. It converts to ONNX, and is fast there."""
+    return ops.scatter_update(x, ops.reshape(index, (1, 1)), row[None])
