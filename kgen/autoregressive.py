@@ -13,7 +13,7 @@ from keras import ops
 
 from kgen import distributions, random
 from kgen.endpoint import Endpoint, TensorSpec, image_spec, label_spec, seed_spec
-from kgen.image_generator import ImageGenerator, unknown_name
+from kgen.image_generator import ImageGenerator, check_seed, unknown_name
 from kgen.training.step import Batch
 
 BINARIZATIONS = ("dynamic", "threshold")
@@ -198,6 +198,117 @@ class AutoregressiveGenerator(ImageGenerator):
         """
         return self._draw(seeds, labels, temperature)
 
+    def complete(
+        self,
+        images,
+        mask,
+        labels=None,
+        seed=0,
+        *,
+        seeds=None,
+        temperature=1.0,
+        strict=True,
+        batch_size=64,
+        progress="auto",
+    ):
+        """Keeps the known pixels of images and draws the others.
+
+        A pixel is drawn from its exact conditional given all pixels before it in raster order
+        (row by row, from left to right), known or drawn. Known pixels that come after it
+        cannot bear on it: such masks are refused unless `strict` is `False`.
+
+        Args:
+            images: uint8 array `[N, H, W, C]`; known pixels are levels of the model (see
+                `cut_to_levels`) and stay byte for byte, the others are not looked at.
+            mask: Bool or 0/1 array `[H, W]`, `[N, H, W]` or `[N, H, W, 1]`, 1 where a pixel
+                is known.
+            labels: For a class-conditional model, one class for all images or one each.
+            seed: Int; image *i* is drawn from the *i*-th seed derived from it.
+            seeds: Sequence of ints, one seed per image, in place of `seed`.
+            temperature: Float above 0, see `sample`.
+            strict: Bool, refuse masks with a known pixel after one to draw. With `False` it
+                stays, and nothing before it is conditioned on it.
+            batch_size: Int.
+            progress: Bool or `"auto"`.
+
+        Returns:
+            uint8 NumPy array `[N, H, W, C]`.
+
+        Raises:
+            ValueError: The mask has another shape or other values, asks for what the order
+                cannot condition on, a known pixel is no level of the model, or the
+                temperature is 0 or below.
+        """
+        images = np.asarray(images)
+        labels = self._check_labels(labels, len(images))
+        self.check_split(images, labels)
+        mask = self._check_mask(mask, images, strict)
+        if seeds is None:
+            seeds = ops.convert_to_numpy(random.row_seeds(check_seed(seed), len(images)))
+        elif len(seeds) != len(images):
+            raise ValueError(f"seeds must be one per image, {len(images)}. Received: {len(seeds)}")
+        inputs = {
+            "images": images,
+            "mask": mask,
+            "seeds": np.array([check_seed(s) for s in seeds], "int32"),
+        }
+        if labels is not None:
+            inputs["labels"] = labels
+        return self.run_batched(
+            ("complete", temperature),
+            lambda **tensors: self._draw(**tensors, temperature=temperature),
+            inputs,
+            batch_size=batch_size,
+            progress=progress,
+            description="Completing",
+        )
+
+    def _check_mask(self, mask, images, strict):
+        height, width, _ = self.image_shape
+        mask = np.asarray(mask)
+        if mask.ndim == 4 and mask.shape[-1] == 1:
+            mask = mask[..., 0]
+        if mask.shape not in ((height, width), (len(images), height, width)):
+            raise ValueError(
+                f"mask must have shape {(height, width)} or {(len(images), height, width)}, 1 "
+                f"where a pixel is known. Received: {mask.shape}"
+            )
+        if not np.isin(mask, (0, 1)).all():
+            raise ValueError(
+                "mask must be 1 (or True) where a pixel is known and 0 where it is to be drawn. "
+                f"Received: values from {mask.min()} to {mask.max()}"
+            )
+        mask = np.broadcast_to(mask.astype("uint8"), images.shape[:3])
+        flat = mask.reshape(len(mask), -1)
+        late = np.logical_and(flat, np.minimum.accumulate(flat, axis=1) == 0)
+        if strict and late.any():
+            image, pixel = np.argwhere(late)[0]
+            raise ValueError(
+                f"The mask keeps pixels that come after pixels to draw in raster order, on which "
+                f"these cannot be conditioned (image {image}, row {pixel // width}, column "
+                f"{pixel % width} is the first). Keep only what comes before, or pass "
+                "strict=False: they stay, but do not bear on what is drawn before them."
+            )
+        wrong = np.logical_and(mask[..., None], images != self.cut_to_levels(images))
+        if wrong.any():
+            levels = self.cut_to_levels(np.arange(256, dtype="uint8"))
+            raise ValueError(
+                f"Known pixels must be levels of the model ({_spell(np.unique(levels))}). "
+                f"Received: {images[wrong][0]}. Cut the images to them with model.cut_to_levels(images)."
+            )
+        return mask
+
+    def cut_to_levels(self, images):
+        """Images with each pixel cut to the nearest of the model's levels.
+
+        Args:
+            images: uint8 array of any shape.
+
+        Returns:
+            uint8 NumPy array of the same shape.
+        """
+        return ops.convert_to_numpy(self.to_images(self.to_levels(np.asarray(images))))
+
     def _draw(self, seeds, labels=None, temperature=1.0, images=None, mask=None):
         if not temperature > 0:
             raise ValueError(f"temperature must be above 0. Received: {temperature}")
@@ -283,6 +394,10 @@ class AutoregressiveGenerator(ImageGenerator):
     def _score(self, image, label):
         log_prob = self.log_prob(image, label)
         return {"log_prob": log_prob, "bits_per_dimension": -self._bits(log_prob)}
+
+
+def _spell(levels):
+    return ", ".join(map(str, levels)) if len(levels) < 6 else f"{len(levels)} from 0 to 255"
 
 
 def _at(tree, column):

@@ -259,6 +259,17 @@ def _load_model(path):
 # Commands --------------------------------------------------------------------------------
 
 
+def _data(loaded, run, path, source):
+    """The images of a source, or those of the model's run."""
+    import kgen
+
+    if source is not None:
+        return kgen.data.load(source, image_shape=loaded.image_shape, progress=sys.stderr.isatty())
+    if run is None:
+        raise ValueError(f"{path} belongs to no run, so it needs --data SOURCE.")
+    return run.load_data(report=_say)
+
+
 @app.callback(invoke_without_command=True)
 def _kgen(
     context: typer.Context,
@@ -558,6 +569,82 @@ def interpolate(
 
 
 @app.command()
+def complete(
+    model: Model,
+    data: Annotated[
+        str | None, typer.Option(help="Source of the images.", show_default="the run's own")
+    ] = None,
+    split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
+    n: Annotated[int, typer.Option("-n", "--number", min=1, help="How many images.")] = 8,
+    samples: Annotated[int, typer.Option(min=1, help="Completions of each image.")] = 6,
+    keep: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of the rows, from the top, to keep.")
+    ] = 0.5,
+    mask: Annotated[
+        pathlib.Path | None,
+        typer.Option(help="Picture of the images' size, white where pixels are kept."),
+    ] = None,
+    any_order: Annotated[
+        bool,
+        typer.Option(
+            "--any-order",
+            help="Also keep pixels after those to draw, which these cannot be conditioned on.",
+        ),
+    ] = False,
+    temperature: Annotated[float, typer.Option(help="Above 0; below 1, likelier pixels.")] = 1.0,
+    seed: Seed = 0,
+    output: Annotated[
+        pathlib.Path, typer.Option("-o", "--output", help="The .png to write.")
+    ] = pathlib.Path("completions.png"),
+    batch_size: BatchSize = 64,
+    as_json: Json = False,
+):
+    """Keep a part of images and have the model draw the rest.
+
+    Each row of the picture is an image, what is kept of it (the rest in grey), and
+    its completions. A pixel is drawn given all pixels above it and left of it.
+
+    Example: kgen complete runs/gated_pixelcnn-mnist --keep 0.4 -o completions.png
+
+    Example: kgen complete runs/gated_pixelcnn-photos --data mine/ --mask mask.png
+    """
+    with _work(as_json):
+        import numpy as np
+
+        from kgen import images
+
+        loaded, run = _load_model(model)
+        if not hasattr(loaded, "complete"):
+            raise ValueError(f"{type(loaded).__name__} cannot complete images.")
+        chosen = _data(loaded, run, model, data).split(split)
+        n = min(n, len(chosen))
+        given = loaded.cut_to_levels(chosen.images[:n])
+        labels = None if loaded.num_classes is None else np.repeat(chosen.labels[:n], samples)
+        height, width, _ = loaded.image_shape
+        if mask is None:
+            known = np.arange(height)[:, None] < round(keep * height)
+            known = np.broadcast_to(known, (height, width))
+        else:
+            known = images.load_mask(mask)
+        drawn = loaded.complete(
+            np.repeat(given, samples, axis=0),
+            known,
+            labels,
+            seed,
+            temperature=temperature,
+            strict=not any_order,
+            batch_size=batch_size,
+        )
+        kept = np.where(known[..., None], given, np.uint8(128))
+        rows = [given[:, None], kept[:, None], drawn.reshape(n, samples, *given.shape[1:])]
+        pictures = np.concatenate(rows, axis=1).reshape(-1, *loaded.image_shape)
+        scale = images.viewing_scale(loaded.image_shape)
+        images.save_png(images.grid(pictures, samples + 2, scale=scale), output)
+    result = {"output": str(output), "images": n, "samples": samples, "seed": seed}
+    _print(result, as_json, f"{n} images with {samples} completions each: {output}")
+
+
+@app.command()
 def evaluate(
     model: Model,
     data: Annotated[
@@ -615,14 +702,7 @@ def evaluate(
         import kgen
 
         loaded, run = _load_model(model)
-        if data is not None:
-            loaded_data = kgen.data.load(
-                data, image_shape=loaded.image_shape, progress=sys.stderr.isatty()
-            )
-        elif run is not None:
-            loaded_data = run.load_data(report=_say)
-        else:
-            raise ValueError(f"{model} belongs to no run, so it needs --data SOURCE.")
+        loaded_data = _data(loaded, run, model, data)
         whole = run is not None and model.is_dir()
         folder = output or (model if whole else model.with_name(f"{model.stem}-evaluation"))
         report = kgen.evaluation.evaluate(

@@ -67,7 +67,7 @@ class ImageGenerator(TrainingStep, keras.Model):
                 f"Received: num_classes={num_classes}"
             )
         self.num_classes = num_classes
-        self.seed = _check_seed(seed)
+        self.seed = check_seed(seed)
         self.trackers = [keras.metrics.Mean(name=name) for name in self.metric_names]
         # What makes the noise of each step different; saved, so that a resumed run goes on.
         self.training_steps = self._counter("training_steps")
@@ -368,9 +368,9 @@ class ImageGenerator(TrainingStep, keras.Model):
         if seeds is None:
             if n < 0:
                 raise ValueError(f"n must not be negative. Received: n={n}")
-            seeds = ops.convert_to_numpy(random.row_seeds(_check_seed(seed), int(n)))
+            seeds = ops.convert_to_numpy(random.row_seeds(check_seed(seed), int(n)))
         else:
-            seeds = np.array([_check_seed(s) for s in seeds], "int32")
+            seeds = np.array([check_seed(s) for s in seeds], "int32")
         inputs = {"seeds": seeds}
         labels = self._check_labels(labels, len(seeds))
         if labels is not None:
@@ -540,7 +540,7 @@ def _check_image_shape(image_shape):
     return shape
 
 
-def _check_seed(seed):
+def check_seed(seed):
     if not 0 <= seed < 2**31 or int(seed) != seed:
         raise ValueError(f"A seed must be an integer in 0 to 2**31 - 1. Received: {seed}")
     return int(seed)

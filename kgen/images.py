@@ -94,6 +94,21 @@ def save_png(array, path):
         temporary.write_bytes(png)
 
 
+def load_mask(path):
+    """Reads a mask from a picture: `True` where it is brighter than half.
+
+    Args:
+        path: Path of any picture that Pillow reads.
+
+    Returns:
+        Bool array `[H, W]`.
+    """
+    from PIL import Image
+
+    with Image.open(path) as picture:
+        return np.asarray(picture.convert("L")) > 127
+
+
 def save_folder(images, folder, names=None):
     """Writes images as a new folder of PNG files, which appears when it is complete.
 

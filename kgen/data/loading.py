@@ -14,6 +14,8 @@ import numpy as np
 from kgen.data import cache, decoding, sources
 from kgen.data.splits import Split, carve, check_fractions, check_image_shape
 
+SPLITS = ("train", "validation", "test")
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Data:
@@ -46,6 +48,18 @@ class Data:
     fingerprint: str
     skipped: list
     horizontal_flip: bool
+
+    def split(self, name):
+        """The split of a name: `"train"`, `"validation"` or `"test"`.
+
+        Raises:
+            ValueError: There is no such split, or this data does not have it.
+        """
+        if name not in SPLITS:
+            raise ValueError(f"split must be train, validation or test. Received: {name!r}")
+        if getattr(self, name) is None:
+            raise ValueError(f"{self.name} has no {name} split.")
+        return getattr(self, name)
 
 
 def load(

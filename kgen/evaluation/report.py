@@ -18,9 +18,6 @@ from kgen.evaluation.features import extract
 from kgen.evaluation.interpolation import interpolate
 from kgen.evaluation.metrics import nearest_neighbours
 from kgen.evaluation.reference import Reference
-from kgen.image_generator import unknown_name
-
-SPLITS = ("train", "validation", "test")
 
 
 def evaluate(
@@ -293,11 +290,7 @@ def _splits(model, data, train, split):
         about = {"name": "images", "split": "held-out", "fingerprint": None}
         test = data if isinstance(data, Split) else model.check_split(data)
         return about, test, train, None
-    if split not in SPLITS:
-        raise ValueError(unknown_name("split", split, SPLITS))
-    test = getattr(data, split)
-    if test is None:
-        raise ValueError(f"{data.name} has no {split} split.")
+    test = data.split(split)
     if train is None and split != "train":
         train = data.train
     about = {"name": data.name, "split": split, "fingerprint": data.fingerprint}
