@@ -294,7 +294,7 @@ class AutoregressiveGenerator(ImageGenerator):
             levels = self.cut_to_levels(np.arange(256, dtype="uint8"))
             raise ValueError(
                 f"Known pixels must be levels of the model ({_spell(np.unique(levels))}). "
-                f"Received: {images[wrong][0]}. Cut the images to them with model.cut_to_levels(images)."
+                f"Received: {images[wrong][0]}. model.cut_to_levels(images) makes them so."
             )
         return mask
 

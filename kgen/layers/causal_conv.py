@@ -153,6 +153,7 @@ class CausalConv2D(layers.Layer):
         """
         _, own = self._kernels()
         kernel = ops.reshape(own, (-1, self.filters))
+        taps = [ops.cast(tap, self.compute_dtype) for tap in taps]
         outputs = ops.matmul(ops.concatenate(taps, axis=-1), kernel)
         return self._biased(outputs) if biased else outputs
 

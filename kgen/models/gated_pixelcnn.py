@@ -159,11 +159,24 @@ class GatedNetwork(layers.Layer):
     # Row by row and pixel by pixel: see `AutoregressiveGenerator`.
 
     def start(self, batch_size):
-        _, width, channels = self.image_shape
+        width = self.image_shape[1]
         return tuple(
-            ops.zeros((batch_size, layer.vertical.above, width, self.filters if i else channels))
-            for i, layer in enumerate(self.stack)
+            ops.zeros((batch_size, layer.vertical.above, width, size), dtype)
+            for layer, size, dtype in self._inputs()
         )
+
+    def _inputs(self):
+        """Each layer with the size and the dtype of its input: pixels are float32."""
+        for i, layer in enumerate(self.stack):
+            yield (
+                (layer, self.filters, self.compute_dtype)
+                if i
+                else (
+                    layer,
+                    self.image_shape[-1],
+                    "float32",
+                )
+            )
 
     def begin_row(self, rows, row, labels):
         one_hot = self._one_hot(labels)
@@ -177,17 +190,16 @@ class GatedNetwork(layers.Layer):
         return tuple(contexts), tuple(kept)
 
     def start_columns(self, batch_size):
-        sizes = [self.image_shape[-1]] + [self.filters] * (len(self.stack) - 1)
         return tuple(
-            tuple(ops.zeros((batch_size, size)) for _ in range(layer.left))
-            for layer, size in zip(self.stack, sizes, strict=True)
+            tuple(ops.zeros((batch_size, size), dtype) for _ in range(layer.left))
+            for layer, size, dtype in self._inputs()
         )
 
     def pixel(self, context, columns, column, last, x):
-        left = (*columns[0][1:], last)
+        left = (*columns[0], last)[1:]
         kept, h = [left], self.stack[0].pixel(context[0], [*left, x])
         for layer, above, left in zip(self.stack[1:], context[1:], columns[1:], strict=True):
-            kept.append((*left[1:], h))
+            kept.append((*left, h)[1:])
             h = layer.pixel(above, [*left, h])
         outputs = self.hidden.pixel([ops.relu(h)])
         return self.logits.pixel([ops.relu(outputs)]), tuple(kept), ()
@@ -249,6 +261,13 @@ class GatedPixelCNN(AutoregressiveGenerator):
         **kwargs,
     ):
         super().__init__(image_shape, num_classes, num_levels, binarization, seed, **kwargs)
+        for name, size in (("kernel_size", kernel_size), ("first_kernel_size", first_kernel_size)):
+            if size < 1 or size % 2 == 0:
+                raise ValueError(f"{name} must be odd. Received: {size}")
+        if filters % self.image_shape[-1]:
+            raise ValueError(
+                f"filters must divide by the {self.image_shape[-1]} channels. Received: {filters}"
+            )
         self.filters = filters
         self.num_layers = num_layers
         self.kernel_size = kernel_size
