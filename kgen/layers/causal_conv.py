@@ -1,5 +1,7 @@
 """`CausalConv2D`: one convolution, over a whole image or pixel by pixel."""
 
+import math
+
 import keras
 import numpy as np
 from keras import layers, ops
@@ -44,6 +46,7 @@ class CausalConv2D(layers.Layer):
             itself filters of a channel see inputs of earlier channels and, for `"pixel"`, of
             their own. `None` for one channel.
         use_bias: Bool.
+        kernel_initializer: `None` for Glorot's uniform one, or a Keras initializer.
 
     Call arguments:
         x: Float tensor `[B, H, W, in]`.
@@ -60,7 +63,7 @@ class CausalConv2D(layers.Layer):
         in_groups=None,
         out_groups=None,
         use_bias=True,
-        kernel_initializer="glorot_uniform",
+        kernel_initializer=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -70,7 +73,7 @@ class CausalConv2D(layers.Layer):
         self.in_groups = np.zeros(1, int) if in_groups is None else np.asarray(in_groups)
         self.out_groups = np.zeros(filters, int) if out_groups is None else np.asarray(out_groups)
         self.use_bias = use_bias
-        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+        self.kernel_initializer = kernel_initializer
         #: How many columns of its own row it sees.
         self.taps = {
             "nothing": 0,
@@ -83,46 +86,55 @@ class CausalConv2D(layers.Layer):
         channels = shape[-1]
         # Glorot's bounds for the taps that there are, above and beside the pixel together.
         taps = self.above * self.width + self.taps
-        self.kernel = self.add_weight(
-            (taps, channels, self.filters), self.kernel_initializer, name="kernel"
-        )
+        limit = math.sqrt(6 / (taps * (channels + self.filters)))
+
+        def initializer():  # a new one for each weight, or both would begin alike
+            return self.kernel_initializer or keras.initializers.RandomUniform(-limit, limit)
+
+        # Two weights, in the shapes that a sampler multiplies by, pixel by pixel.
+        if self.above:
+            self.above_kernel = self.add_weight(
+                (self.above, self.width, channels, self.filters), initializer(), name="above_kernel"
+            )
+        if self.taps:
+            self.own_kernel = self.add_weight(
+                (self.taps * channels, self.filters), initializer(), name="own_kernel"
+            )
         if self.use_bias:
             self.bias = self.add_weight((self.filters,), "zeros", name="bias")
-        mask = None
+        self.mask = None
         if self.own_row in ("left", "pixel"):
-            mask = np.ones((taps, channels, self.filters), "float32")
+            mask = np.ones((self.taps, channels, self.filters), "float32")
             earlier = np.less if self.own_row == "left" else np.less_equal
             groups = np.broadcast_to(self.in_groups, (channels,))
             mask[-1] = earlier(groups[:, None], self.out_groups)
-            mask = None if mask.all() else mask
-        self.mask = mask
+            if not mask.all():
+                self.mask = mask.reshape(-1, self.filters)
 
-    def _kernels(self):
-        """The weights of the rows above and those of the own row."""
-        kernel = ops.convert_to_tensor(self.kernel)
-        if self.mask is not None:
-            kernel = kernel * ops.cast(self.mask, kernel.dtype)
-        kernel = ops.cast(kernel, self.compute_dtype)
-        split, channels = self.above * self.width, kernel.shape[1]
-        above = ops.reshape(kernel[:split], (self.above, self.width, channels, self.filters))
-        return above, kernel[split:]
+    def _own(self):
+        """The weights of the own row, `[columns * in, filters]`, masked."""
+        kernel = ops.cast(self.own_kernel, self.compute_dtype)
+        return kernel if self.mask is None else kernel * ops.cast(self.mask, kernel.dtype)
+
+    def _kernel(self, channels):
+        """The weights of whole rows, `[rows, columns, in, filters]`."""
+        rows = []
+        if self.above:
+            rows.append(ops.cast(self.above_kernel, self.compute_dtype))
+        if self.taps:
+            own = ops.reshape(self._own(), (1, self.taps, channels, self.filters))
+            if self.above:  # of the width of the others: nothing to the right
+                own = ops.pad(own, ((0, 0), (0, self.width - self.taps), (0, 0), (0, 0)))
+            rows.append(own)
+        return ops.concatenate(rows, axis=0) if len(rows) > 1 else rows[0]
 
     def call(self, x):
-        height, side = x.shape[1], self.width // 2
-        above, own = self._kernels()
+        side = self.width // 2
+        right = side if self.above or self.own_row == "all" else 0
         if self.own_row == "nothing":
-            x, kernel = x[:, : height - 1], above
-            top = self.above
-        else:
-            own = ops.pad(own, ((0, self.width - self.taps), (0, 0), (0, 0)))
-            kernel = ops.concatenate([above, own[None]], axis=0)
-            top = self.above
-        if self.own_row in ("left", "pixel") and self.above == 0:  # a row: no taps to the right
-            kernel = kernel[:, : self.taps]
-            x = ops.pad(x, ((0, 0), (0, 0), (side, 0), (0, 0)))
-        else:
-            x = ops.pad(x, ((0, 0), (top, 0), (side, side), (0, 0)))
-        return self._biased(ops.conv(x, kernel))
+            x = x[:, : x.shape[1] - 1]
+        x = ops.pad(x, ((0, 0), (self.above, 0), (side, right), (0, 0)))
+        return self._biased(ops.conv(x, self._kernel(x.shape[-1])))
 
     def rows(self, x):
         """One row of outputs, as far as whole rows say.
@@ -135,11 +147,11 @@ class CausalConv2D(layers.Layer):
             Float tensor `[B, W, filters]`, with the bias; without the taps of `"left"` or
             `"pixel"`.
         """
-        above, own = self._kernels()
-        kernel = ops.concatenate([above, own[None]], axis=0) if self.own_row == "all" else above
+        whole = self.own_row == "all"
+        kernel = self._kernel(x.shape[-1]) if whole else self.above_kernel
         side = self.width // 2
         x = ops.pad(ops.cast(x, self.compute_dtype), ((0, 0), (0, 0), (side, side), (0, 0)))
-        return self._biased(ops.conv(x, kernel)[:, 0])
+        return self._biased(ops.conv(x, ops.cast(kernel, self.compute_dtype))[:, 0])
 
     def pixel(self, taps, biased=True):
         """The part of one pixel's output that comes from its own row.
@@ -151,10 +163,8 @@ class CausalConv2D(layers.Layer):
         Returns:
             Float tensor `[B, filters]`.
         """
-        _, own = self._kernels()
-        kernel = ops.reshape(own, (-1, self.filters))
         taps = [ops.cast(tap, self.compute_dtype) for tap in taps]
-        outputs = ops.matmul(ops.concatenate(taps, axis=-1), kernel)
+        outputs = ops.matmul(ops.concatenate(taps, axis=-1), self._own())
         return self._biased(outputs) if biased else outputs
 
     def _biased(self, x):

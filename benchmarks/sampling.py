@@ -1,0 +1,133 @@
+"""The cached samplers against the whole network for every pixel, and in ONNX Runtime.
+
+    python benchmarks/sampling.py
+    python benchmarks/sampling.py gated_pixelcnn --pixels 784
+
+The slow sampler, which is what other libraries have, runs the whole network for each value
+of each pixel and keeps one. It is timed on the first pixels (`--pixels`) and scaled to the
+image; its pixels must equal those of the cached one. Weights are random.
+"""
+
+import argparse
+import pathlib
+import statistics
+import tempfile
+import time
+
+import keras
+import numpy as np
+from keras import ops
+
+import kgen
+from kgen import random
+from kgen.training.step import compile_function
+
+CASES = {
+    "gated_pixelcnn": (
+        kgen.models.GatedPixelCNN,
+        {"image_shape": (28, 28, 1), "filters": 64, "num_layers": 8, "num_levels": 256},
+        64,
+    ),
+}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="*", default=list(CASES), metavar="MODEL")
+    parser.add_argument("--pixels", type=int, default=20, help="pixels of the slow sampler")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--no-onnx", action="store_true", help="leave out ONNX Runtime")
+    args = parser.parse_args()
+    for name in args.models:
+        if name not in CASES:
+            parser.error(f"unknown model {name!r}; there are {', '.join(CASES)}")
+    for name in args.models:
+        measure(name, *CASES[name], args)
+
+
+def measure(name, build, options, batch, args):
+    keras.utils.set_random_seed(0)
+    model = build(**options)
+    rng = np.random.default_rng(0)
+    for variable in model.trainable_variables:  # logits are 0 at first: nothing would be drawn
+        if "logits" in variable.path:
+            variable.assign(rng.normal(0, 0.3, variable.shape))
+    seeds = np.arange(batch, dtype="int32")
+    height, width, channels = model.image_shape
+    parameters = sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+    print(f"{name} {options}, {parameters:,} parameters, batch {batch}", flush=True)
+
+    def cached():
+        return model.generate(seeds=seeds, batch_size=batch, progress=False)
+
+    images = cached()
+    seconds = repeat(cached, args.repeats)
+    print(f"  cached     {seconds:8.2f} s", flush=True)
+
+    values = args.pixels * model.distribution.passes
+    slow, found = recompute(model, seeds, args.pixels)
+    slow *= height * width / args.pixels
+    equal = np.mean(found == images.reshape(batch, -1, channels)[:, : args.pixels])
+    print(
+        f"  recomputed {slow:8.2f} s (from {values} passes): {slow / seconds:.0f} times slower; "
+        f"{equal:.3%} of {found.size} values equal",
+        flush=True,
+    )
+    if args.no_onnx:
+        return
+    import onnxruntime
+
+    import export
+
+    with tempfile.TemporaryDirectory() as folder:
+        artifact = pathlib.Path(folder) / "artifact"
+        export.export(model, artifact, formats=["onnx"], progress=False)
+        session = onnxruntime.InferenceSession(artifact / "onnx" / "generate.onnx")
+        (again,) = session.run(["image"], {"seed": seeds})
+        times = [  # one after the other, so that both meet the same load
+            (timed(lambda: session.run(["image"], {"seed": seeds})), timed(cached))
+            for _ in range(args.repeats)
+        ]
+    onnx = statistics.median(a for a, _ in times)
+    ratio = statistics.median(a / b for a, b in times)
+    print(
+        f"  ONNX       {onnx:8.2f} s: {ratio:.2f} of TensorFlow's time; "
+        f"{np.mean(again == images):.3%} of the values equal",
+        flush=True,
+    )
+
+
+def recompute(model, seeds, pixels):
+    """Seconds for the first pixels by the whole network, without compilation; and the pixels."""
+    height, width, channels = model.image_shape
+    distribution = model.distribution
+    network = compile_function(model, lambda x: model.network(x))
+    x = np.zeros((len(seeds), height, width, channels), "float32")
+    network(ops.convert_to_tensor(x))
+    start = time.perf_counter()
+    for pixel in range(pixels):
+        row, column = divmod(pixel, width)
+        noise = random.gumbel(
+            ops.convert_to_tensor(seeds), (width, *distribution.noise_shape), stream=row
+        )
+        for step in range(distribution.passes):
+            parameters = network(ops.convert_to_tensor(x))[:, row, column]
+            drawn = distribution.draw(parameters, noise[:, column], x[:, row, column], step)
+            x[:, row, column] = ops.convert_to_numpy(drawn)
+    seconds = time.perf_counter() - start
+    images = ops.convert_to_numpy(model.to_images(x))
+    return seconds, images.reshape(len(seeds), -1, channels)[:, :pixels]
+
+
+def timed(function):
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def repeat(function, times):
+    return statistics.median(timed(function) for _ in range(times))
+
+
+if __name__ == "__main__":
+    main()
