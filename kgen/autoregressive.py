@@ -27,7 +27,8 @@ class AutoregressiveGenerator(ImageGenerator):
     - `network(x, labels, training)`: the parameters of all pixels `[B, H, W, P]` from scaled
       images `[B, H, W, C]`, those of a pixel from the pixels before it alone,
 
-    and the same by rows and columns, in `ops` on tensors or nested tuples of them:
+    and the same by rows and columns, in `ops` on tensors or nested tuples of them, whose dtypes
+    stay as they start; pixels and outputs come as float32:
 
     - `start(batch_size)`: what is kept from row to row, before the first;
     - `begin_row(rows, row, labels)`: `(context, rows)`; `context` is what the rows above say of
@@ -409,4 +410,4 @@ def _at(tree, column):
 
 def _put(x, index, row):
     """`x` with one place of its leading axis set. It converts to ONNX, and is fast there."""
-    return ops.scatter_update(x, ops.reshape(index, (1, 1)), row[None])
+    return ops.scatter_update(x, ops.reshape(index, (1, 1)), ops.cast(row, x.dtype)[None])

@@ -8,9 +8,11 @@ _FILES = {
     "vae": ("kgen.models.vae", "VAE"),
     "dcgan": ("kgen.models.dcgan", "DCGAN"),
     "gated_pixelcnn": ("kgen.models.gated_pixelcnn", "GatedPixelCNN"),
+    "pixelcnn": ("kgen.models.pixelcnn", "PixelCNN"),
+    "pixelrnn": ("kgen.models.pixelrnn", "PixelRNN"),
 }
 
-__all__ = ["DCGAN", "VAE", "GatedPixelCNN", "get", "registered"]
+__all__ = ["DCGAN", "VAE", "GatedPixelCNN", "PixelCNN", "PixelRNN", "get", "registered"]
 
 
 def registered():

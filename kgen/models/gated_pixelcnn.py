@@ -10,7 +10,7 @@ import keras
 from keras import layers, ops
 
 from kgen.autoregressive import AutoregressiveGenerator
-from kgen.distributions import Categorical
+from kgen.distributions import Categorical, unscale
 from kgen.layers.causal_conv import CausalConv2D, channel_groups
 
 
@@ -103,6 +103,8 @@ class GatedNetwork(layers.Layer):
         kernel_size: Int, odd.
         first_kernel_size: Int, odd, of the first layer.
         num_parameters: Int, outputs per pixel.
+        num_codes: Int, when the pixels are not grey levels but so many codes without an order,
+            scaled like levels: the network sees a learned vector in place of each.
     """
 
     def __init__(
@@ -114,6 +116,7 @@ class GatedNetwork(layers.Layer):
         kernel_size,
         first_kernel_size,
         num_parameters,
+        num_codes=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -121,6 +124,12 @@ class GatedNetwork(layers.Layer):
         self.num_classes = num_classes
         self.filters = filters
         channels = image_shape[-1]
+        self.num_codes = num_codes
+        self.embedding = None
+        self.input_size = channels
+        if num_codes is not None:
+            self.embedding = layers.Embedding(num_codes, filters, name="embedding")
+            self.input_size = filters
         self.stack = [
             GatedLayer(
                 filters,
@@ -144,12 +153,18 @@ class GatedNetwork(layers.Layer):
             name="logits",
         )
 
-    def call(self, x, labels=None, training=False):
-        v = h = x
+    def call(self, x, labels=None, training=False, seeds=None):
+        v = h = self._seen(x)
         one_hot = self._one_hot(labels)
         for layer in self.stack:
             v, h = layer(v, h, one_hot)
         return self.logits(ops.relu(self.hidden(ops.relu(h))))
+
+    def _seen(self, x):
+        """What the first layer sees of pixels `[..., C]`."""
+        if self.embedding is None:
+            return x
+        return self.embedding(unscale(x, self.num_codes)[..., 0])
 
     def _one_hot(self, labels):
         if self.num_classes is None:
@@ -161,22 +176,13 @@ class GatedNetwork(layers.Layer):
     def start(self, batch_size):
         width = self.image_shape[1]
         return tuple(
-            ops.zeros((batch_size, layer.vertical.above, width, size), dtype)
-            for layer, size, dtype in self._inputs()
+            ops.zeros((batch_size, layer.vertical.above, width, size), self.compute_dtype)
+            for layer, size in zip(self.stack, self._sizes(), strict=True)
         )
 
-    def _inputs(self):
-        """Each layer with the size and the dtype of its input: pixels are float32."""
-        for i, layer in enumerate(self.stack):
-            yield (
-                (layer, self.filters, self.compute_dtype)
-                if i
-                else (
-                    layer,
-                    self.image_shape[-1],
-                    "float32",
-                )
-            )
+    def _sizes(self):
+        """The size of each layer's input."""
+        return [self.input_size] + [self.filters] * (len(self.stack) - 1)
 
     def begin_row(self, rows, row, labels):
         one_hot = self._one_hot(labels)
@@ -191,12 +197,16 @@ class GatedNetwork(layers.Layer):
 
     def start_columns(self, batch_size):
         return tuple(
-            tuple(ops.zeros((batch_size, size), dtype) for _ in range(layer.left))
-            for layer, size, dtype in self._inputs()
+            tuple(ops.zeros((batch_size, size), self.compute_dtype) for _ in range(layer.left))
+            for layer, size in zip(self.stack, self._sizes(), strict=True)
         )
 
     def pixel(self, context, columns, column, last, x):
-        left = (*columns[0], last)[1:]
+        if self.embedding is not None:
+            # Beyond the border there is no code; the code itself is hidden from the layer.
+            last = ops.where(column > 0, self._seen(last), 0.0)
+            x = ops.zeros_like(last)
+        left = (*columns[0], ops.cast(last, self.compute_dtype))[1:]
         kept, h = [left], self.stack[0].pixel(context[0], [*left, x])
         for layer, above, left in zip(self.stack[1:], context[1:], columns[1:], strict=True):
             kept.append((*left, h)[1:])
@@ -205,7 +215,8 @@ class GatedNetwork(layers.Layer):
         return self.logits.pixel([ops.relu(outputs)]), tuple(kept), ()
 
     def end_row(self, rows, context, x, outputs):
-        window = ops.concatenate([rows[0], ops.transpose(x, (1, 0, 2))[:, None]], axis=1)
+        x = ops.cast(ops.transpose(self._seen(x), (1, 0, 2)), self.compute_dtype)
+        window = ops.concatenate([rows[0], x[:, None]], axis=1)
         return (window[:, 1:], *rows[1:])
 
 
