@@ -14,6 +14,8 @@ import onnx
 import onnx.version_converter
 import tensorflow as tf
 import tf2onnx
+from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
+from tf2onnx.tf_utils import TF_SUBGRAPH_ATTRS
 
 from export import tracing
 from export.errors import ExportError
@@ -82,7 +84,7 @@ def _convert(name, endpoint, opset):
         for key, spec in endpoint.inputs.items()
     ]
     function = tf.function(tracing.function(name, endpoint), autograph=False)
-    with _logged_errors() as errors:
+    with _logged_errors() as errors, _callers_first():
         try:
             model, _ = tf2onnx.convert.from_function(
                 function,
@@ -203,6 +205,43 @@ def _logged_errors():
     finally:
         logger.handlers, logger.propagate = before[:2]
         logger.setLevel(before[2])
+
+
+@contextlib.contextmanager
+def _callers_first():
+    """Has tf2onnx know the shapes inside of loops, however deep.
+
+    It reads a graph's functions in the order of a hash table, and one that comes before its
+    caller goes without the shapes of its arguments. What needs a rank, such as a convolution,
+    then fails.
+    """
+    before = tf2onnx.tfonnx.resolve_functions
+    tf2onnx.tfonnx.resolve_functions = _resolve_functions
+    try:
+        yield
+    finally:
+        tf2onnx.tfonnx.resolve_functions = before
+
+
+def _resolve_functions(graph):
+    """The functions that a TensorFlow graph calls, as graphs; callees come before callers."""
+    definitions, resolved = graph._functions, {}
+
+    def visit(graph):
+        for node in graph.get_operations():
+            shapes = [tensor.shape for tensor in node.inputs]
+            if node.type in ("If", "StatelessIf"):  # the first input is the condition
+                shapes = shapes[1:]
+            for attribute in TF_SUBGRAPH_ATTRS & node.node_def.attr.keys():
+                name = node.node_def.attr[attribute].func.name
+                if name not in resolved:
+                    definition = definitions[name].definition
+                    function = function_def_to_graph(definition, input_shapes=shapes)
+                    visit(function)
+                    resolved[name] = function
+
+    visit(graph)
+    return list(resolved.values())
 
 
 # Operators that tf2onnx has no handler for, from those that it has.

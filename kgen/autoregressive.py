@@ -24,8 +24,9 @@ class AutoregressiveGenerator(ImageGenerator):
 
     A subclass sets `distribution` (see `kgen.distributions`) and `network`, an object with
 
-    - `network(x, labels, training)`: the parameters of all pixels `[B, H, W, P]` from scaled
-      images `[B, H, W, C]`, those of a pixel from the pixels before it alone,
+    - `network(x, labels, training, seeds)`: the parameters of all pixels `[B, H, W, P]` from
+      scaled images `[B, H, W, C]`, those of a pixel from the pixels before it alone; `seeds`
+      `[B]` are for its noise in training,
 
     and the same by rows and columns, in `ops` on tensors or nested tuples of them, whose dtypes
     stay as they start; pixels and outputs come as float32:
@@ -79,10 +80,16 @@ class AutoregressiveGenerator(ImageGenerator):
             "binarization": self.binarization,
         }
 
-    def _build_network(self):
+    def _build_network(self, network=None):
+        network = network or self.network
         labels = None if self.num_classes is None else np.zeros(1, "int32")
-        self.network(np.zeros((1, *self.image_shape), "float32"), labels)
+        network(np.zeros((1, *self.image_shape), "float32"), labels)
         self.built = True
+
+    @property
+    def final_network(self):
+        """The network that evaluates, samples and is exported; others may average weights."""
+        return self.network
 
     # Pixels ---------------------------------------------------------------------------
 
@@ -111,7 +118,8 @@ class AutoregressiveGenerator(ImageGenerator):
         return nats, {"loss": nats, "bits_per_dimension": self._bits(nats)}
 
     def _log_prob(self, x, labels, training=False, seeds=None):
-        parameters = self.network(x, labels, training=training)
+        network = self.network if training else self.final_network
+        parameters = network(x, labels, training=training, seeds=seeds)
         return self.distribution.log_prob(x, parameters)
 
     def _bits(self, nats):
@@ -189,7 +197,8 @@ class AutoregressiveGenerator(ImageGenerator):
         Args:
             seeds: int32 tensor `[B]`.
             labels: int32 tensor `[B]` for a class-conditional model.
-            temperature: Float above 0, what logits are divided by; below 1, likelier pixels.
+            temperature: Float above 0, what logits are divided by (and scales multiplied by);
+                below 1, likelier pixels.
 
         Returns:
             uint8 tensor `[B, H, W, C]`.
@@ -314,7 +323,8 @@ class AutoregressiveGenerator(ImageGenerator):
         if not temperature > 0:
             raise ValueError(f"temperature must be above 0. Received: {temperature}")
         height, width, channels = self.image_shape
-        batch, network, distribution = ops.shape(seeds)[0], self.network, self.distribution
+        batch, network = ops.shape(seeds)[0], self.final_network
+        distribution = self.distribution
         known = None
         if images is not None:  # rows and columns lead, as they do in all that is looped over
             known = ops.transpose(self.to_levels(images), (1, 2, 0, 3))
@@ -338,7 +348,9 @@ class AutoregressiveGenerator(ImageGenerator):
                     )
                     if known is not None:
                         given = ops.take(ops.take(known, row, axis=0), column, axis=0)
-                        given = given * (np.arange(channels) <= step)
+                        # As a pass draws: one channel after the other, or all in one pass.
+                        count = channels if step == distribution.passes - 1 else step + 1
+                        given = given * (np.arange(channels) < count)
                         keep = ops.take(ops.take(mask, row, axis=0), column, axis=0)
                         drawn = ops.where(keep, given, drawn)
                 collected = tuple(

@@ -9,10 +9,26 @@ _FILES = {
     "dcgan": ("kgen.models.dcgan", "DCGAN"),
     "gated_pixelcnn": ("kgen.models.gated_pixelcnn", "GatedPixelCNN"),
     "pixelcnn": ("kgen.models.pixelcnn", "PixelCNN"),
+    "pixelcnn_pp": ("kgen.models.pixelcnn_pp", "PixelCNNpp"),
     "pixelrnn": ("kgen.models.pixelrnn", "PixelRNN"),
+    "vqvae": ("kgen.models.vqvae", "VQVAE"),
+    "vq_pixelcnn": ("kgen.models.vq_pixelcnn", "VQPixelCNN"),
+    "ladder_vae": ("kgen.models.ladder_vae", "LadderVAE"),
 }
 
-__all__ = ["DCGAN", "VAE", "GatedPixelCNN", "PixelCNN", "PixelRNN", "get", "registered"]
+__all__ = [
+    "DCGAN",
+    "VAE",
+    "GatedPixelCNN",
+    "LadderVAE",
+    "PixelCNN",
+    "PixelCNNpp",
+    "PixelRNN",
+    "VQPixelCNN",
+    "VQVAE",
+    "get",
+    "registered",
+]
 
 
 def registered():

@@ -25,6 +25,7 @@ from kgen import random
 from kgen.endpoint import Endpoint, TensorSpec, image_spec, label_spec
 from kgen.image_generator import ImageGenerator
 from kgen.losses import adversarial
+from kgen.training.average import update_average
 from kgen.training.step import batch_moments, input_gradient
 
 
@@ -337,7 +338,7 @@ class DCGAN(ImageGenerator):
             if self.loss_name == "wasserstein":
                 for variable in self.discriminator.trainable_variables:
                     variable.assign(ops.clip(variable, -self.clip_value, self.clip_value))
-        self._update_average()
+        update_average(self.ema_generator, self.generator, self.ema_decay, self.training_steps)
         # Keras's callbacks read this count, which only MultiOptimizer.apply would advance.
         self.optimizer.iterations.assign(self.training_steps)
         return logs
@@ -392,15 +393,6 @@ class DCGAN(ImageGenerator):
     def _generator_loss(self, batch, fake):
         loss = self.losses_of_players.generator(self._discriminate(fake, batch.labels))
         return loss, {"generator_loss": loss}
-
-    def _update_average(self):
-        """Averages the generator's weights and its batch normalisation's statistics."""
-        # The decay starts low, so that the initial weights are soon forgotten.
-        step = ops.cast(self.training_steps, "float32")
-        decay = ops.minimum(self.ema_decay, (1 + step) / (10 + step))
-        pairs = zip(self.ema_generator.variables, self.generator.variables, strict=True)
-        for average, variable in pairs:
-            average.assign(variable + decay * (average - variable))
 
     def diagnose(self, logs):
         # Measured on 8x8 and 28x28 digits after 500 steps, before which an untrained generator's
