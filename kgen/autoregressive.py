@@ -320,59 +320,15 @@ class AutoregressiveGenerator(ImageGenerator):
         return ops.convert_to_numpy(self.to_images(self.to_levels(np.asarray(images))))
 
     def _draw(self, seeds, labels=None, temperature=1.0, images=None, mask=None):
-        if not temperature > 0:
-            raise ValueError(f"temperature must be above 0. Received: {temperature}")
-        height, width, channels = self.image_shape
-        batch, network = ops.shape(seeds)[0], self.final_network
-        distribution = self.distribution
-        known = None
-        if images is not None:  # rows and columns lead, as they do in all that is looped over
-            known = ops.transpose(self.to_levels(images), (1, 2, 0, 3))
-            mask = ops.cast(ops.transpose(mask, (1, 2, 0))[..., None], "bool")
-
-        def draw_row(row, carry):
-            image, rows = carry
-            context, rows = network.begin_row(rows, row, labels)
-            noise = random.gumbel(seeds, (width, *distribution.noise_shape), stream=row)
-            noise = ops.moveaxis(noise, 1, 0)
-
-            def draw_pixel(column, carry):
-                x, columns, collected = carry
-                last = ops.take(x, column, axis=0)  # x begins with the border
-                here = _at(context, column)
-                drawn = ops.zeros_like(last)
-                for step in range(distribution.passes):
-                    parameters, after, outputs = network.pixel(here, columns, column, last, drawn)
-                    drawn = distribution.draw(
-                        parameters, ops.take(noise, column, axis=0), drawn, step, temperature
-                    )
-                    if known is not None:
-                        given = ops.take(ops.take(known, row, axis=0), column, axis=0)
-                        # As a pass draws: one channel after the other, or all in one pass.
-                        count = channels if step == distribution.passes - 1 else step + 1
-                        given = given * (np.arange(channels) < count)
-                        keep = ops.take(ops.take(mask, row, axis=0), column, axis=0)
-                        drawn = ops.where(keep, given, drawn)
-                collected = tuple(
-                    _put(rows, column, new) for rows, new in zip(collected, outputs, strict=True)
-                )
-                return _put(x, column + 1, drawn), after, collected
-
-            start = ops.zeros((width + 1, batch, channels)), network.start_columns(batch)
-            collected = tuple(
-                ops.zeros((width, batch, size)) for size in getattr(network, "output_sizes", ())
-            )
-            x, _, collected = ops.fori_loop(0, width, draw_pixel, (*start, collected))
-            rows = network.end_row(rows, context, x[1:], collected)
-            return _put(image, row, x[1:]), rows
-
-        image = ops.zeros((height, width, batch, channels))
-        image, _ = ops.fori_loop(0, height, draw_row, (image, network.start(batch)))
-        drawn = self.to_images(ops.transpose(image, (2, 0, 1, 3)))
+        known = None if images is None else self.to_levels(images)
+        x = draw(
+            *(self.final_network, self.distribution, self.image_shape),
+            *(seeds, labels, temperature, known, mask),
+        )
         if images is None:
-            return drawn
+            return self.to_images(x)
         # As they came: byte for byte, also where they lie between two levels.
-        return ops.where(ops.transpose(mask, (2, 0, 1, 3)), images, drawn)
+        return ops.where(ops.cast(mask[..., None], "bool"), images, self.to_images(x))
 
     def endpoints(self):
         image = image_spec(self.image_shape)
@@ -411,6 +367,74 @@ class AutoregressiveGenerator(ImageGenerator):
 
 def _spell(levels):
     return ", ".join(map(str, levels)) if len(levels) < 6 else f"{len(levels)} from 0 to 255"
+
+
+def draw(network, distribution, shape, seeds, labels=None, temperature=1.0, known=None, mask=None):
+    """The cached sampler: draws what a network describes, place by place in raster order.
+
+    Args:
+        network: See `AutoregressiveGenerator`.
+        distribution: See `kgen.distributions`.
+        shape: Tuple `(H, W, C)`.
+        seeds: int32 tensor `[B]`.
+        labels: int32 tensor `[B]` for a class-conditional network.
+        temperature: Float above 0, what logits are divided by.
+        known: float32 tensor `[B, H, W, C]` of scaled levels, or `None`, and
+        mask: Tensor `[B, H, W]`, where they are kept and not drawn.
+
+    Returns:
+        float32 tensor `[B, H, W, C]`, scaled levels.
+
+    Raises:
+        ValueError: `temperature` is 0 or below.
+    """
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0. Received: {temperature}")
+    height, width, channels = shape
+    batch = ops.shape(seeds)[0]
+    if known is not None:  # rows and columns lead, as they do in all that is looped over
+        known = ops.transpose(known, (1, 2, 0, 3))
+        mask = ops.cast(ops.transpose(mask, (1, 2, 0))[..., None], "bool")
+
+    def draw_row(row, carry):
+        image, rows = carry
+        context, rows = network.begin_row(rows, row, labels)
+        noise = random.gumbel(seeds, (width, *distribution.noise_shape), stream=row)
+        noise = ops.moveaxis(noise, 1, 0)
+
+        def draw_pixel(column, carry):
+            x, columns, collected = carry
+            last = ops.take(x, column, axis=0)  # x begins with the border
+            here = _at(context, column)
+            drawn = ops.zeros_like(last)
+            for step in range(distribution.passes):
+                parameters, after, outputs = network.pixel(here, columns, column, last, drawn)
+                drawn = distribution.draw(
+                    parameters, ops.take(noise, column, axis=0), drawn, step, temperature
+                )
+                if known is not None:
+                    given = ops.take(ops.take(known, row, axis=0), column, axis=0)
+                    # As a pass draws: one channel after the other, or all in one pass.
+                    count = channels if step == distribution.passes - 1 else step + 1
+                    given = given * (np.arange(channels) < count)
+                    keep = ops.take(ops.take(mask, row, axis=0), column, axis=0)
+                    drawn = ops.where(keep, given, drawn)
+            collected = tuple(
+                _put(rows, column, new) for rows, new in zip(collected, outputs, strict=True)
+            )
+            return _put(x, column + 1, drawn), after, collected
+
+        start = ops.zeros((width + 1, batch, channels)), network.start_columns(batch)
+        collected = tuple(
+            ops.zeros((width, batch, size)) for size in getattr(network, "output_sizes", ())
+        )
+        x, _, collected = ops.fori_loop(0, width, draw_pixel, (*start, collected))
+        rows = network.end_row(rows, context, x[1:], collected)
+        return _put(image, row, x[1:]), rows
+
+    image = ops.zeros((height, width, batch, channels))
+    image, _ = ops.fori_loop(0, height, draw_row, (image, network.start(batch)))
+    return ops.transpose(image, (2, 0, 1, 3))
 
 
 def _at(tree, column):

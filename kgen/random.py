@@ -174,10 +174,20 @@ def categorical(logits, noise):
     Returns:
         int32 tensor `[...]`; of equal sums the first.
     """
-    sums = logits + noise
-    count = sums.shape[-1]
-    # Keras's argmax has an operator that does not convert to ONNX.
-    largest = ops.equal(sums, ops.max(sums, axis=-1, keepdims=True))
+    return argmax(logits + noise)
+
+
+def argmax(x):
+    """Index of the largest number: `ops.argmax` as it converts to ONNX.
+
+    Args:
+        x: float32 tensor `[..., Q]`.
+
+    Returns:
+        int32 tensor `[...]`; of equal numbers the first.
+    """
+    count = x.shape[-1]
+    largest = ops.equal(x, ops.max(x, axis=-1, keepdims=True))
     return ops.min(ops.where(largest, np.arange(count, dtype="int32"), np.int32(count)), axis=-1)
 
 

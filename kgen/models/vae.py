@@ -17,10 +17,9 @@ from kgen import random
 from kgen.endpoint import Endpoint, TensorSpec, image_spec, label_spec
 from kgen.image_generator import ImageGenerator, unknown_name
 from kgen.losses import likelihood as likelihoods
+from kgen.losses import pixels
+from kgen.losses.pixels import BINARIZATIONS, LIKELIHOODS
 from kgen.training.step import Batch, batch_moments
-
-LIKELIHOODS = ("bernoulli", "continuous_bernoulli", "gaussian", "discretized_logistic")
-BINARIZATIONS = ("dynamic", "threshold", "none")
 
 
 def feature_maps(image_shape):
@@ -232,8 +231,8 @@ class VAE(ImageGenerator):
         Returns:
             Tuple of float32 tensors `[B, latent_dim]`: mean and log-variance.
         """
-        pixels = ops.cast(images, "float32") * (2 / 255) - 1
-        statistics = self.encoder(self._with_class(pixels, labels))
+        scaled = ops.cast(images, "float32") * (2 / 255) - 1
+        statistics = self.encoder(self._with_class(scaled, labels))
         mean, log_variance = ops.split(ops.cast(statistics, "float32"), 2, axis=-1)
         return mean, ops.clip(log_variance, -20.0, 10.0)
 
@@ -247,15 +246,8 @@ class VAE(ImageGenerator):
         Returns:
             uint8 tensor `[B, H, W, C]`.
         """
-        outputs = ops.cast(self.decoder(self._with_class(latents, labels)), "float32")
-        if self.likelihood in ("bernoulli", "continuous_bernoulli"):
-            levels = ops.sigmoid(outputs)
-        elif self.likelihood == "gaussian":
-            levels = outputs
-        else:
-            levels = (outputs + 1) / 2
-        # Adding a half and cutting off rounds alike on every runtime.
-        return ops.cast(ops.clip(levels * 255 + 0.5, 0, 255), "uint8")
+        outputs = self.decoder(self._with_class(latents, labels))
+        return pixels.to_images(self.likelihood, outputs)
 
     def call(self, images, labels=None):
         """Reconstructs images through the posterior's mean, uint8 in and out."""
@@ -291,13 +283,7 @@ class VAE(ImageGenerator):
         }
 
     def _binarize(self, batch):
-        if self.likelihood != "bernoulli" or self.binarization == "none":
-            return batch.images
-        levels = ops.cast(batch.images, "float32") / 255
-        threshold = 0.5
-        if self.binarization == "dynamic":
-            threshold = random.uniform(batch.seeds, self.image_shape, stream=1)
-        return 255 * ops.cast(levels > threshold, "uint8")
+        return pixels.binarize(self.likelihood, self.binarization, batch, self.image_shape)
 
     def log_likelihood(self, images, latents, labels=None):
         """Log-likelihood of images given latent vectors.
@@ -311,16 +297,10 @@ class VAE(ImageGenerator):
             float32 tensor `[B]`, nats.
         """
         outputs = self.decoder(self._with_class(latents, labels))
-        x = ops.cast(images, "float32") / 255
-        if self.likelihood == "bernoulli":
-            return likelihoods.bernoulli(x, outputs)
-        if self.likelihood == "continuous_bernoulli":
-            return likelihoods.continuous_bernoulli(x, outputs)
-        if self.likelihood == "gaussian":
-            learned = self.variance == "learned"
-            log_variance = 2 * self.log_scale if learned else math.log(self.variance)
-            return likelihoods.gaussian(x, outputs, log_variance)
-        return likelihoods.discretized_logistic(2 * x - 1, outputs, self.log_scale)
+        log_scale = getattr(self, "log_scale", None)
+        if self.variance != "learned" and self.likelihood == "gaussian":
+            log_scale = 0.5 * math.log(self.variance)
+        return pixels.log_likelihood(self.likelihood, images, outputs, log_scale)
 
     def negative_log_likelihood(
         self, x, y=None, importance_samples=500, seed=0, batch_size=64, progress="auto"
@@ -392,17 +372,7 @@ class VAE(ImageGenerator):
             Dict: `"kind"`, `"protocol"`, `"importance_samples"`, and `"discrete"`, whether it
             is a probability, so that bits per dimension mean something.
         """
-        pixels = {
-            "dynamic": f"pixels drawn once as 0 or 1, the grey level as probability, seed {seed}",
-            "threshold": "pixels cut at one half to 0 or 1",
-            "none": "grey levels taken as probabilities of 0 or 1, which is no likelihood",
-        }
-        protocols = {
-            "bernoulli": pixels[self.binarization],
-            "continuous_bernoulli": "density of grey levels on 0 to 1, not dequantised",
-            "gaussian": "density of grey levels on 0 to 1, not dequantised",
-            "discretized_logistic": "probability of the 256 grey levels, not dequantised",
-        }
+        measured, discrete = pixels.protocol(self.likelihood, self.binarization, seed)
         one = importance_samples == 1
         combined = (
             f"one posterior sample per image (the ELBO), seed {seed}; an upper bound"
@@ -412,10 +382,9 @@ class VAE(ImageGenerator):
         )
         return {
             "kind": "ELBO" if one else "importance-weighted bound",
-            "protocol": f"{protocols[self.likelihood]}; {combined}",
+            "protocol": f"{measured}; {combined}",
             "importance_samples": importance_samples,
-            "discrete": self.likelihood == "discretized_logistic"
-            or (self.likelihood == "bernoulli" and self.binarization != "none"),
+            "discrete": discrete,
         }
 
     def diagnose(self, logs):

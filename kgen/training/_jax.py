@@ -94,6 +94,18 @@ def batch_moments(x):
     return keras.ops.moments(x, axes=[0])  # arrays are global
 
 
+def whole_batch(x):
+    """The rows of the whole batch, on every device, in the order of the devices.
+
+    Args:
+        x: Tensor `[B, ...]`, this device's rows.
+
+    Returns:
+        Tensor `[all rows, ...]`. A batch of fewer rows than devices is there many times.
+    """
+    return x  # arrays are global
+
+
 def input_gradient(function, x):
     """Gradient of `sum(function(x))` with respect to `x`, itself differentiable.
 

@@ -85,6 +85,11 @@ def _minimizer(share):
             # weighted losses are the mean over the whole batch.
             loss = optimizer.scale_loss(loss if share is None else loss * share)
         gradients = tape.gradient(loss, [v.value for v in variables])
+        # A look-up's gradient comes in parts, one per place; Keras's optimizers would square
+        # each part, where Adam wants the square of their sum, as on JAX.
+        gradients = [
+            tf.convert_to_tensor(g) if isinstance(g, tf.IndexedSlices) else g for g in gradients
+        ]
         if share is not None:
             # Summed here, not in `apply`, which would clip, and look for overflow in, what
             # each replica has before it sums.
@@ -117,6 +122,20 @@ def batch_moments(x):
     """
     several = tf.distribute.get_strategy().num_replicas_in_sync > 1
     return keras.ops.moments(x, axes=[0], synchronized=several)
+
+
+def whole_batch(x):
+    """The rows of the whole batch, on every device, in the order of the devices.
+
+    Args:
+        x: Tensor `[B, ...]`, this device's rows.
+
+    Returns:
+        Tensor `[all rows, ...]`. A batch of fewer rows than devices is there many times.
+    """
+    if tf.distribute.get_strategy().num_replicas_in_sync == 1:
+        return x
+    return tf.distribute.get_replica_context().all_gather(x, axis=0)
 
 
 def input_gradient(function, x):

@@ -17,6 +17,7 @@ if keras.backend.backend() == "tensorflow":
         devices_scope,
         host_index,
         input_gradient,
+        whole_batch,
     )
 elif keras.backend.backend() == "jax":
     from kgen.training._jax import (
@@ -26,6 +27,7 @@ elif keras.backend.backend() == "jax":
         devices_scope,
         host_index,
         input_gradient,
+        whole_batch,
     )
 else:
     raise ImportError(
@@ -41,6 +43,7 @@ __all__ = [
     "devices_scope",
     "host_index",
     "input_gradient",
+    "whole_batch",
 ]
 
 

@@ -1,0 +1,107 @@
+"""What a decoder's outputs mean: the distribution of the pixels, by its name.
+
+A decoder gives one number per pixel and channel: a logit (`"bernoulli"`,
+`"continuous_bernoulli"`), a mean on the scale 0 to 1 (`"gaussian"`) or on the scale -1 to 1
+(`"discretized_logistic"`). The last two have a spread besides.
+"""
+
+from keras import ops
+
+from kgen import random
+from kgen.losses import likelihood as likelihoods
+
+LIKELIHOODS = ("bernoulli", "continuous_bernoulli", "gaussian", "discretized_logistic")
+BINARIZATIONS = ("dynamic", "threshold", "none")
+
+
+def log_likelihood(likelihood, images, outputs, log_scale=None):
+    """Log-likelihood of images, given a decoder's outputs.
+
+    Args:
+        likelihood: String, one of `LIKELIHOODS`.
+        images: uint8 tensor `[B, H, W, C]`.
+        outputs: Tensor `[B, H, W, C]`.
+        log_scale: Float or tensor that broadcasts against `outputs`: the log of the normal's
+            standard deviation or of the logistic's scale.
+
+    Returns:
+        float32 tensor `[B]`, nats.
+    """
+    x = ops.cast(images, "float32") / 255
+    if likelihood == "bernoulli":
+        return likelihoods.bernoulli(x, outputs)
+    if likelihood == "continuous_bernoulli":
+        return likelihoods.continuous_bernoulli(x, outputs)
+    if likelihood == "gaussian":
+        return likelihoods.gaussian(x, outputs, 2 * log_scale)
+    return likelihoods.discretized_logistic(2 * x - 1, outputs, log_scale)
+
+
+def to_images(likelihood, outputs):
+    """The mean of every pixel, as uint8.
+
+    Args:
+        likelihood: String, one of `LIKELIHOODS`.
+        outputs: Tensor `[B, H, W, C]`.
+
+    Returns:
+        uint8 tensor `[B, H, W, C]`.
+    """
+    outputs = ops.cast(outputs, "float32")
+    if likelihood in ("bernoulli", "continuous_bernoulli"):
+        levels = ops.sigmoid(outputs)
+    elif likelihood == "gaussian":
+        levels = outputs
+    else:
+        levels = (outputs + 1) / 2
+    # Adding a half and cutting off rounds alike on every runtime.
+    return ops.cast(ops.clip(levels * 255 + 0.5, 0, 255), "uint8")
+
+
+def binarize(likelihood, binarization, batch, image_shape):
+    """The images of a batch, black and white where the likelihood is to see them so.
+
+    Args:
+        likelihood: String, one of `LIKELIHOODS`.
+        binarization: String, one of `BINARIZATIONS`.
+        batch: `kgen.training.step.Batch`.
+        image_shape: Tuple `(H, W, C)`.
+
+    Returns:
+        uint8 tensor `[B, H, W, C]`.
+    """
+    if likelihood != "bernoulli" or binarization == "none":
+        return batch.images
+    levels = ops.cast(batch.images, "float32") / 255
+    threshold = 0.5
+    if binarization == "dynamic":
+        threshold = random.uniform(batch.seeds, image_shape, stream=1)
+    return 255 * ops.cast(levels > threshold, "uint8")
+
+
+def protocol(likelihood, binarization, seed):
+    """What is measured, in words that stand beside the number, and whether it is a probability.
+
+    Args:
+        likelihood: String, one of `LIKELIHOODS`.
+        binarization: String, one of `BINARIZATIONS`.
+        seed: Int, from which the binarisation was drawn.
+
+    Returns:
+        Tuple of a string and a bool: without a probability there are no bits per dimension.
+    """
+    pixels = {
+        "dynamic": f"pixels drawn once as 0 or 1, the grey level as probability, seed {seed}",
+        "threshold": "pixels cut at one half to 0 or 1",
+        "none": "grey levels taken as probabilities of 0 or 1, which is no likelihood",
+    }
+    protocols = {
+        "bernoulli": pixels[binarization],
+        "continuous_bernoulli": "density of grey levels on 0 to 1, not dequantised",
+        "gaussian": "density of grey levels on 0 to 1, not dequantised",
+        "discretized_logistic": "probability of the 256 grey levels, not dequantised",
+    }
+    discrete = likelihood == "discretized_logistic" or (
+        likelihood == "bernoulli" and binarization != "none"
+    )
+    return protocols[likelihood], discrete
