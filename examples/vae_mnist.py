@@ -16,9 +16,11 @@ import time
 import keras
 
 import kgen
+from kgen.variational import VariationalGenerator
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--data", required=True, help="mnist.npz in the Keras layout")
+parser.add_argument("--preset", default="vae_28x28", help="or ladder_vae_28x28")
 parser.add_argument("--out", default="runs/vae_mnist")
 parser.add_argument("--epochs", type=int, default=16)
 parser.add_argument("--batch-size", type=int, default=128)
@@ -30,7 +32,7 @@ keras.utils.set_random_seed(args.seed)
 data = kgen.data.load(args.data, validation_fraction=0.0)
 test = data.test.binarized(seed=0)
 
-model = kgen.models.VAE.from_preset("vae_28x28", seed=args.seed)
+model = VariationalGenerator.from_preset(args.preset, seed=args.seed)
 steps = args.epochs * (len(data.train) // args.batch_size)
 model.compile(learning_rate=keras.optimizers.schedules.CosineDecay(1e-3, steps))
 

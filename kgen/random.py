@@ -10,8 +10,8 @@ and compilers fuse `a * b + c` into one rounding or leave it at two. So the floa
 only of table look-ups, of sums, and of products that are exact in float32; every runtime
 then rounds alike, and `uniform`, `normal` and `gumbel` agree bit for bit.
 
-`stream` tells independent draws for one seed apart: an int, or an int32 scalar tensor
-(the step of a sampling loop).
+`stream` tells independent draws for one seed apart: an int, an int32 scalar tensor (the step
+of a sampling loop), or an int32 tensor `[B]` with a stream for every row.
 """
 
 import functools
@@ -58,7 +58,7 @@ def bits(seeds, shape, stream=0):
     Args:
         seeds: int32 tensor `[B]`, one seed per row.
         shape: Tuple of ints, the shape of one row.
-        stream: Int or int32 scalar tensor; other streams are independent draws.
+        stream: Int or int32 tensor, scalar or `[B]`; other streams are independent draws.
 
     Returns:
         uint32 tensor `[B, *shape]`, uniform over all 2**32 values.
@@ -70,10 +70,12 @@ def bits(seeds, shape, stream=0):
     """
     size = math.prod(shape)
     half = (size + 1) // 2  # one cipher block gives two words
-    key = (
-        ops.expand_dims(ops.cast(seeds, "uint32"), 1),
-        ops.cast(stream, "uint32") if ops.is_tensor(stream) else np.uint32(stream % 2**32),
-    )
+    if ops.is_tensor(stream):
+        stream = ops.cast(stream, "uint32")
+        stream = ops.expand_dims(stream, 1) if len(stream.shape) else stream
+    else:
+        stream = np.uint32(stream % 2**32)
+    key = (ops.expand_dims(ops.cast(seeds, "uint32"), 1), stream)
     counter = (np.arange(half, dtype="uint32")[None], np.zeros((1, half), "uint32"))
     words = ops.concatenate(threefry2x32(key, counter), axis=1)[:, :size]
     return ops.reshape(words, (-1, *shape))
@@ -114,7 +116,7 @@ def uniform(seeds, shape, stream=0):
     Args:
         seeds: int32 tensor `[B]`, one seed per row.
         shape: Tuple of ints, the shape of one row.
-        stream: Int or int32 scalar tensor; other streams are independent draws.
+        stream: Int or int32 tensor, scalar or `[B]`; other streams are independent draws.
 
     Returns:
         float32 tensor `[B, *shape]`.
@@ -134,7 +136,7 @@ def normal(seeds, shape, stream=0):
     Args:
         seeds: int32 tensor `[B]`, one seed per row.
         shape: Tuple of ints, the shape of one row.
-        stream: Int or int32 scalar tensor; other streams are independent draws.
+        stream: Int or int32 tensor, scalar or `[B]`; other streams are independent draws.
 
     Returns:
         float32 tensor `[B, *shape]`.
@@ -152,7 +154,7 @@ def gumbel(seeds, shape, stream=0):
     Args:
         seeds: int32 tensor `[B]`, one seed per row.
         shape: Tuple of ints, the shape of one row.
-        stream: Int or int32 scalar tensor; other streams are independent draws.
+        stream: Int or int32 tensor, scalar or `[B]`; other streams are independent draws.
 
     Returns:
         float32 tensor `[B, *shape]`, from -2.9 to 16.7.

@@ -181,3 +181,11 @@ def test_logarithm():
     exact = np.log(x.astype("float64"))
     error = np.abs(ops.convert_to_numpy(random._log(ops.convert_to_tensor(x))) - exact)
     assert (error / np.maximum(np.spacing(np.abs(exact).astype("float32")), 6e-8)).max() < 2
+
+
+def test_a_stream_for_every_row():
+    seeds, streams = np.array([7, 7, 9], "int32"), np.array([0, 3, 3], "int32")
+    found = ops.convert_to_numpy(random.normal(seeds, (5,), stream=ops.convert_to_tensor(streams)))
+    for row, seed, stream in zip(found, seeds, streams, strict=True):
+        alone = ops.convert_to_numpy(random.normal(np.array([seed]), (5,), stream=int(stream)))
+        np.testing.assert_array_equal(row, alone[0])

@@ -44,7 +44,8 @@ def interpolate(model, pairs=8, steps=10, seed=0, labels=None, batch_size=64):
         )
     shape = decode.inputs["latent"].shape
     seeds = random.row_seeds(seed, 2 * pairs)
-    ends = keras.ops.convert_to_numpy(random.normal(seeds, shape)).reshape(pairs, 2, -1)
+    prior = getattr(model, "sample_latents", lambda seeds: random.normal(seeds, shape))
+    ends = keras.ops.convert_to_numpy(prior(seeds)).reshape(pairs, 2, -1)
     ways = spherical(ends[:, 0], ends[:, 1], steps)
     inputs = {"latent": ways.reshape(pairs * steps, *shape).astype("float32")}
     labels = model._check_labels(labels, pairs)

@@ -110,6 +110,21 @@ def normal_kl(mean, log_variance):
     return 0.5 * (ops.square(mean) + ops.exp(log_variance) - 1.0 - log_variance)
 
 
+def normal_log_ratio(x, noise, log_variance):
+    """log q(x) - log p(x) of a diagonal normal q and the standard normal p, at a sample of q.
+
+    Args:
+        x: Float tensor `[B, D]`, the sample: q's mean plus its deviation times `noise`.
+        noise: Float tensor `[B, D]`.
+        log_variance: Float tensor `[B, D]` of q.
+
+    Returns:
+        float32 tensor `[B, D]`, nats per dimension; its mean over samples is `normal_kl`.
+    """
+    x, log_variance = ops.cast(x, "float32"), ops.cast(log_variance, "float32")
+    return 0.5 * (ops.square(x) - ops.square(noise) - log_variance)
+
+
 def normal_log_density(x, mean=0.0, log_variance=0.0):
     """Log-density of a diagonal normal.
 

@@ -19,13 +19,13 @@ _FILES = {
 __all__ = [
     "DCGAN",
     "VAE",
+    "VQVAE",
     "GatedPixelCNN",
     "LadderVAE",
     "PixelCNN",
     "PixelCNNpp",
     "PixelRNN",
     "VQPixelCNN",
-    "VQVAE",
     "get",
     "registered",
 ]

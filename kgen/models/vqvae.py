@@ -16,7 +16,7 @@ from kgen.endpoint import Endpoint, TensorSpec, image_spec, label_spec
 from kgen.image_generator import ImageGenerator, unknown_name
 from kgen.layers.quantizers import FSQ, VectorQuantizer
 from kgen.losses import pixels
-from kgen.models.vae import residual_block
+from kgen.variational import residual_block
 
 QUANTIZERS = ("ema", "gradient", "fsq")
 

@@ -13,6 +13,7 @@ from kgen.training.step import Batch
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (48, 8, 8, 1), "uint8")
 LABELS = np.arange(48, dtype="int32") % 3
+LOG_2PI = np.log(2 * np.pi)
 
 
 def tiny(**overrides):
@@ -26,6 +27,10 @@ def batch(images=IMAGES, labels=None):
         None if labels is None else ops.convert_to_tensor(labels),
         kgen.random.row_seeds(5, len(images)),
     )
+
+
+def numpy(x):
+    return ops.convert_to_numpy(x).astype("float64")
 
 
 def numbers(logs):
@@ -141,7 +146,10 @@ def test_every_argument_is_in_the_config_and_survives_saving(tmp_path):
         "variance": 0.25,
         "beta": 0.5,
         "kl_warmup_steps": 9,
-        "free_bits": 0.125,
+        "free_bits": 0.0,
+        "importance_samples": 1,
+        "prior": "vamp",
+        "num_pseudo_inputs": 7,
         "seed": 11,
     }
     signature = inspect.signature(VAE.__init__).parameters
@@ -152,6 +160,13 @@ def test_every_argument_is_in_the_config_and_survives_saving(tmp_path):
     config = json.loads(json.dumps(again.get_config()))
     assert {name: config[name] for name in arguments} == json.loads(json.dumps(arguments))
     np.testing.assert_array_equal(again.generate(4, labels=2), model.generate(4, labels=2))
+
+
+def test_importance_samples_and_free_bits_survive_saving(tmp_path):
+    for arguments in ({"importance_samples": 4}, {"free_bits": 0.125, "num_pseudo_inputs": 9}):
+        tiny(**arguments).save(tmp_path / "model.keras")
+        config = keras.saving.load_model(tmp_path / "model.keras").get_config()
+        assert {name: config[name] for name in arguments} == arguments
 
 
 def test_importance_weighted_likelihood_tightens_the_bound():
@@ -198,6 +213,154 @@ def test_importance_weights_against_numpy():
     np.testing.assert_allclose(result, expected, rtol=1e-5)
 
 
+def single_weights(model, images, labels, samples, seeds):
+    """float64 NumPy `[samples, B]`: log p(x, z) - log q(z|x), with every density written out."""
+    mean, log_variance = (numpy(t) for t in model.encode(images, labels))
+    weights, parts = [], []
+    for k in range(samples):
+        noise = numpy(kgen.random.normal(seeds, (model.latent_dim,), stream=k + 16))
+        z = mean + np.exp(log_variance / 2) * noise
+        q = -0.5 * ((z - mean) ** 2 / np.exp(log_variance) + log_variance + LOG_2PI).sum(1)
+        likelihoods = numpy(model.log_likelihood(images, ops.cast(z, "float32"), labels))
+        ratio = q - log_prior(model, z)
+        weights.append(likelihoods - ratio)
+        parts.append((-likelihoods.mean(), ratio.mean()))
+    return np.array(weights), np.mean(parts, axis=0)
+
+
+def log_prior(model, z):
+    """float64 NumPy `[B]`."""
+    if model.prior == "standard":
+        return -0.5 * (z**2 + LOG_2PI).sum(1)
+    pixels = 2 / (1 + np.exp(-numpy(model.pseudo_inputs))) - 1
+    inputs = [ops.cast(pixels, "float32")]
+    if model.num_classes:
+        classes = np.arange(model.num_pseudo_inputs) % model.num_classes
+        inputs.append(ops.cast(np.eye(model.num_classes)[classes], "float32"))
+    mean, log_variance = np.split(numpy(model.encoder(inputs)), 2, axis=1)
+    squared = (z[:, None] - mean) ** 2 / np.exp(log_variance)
+    densities = -0.5 * (squared + log_variance + LOG_2PI).sum(-1)
+    return np.logaddexp.reduce(densities, axis=1) - np.log(len(mean))
+
+
+@pytest.mark.parametrize("prior", ["standard", "vamp"])
+def test_importance_weighted_objective_against_numpy(prior):
+    model = tiny(
+        binarization="threshold",
+        num_classes=3,
+        importance_samples=5,
+        prior=prior,
+        num_pseudo_inputs=7,
+    )
+    rows = batch(labels=LABELS)
+    binary = 255 * (IMAGES > 127.5).astype("uint8")
+    weights, (reconstruction, kl) = single_weights(model, binary, LABELS, 5, rows.seeds)
+    expected = np.log(5) - np.logaddexp.reduce(weights, axis=0).mean()
+    for training in (True, False):
+        loss, logs = model.objective(rows, training)
+        logs = numbers(logs)
+        assert float(numpy(loss)) == pytest.approx(expected, rel=1e-6)
+        assert logs["loss"] == pytest.approx(expected, rel=1e-6)
+        assert logs["reconstruction_loss"] == pytest.approx(reconstruction, rel=1e-6)
+        assert logs["kl_loss"] == pytest.approx(kl, abs=1e-5)
+
+
+@pytest.mark.parametrize("prior", ["standard", "vamp"])
+def test_likelihood_is_the_same_however_many_samples_go_at_once(prior):
+    model = tiny(binarization="threshold", num_classes=3, prior=prior, num_pseudo_inputs=5)
+    seeds = kgen.random.row_seeds(3, 48)
+    binary = 255 * (IMAGES > 127.5).astype("uint8")
+    weights, _ = single_weights(model, binary, LABELS, 20, seeds)
+    expected = np.log(20) - np.logaddexp.reduce(weights, axis=0)
+    for at_once in (1, 3, 20, 1000, "auto"):
+        result = model.negative_log_likelihood(
+            IMAGES, LABELS, importance_samples=20, seed=3, batch_size=16, samples_at_once=at_once
+        )
+        np.testing.assert_allclose(result, expected, rtol=2e-6, err_msg=str(at_once))
+
+
+def test_importance_weighted_training_tightens_its_bound():
+    model = tiny(binarization="threshold", importance_samples=8)
+    model.compile(learning_rate=1e-2)
+    stripes = 255 * (np.arange(8)[:, None, None] % 2 == 0) * np.ones((64, 8, 8, 1))
+    stripes = np.where(np.arange(64)[:, None, None, None] % 2, stripes, 255 - stripes)
+    history = model.fit(stripes.astype("uint8"), batch_size=16, epochs=15, verbose=0).history
+    assert history["loss"][-1] < 0.5 * history["loss"][0]
+    logs = model.evaluate(stripes.astype("uint8"), return_dict=True, verbose=0)
+    assert logs["loss"] < logs["reconstruction_loss"] + logs["kl_loss"]  # the ELBO
+
+
+def test_vamp_prior_is_trained_and_drawn_from():
+    model = tiny(prior="vamp", num_pseudo_inputs=3, num_classes=2)
+    model.compile(learning_rate=1e-2)
+    before = numpy(model.pseudo_inputs)
+    model.fit(IMAGES, LABELS % 2, batch_size=16, epochs=5, verbose=0)
+    assert (before != numpy(model.pseudo_inputs)).all()
+    seeds = kgen.random.row_seeds(0, 3000)
+    gumbel = numpy(kgen.random.gumbel(seeds, (3,), stream=2))
+    picked = gumbel.argmax(1)
+    assert np.bincount(picked).min() > 900
+    noise = numpy(kgen.random.normal(seeds, (4,)))
+    pixels = ops.cast(2 / (1 + np.exp(-numpy(model.pseudo_inputs))) - 1, "float32")
+    classes = ops.cast(np.eye(2)[[0, 1, 0]], "float32")
+    mean, log_variance = np.split(numpy(model.encoder([pixels, classes])), 2, axis=1)
+    expected = mean[picked] + 0.5 * np.exp(log_variance[picked] / 2) * noise
+    found = numpy(model.sample_latents(seeds, temperature=0.5))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    images = numpy(model.decode(model.sample_latents(seeds[:9]), np.zeros(9, "int32")))
+    np.testing.assert_array_equal(images, model.generate(seeds=numpy(seeds)[:9], labels=0))
+
+
+def test_interpolation_ends_in_what_the_vamp_prior_draws():
+    model = tiny(prior="vamp", num_pseudo_inputs=3)
+    ways = kgen.evaluation.interpolate(model, pairs=2, steps=3, seed=5)
+    ends = ways[:, [0, -1]].reshape(4, 8, 8, 1)
+    assert np.abs(ends.astype(int) - model.generate(4, seed=5)).max() <= 1
+
+
+def test_the_vamp_prior_ships(tmp_path, tensorflow_only):
+    import export
+
+    model = tiny(prior="vamp", num_pseudo_inputs=6, num_classes=3)
+    export.export(model, tmp_path / "artifact", progress=False)  # proves itself
+
+
+ON_JAX = """
+import sys
+import keras, numpy as np
+import kgen
+from kgen.models import VAE
+images, folder = np.load(sys.argv[1]), sys.argv[2]
+for name in ("iwae", "vamp"):
+    model = keras.saving.load_model(f"{folder}/{name}.keras")
+    logs = model.evaluate(images, return_dict=True, verbose=0)
+    nll = model.negative_log_likelihood(images, importance_samples=7)
+    np.savez(f"{folder}/{name}.npz", nll=nll, images=model.generate(9), **logs)
+    model.compile()
+    assert np.isfinite(model.fit(images, batch_size=16, epochs=1, verbose=0).history["loss"])
+"""
+
+
+def test_the_same_figures_on_jax(tmp_path, run_python, tensorflow_only):
+    pytest.importorskip("jax")
+    np.save(tmp_path / "images.npy", IMAGES)
+    models = {
+        "iwae": tiny(importance_samples=3),
+        "vamp": tiny(prior="vamp", num_pseudo_inputs=5),
+    }
+    for name, model in models.items():
+        model.compile()
+        model.save(tmp_path / f"{name}.keras")
+    run_python(ON_JAX, tmp_path / "images.npy", tmp_path, backend="jax")
+    for name, model in models.items():
+        theirs = np.load(tmp_path / f"{name}.npz")
+        for key, value in model.evaluate(IMAGES, return_dict=True, verbose=0).items():
+            assert theirs[key] == pytest.approx(value, rel=1e-4, abs=1e-5), (name, key)
+        nll = model.negative_log_likelihood(IMAGES, importance_samples=7)
+        np.testing.assert_allclose(theirs["nll"], nll, rtol=1e-5)
+        assert np.abs(theirs["images"].astype(int) - model.generate(9)).max() <= 1
+
+
 def test_posterior_collapse_is_named():
     model = tiny(beta=1000.0)
     model.compile(learning_rate=1e-2)
@@ -214,6 +377,14 @@ def test_posterior_collapse_is_named():
         ({"binarization": "dynamc"}, "Did you mean 'dynamic'"),
         ({"variance": -1.0}, "variance"),
         ({"num_classes": 0}, "num_classes"),
+        ({"importance_samples": 0}, "importance_samples must be a positive int"),
+        ({"importance_samples": 2.5}, "importance_samples must be a positive int"),
+        ({"importance_samples": 2, "beta": 2.0}, "importance_samples=2, beta=2.0"),
+        ({"importance_samples": 2, "kl_warmup_steps": 5}, "kl_warmup_steps=5"),
+        ({"importance_samples": 2, "free_bits": 0.5}, "free_bits=0.5"),
+        ({"prior": "vampp"}, "Did you mean 'vamp'"),
+        ({"prior": "vamp", "free_bits": 0.5}, "free_bits=0.5"),
+        ({"prior": "vamp", "num_pseudo_inputs": 0}, "num_pseudo_inputs"),
     ],
 )
 def test_bad_arguments(arguments, message):
