@@ -56,7 +56,9 @@ class Data:
             ValueError: There is no such split, or this data does not have it.
         """
         if name not in SPLITS:
-            raise ValueError(f"split must be train, validation or test. Received: {name!r}")
+            from kgen.image_generator import unknown_name
+
+            raise ValueError(unknown_name("split", name, SPLITS))
         if getattr(self, name) is None:
             raise ValueError(f"{self.name} has no {name} split.")
         return getattr(self, name)

@@ -18,6 +18,7 @@ COMMANDS = (
     "train",
     "sample",
     "interpolate",
+    "complete",
     "evaluate",
     "compare",
     "export",

@@ -1,0 +1,65 @@
+"""`kgen complete`, and an autoregressive model through the other commands."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from kgen.training.run import load_model
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    from kgen.cli import main
+
+    folder = tmp_path_factory.mktemp("gated") / "run"
+    line = f"train gated_pixelcnn_tiny --data digits --conditional --epochs 1 --run {folder}"
+    assert main(line.split()) == 0
+    return folder
+
+
+def pixels(path):
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def test_complete(result, run, tmp_path):
+    out = tmp_path / "new" / "completions.png"
+    found = result("complete", run, "-n", 3, "--samples", 2, "--keep", 0.25, "-o", out)
+    assert (found["images"], found["samples"]) == (3, 2)
+    picture = pixels(out)
+    assert picture.shape == (3 * 34 + 2, 4 * 34 + 2), "an image, what is kept, two completions"
+    model, trained = load_model(run)
+    test = trained.load_data().test
+    given = model.cut_to_levels(test.images[:3])
+    mask = np.arange(8)[:, None] < np.full((8, 8), 2)
+    drawn = model.complete(np.repeat(given, 2, axis=0), mask, np.repeat(test.labels[:3], 2))
+    tile = picture[2:34:4, 2:34:4]
+    np.testing.assert_array_equal(tile, given[0, ..., 0])
+    assert (picture[2 + 8 : 34 : 4, 36:68:4] == 128).all(), "what is not kept is grey"
+    np.testing.assert_array_equal(picture[2:34:4, 70:102:4], drawn[0, ..., 0])
+
+
+def test_complete_with_a_mask(result, refused, run, tmp_path):
+    mask = np.zeros((8, 8), "uint8")
+    mask[4:] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    out = tmp_path / "completions.png"
+    line = ("complete", run, "--mask", tmp_path / "mask.png", "-o", out)
+    assert "raster order" in refused(*line)
+    assert not out.exists()
+    assert result(*line, "--any-order", "-n", 2)["images"] == 2
+
+
+def test_complete_refuses(refused, run, vae_run, tmp_path):
+    assert "VAE cannot complete images" in refused("complete", vae_run)
+    assert "temperature must be above 0" in refused("complete", run, "--temperature", 0)
+    Image.new("L", (5, 5)).save(tmp_path / "small.png")
+    message = refused("complete", run, "--mask", tmp_path / "small.png")
+    assert "mask must have shape (8, 8)" in message and "(5, 5)" in message
+
+
+def test_evaluate_says_exact(result, run):
+    report = result("evaluate", run, "--metrics", "kd", "--num-samples", 64)
+    assert report["likelihood"]["kind"] == "exact"
+    bits = report["losses"]["bits_per_dimension"]
+    assert report["likelihood"]["bits_per_dimension"] == pytest.approx(bits, rel=1e-4)
