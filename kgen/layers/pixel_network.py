@@ -1,6 +1,5 @@
 """`PixelNetwork`: what PixelCNN and PixelRNN have in common, all but their blocks."""
 
-import numpy as np
 from keras import layers, ops
 
 from kgen.layers.causal_conv import CausalConv2D, channel_groups
@@ -105,11 +104,11 @@ class PixelNetwork(layers.Layer):
 
     def end_row(self, rows, context, x, outputs):
         kept = [next_window(rows[0], x)]
-        ends = np.cumsum([block.output_size for block in self.blocks])
-        outputs = ops.cast(outputs[0], self.compute_dtype)
-        parts = ops.split(outputs, ends[:-1].tolist(), axis=-1)
-        for block, own, part in zip(self.blocks, rows[1:], parts, strict=True):
+        outputs, place = ops.cast(outputs[0], self.compute_dtype), 0
+        for block, own in zip(self.blocks, rows[1:], strict=True):
+            part = outputs[..., place : place + block.output_size]
             kept.append(block.end_row(own, part))
+            place += block.output_size
         return tuple(kept)
 
 

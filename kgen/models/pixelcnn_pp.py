@@ -114,6 +114,9 @@ class PixelUpsampling(layers.Layer):
         super().__init__(**kwargs)
         self.four = layers.Dense(4 * filters, name="four")
 
+    def build(self, shape):
+        self.four.build(shape)
+
     def call(self, x):
         """`[B, H, W, F]` to `[B, 2 H, 2 W, F]`."""
         _, height, width, filters = x.shape
@@ -140,7 +143,8 @@ class GatedBlock(layers.Layer):
 
     def __init__(self, filters, right, num_others, num_classes, dropout, stream, **kwargs):
         super().__init__(**kwargs)
-        self.filters, self.dropout, self.stream = filters, dropout, stream
+        self.filters, self.num_classes = filters, num_classes
+        self.dropout, self.stream = dropout, stream
         self.first = ShiftedConv2D(filters, right, name="first")
         # A tenth of the usual size, as in the authors' code: at first all passes the block by.
         small = keras.initializers.VarianceScaling(0.01, "fan_avg", "uniform")
@@ -153,6 +157,14 @@ class GatedBlock(layers.Layer):
             if num_classes is None
             else layers.Dense(2 * filters, use_bias=False, kernel_initializer="zeros", name="label")
         )
+
+    def build(self, shape):
+        # Keras, left to itself, would run every block many times to build it.
+        shape = (*shape[:-1], 2 * self.filters)
+        for layer in (self.first, self.second, *self.mix):
+            layer.build(shape)
+        if self.label is not None:
+            self.label.build((None, self.num_classes))
 
     def call(self, x, others=(), one_hot=None, seeds=None):
         """Whole images, `[B, H, W, F]`; with `seeds`, `[B]`, some features are dropped."""
@@ -262,6 +274,13 @@ class Level(layers.Layer):
         shrunk = self.coarser is not None
         self.kept_u = 2 * (num_blocks + more) + shrunk
         self.kept_ul = self.kept_u + (not finest)
+
+    def build(self, shape):
+        between = []
+        if self.coarser is not None:
+            between = [self.shrink_u, self.shrink_ul, self.coarser, self.grow_u, self.grow_ul]
+        for layer in (*self.down_u, *self.down_ul, *between, *self.up_u, *self.up_ul):
+            layer.build(shape)
 
     @property
     def output_sizes(self):
@@ -433,6 +452,13 @@ class PixelCNNppNetwork(layers.Layer):
         self.start_left = layers.Dense(filters, use_bias=False, name="start_left")
         self.level = Level(filters, num_blocks, num_resolutions, make_block, name="level")
         self.parameters = layers.Dense(num_parameters, name="parameters")
+
+    def build(self, shape):
+        pixels, features = (*shape[:-1], shape[-1] + 1), (*shape[:-1], self.filters)
+        for layer in (self.start_u, self.start_above, self.start_left):
+            layer.build(pixels)
+        self.level.build(features)
+        self.parameters.build(features)
 
     def call(self, x, labels=None, training=False, seeds=None):
         # A channel of ones tells black or grey pixels from the padding.

@@ -70,7 +70,7 @@ with open(file, "w") as stream:
 """
 
 
-def start(file, devices, hosts=False, models="vae,dcgan", steps=1, env=None):
+def start(file, devices, hosts=False, models="vae,dcgan,vqvae", steps=1, env=None):
     arguments = [file, devices, hosts, models, steps]
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *map(str, arguments)],
@@ -99,7 +99,7 @@ def one_device(tmp_path_factory):
     return results_of([(start(file, None), file)])[0]
 
 
-def check(results, expected, models=("vae", "dcgan")):
+def check(results, expected, models=("vae", "dcgan", "vqvae")):
     for model in models:
         ours, theirs = results[model], expected[model]
         assert ours.keys() == theirs.keys()

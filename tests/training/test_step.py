@@ -193,6 +193,29 @@ def test_mixed_float16_scales_the_loss():
     assert all((a != b).any() for a, b in zip(before, after, strict=True) if a.ndim > 1)
 
 
+@keras.saving.register_keras_serializable(package="kgen_tests")
+class LookUp(ImageGenerator):
+    """Its loss looks up row 0 of a table four times and row 1 once."""
+
+    def __init__(self, image_shape=(4, 4, 1), num_classes=None, seed=SEED, **kwargs):
+        super().__init__(image_shape, num_classes, seed, **kwargs)
+        self.table = self.add_weight((3, 1), "zeros", name="table")
+        self.built = True
+
+    def objective(self, batch, training):
+        loss = ops.sum(ops.take(self.table, np.array([0, 0, 0, 0, 1]), axis=0))
+        return loss, {"loss": loss}
+
+
+def test_adam_sees_the_whole_gradient_of_a_look_up(images):
+    """Its first step is the learning rate, whatever the size of the gradient."""
+    model = LookUp()
+    model.compile(keras.optimizers.Adam(0.5))
+    model.fit(images[:8], batch_size=8, verbose=0)
+    table = ops.convert_to_numpy(model.table)
+    np.testing.assert_allclose(table, [[-0.5], [-0.5], [0]], rtol=1e-4)
+
+
 def test_dataset_of_unknown_length(images):
     """Reaching the end of a dataset is no step."""
     tf = pytest.importorskip("tensorflow")
