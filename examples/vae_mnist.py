@@ -16,14 +16,12 @@ import time
 import keras
 
 import kgen
-from kgen.variational import VariationalGenerator
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--data", required=True, help="mnist.npz in the Keras layout")
-parser.add_argument("--preset", default="vae_28x28", help="or ladder_vae_28x28")
 parser.add_argument("--out", default="runs/vae_mnist")
 parser.add_argument("--epochs", type=int, default=16)
-parser.add_argument("--batch-size", type=int, default=64)
+parser.add_argument("--batch-size", type=int, default=128)
 parser.add_argument("--seed", type=int, default=0)
 args = parser.parse_args()
 out = pathlib.Path(args.out)
@@ -32,13 +30,9 @@ keras.utils.set_random_seed(args.seed)
 data = kgen.data.load(args.data, validation_fraction=0.0)
 test = data.test.binarized(seed=0)
 
-model = VariationalGenerator.from_preset(args.preset, seed=args.seed)
+model = kgen.models.VAE.from_preset("vae_28x28", seed=args.seed)
 steps = args.epochs * (len(data.train) // args.batch_size)
-model.compile(
-    learning_rate=keras.optimizers.schedules.CosineDecay(
-        2e-4, max(steps - 500, 1), warmup_target=2e-3, warmup_steps=500
-    )
-)
+model.compile(learning_rate=keras.optimizers.schedules.CosineDecay(1e-3, steps))
 
 start = time.perf_counter()
 model.fit(data.train, batch_size=args.batch_size, epochs=args.epochs)
