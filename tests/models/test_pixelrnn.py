@@ -80,7 +80,7 @@ def test_row_lstm_against_numpy():
         for j in range(5):
             gates[:, j] += w["input_to_state/bias"]
             for k in range(2):  # the pixel to the left and the pixel: mask B
-                gates[:, j] += row[:, j + k] @ w["input_to_state/kernel"][k]
+                gates[:, j] += row[:, j + k] @ np.split(w["input_to_state/own_kernel"], 2)[k]
             for k in range(3):
                 gates[:, j] += above[:, j + k] @ w["state_to_state/kernel"][k]
         h, c = step(gates, c)
@@ -102,7 +102,7 @@ def test_diagonal_bilstm_against_numpy():
         h, c = np.zeros((2, height, width, 2)), np.zeros((2, height, width, 2))
         for i in range(height):
             for j in range(width):
-                gates = x[:, i, j] @ w[f"{name}/input_to_state/kernel"][0]
+                gates = x[:, i, j] @ w[f"{name}/input_to_state/own_kernel"]
                 gates += w[f"{name}/input_to_state/bias"] + one_hot @ w[f"{name}/label/kernel"]
                 if j:
                     gates += h[:, i, j - 1] @ w[f"{name}/left/kernel"]
