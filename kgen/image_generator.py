@@ -527,7 +527,12 @@ def unknown_name(kind, name, known):
     """The message for a name that is not known, with the nearest one that is."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f" Did you mean '{near[0]}'?" if near else ""
-    return f"Unknown {kind} '{name}'.{hint} Known: {', '.join(sorted(known)) or 'none'}."
+    known = sorted(known)
+    if len(known) > 20:  # one line holds the nearest of them
+        nearest = difflib.get_close_matches(name, known, n=8, cutoff=0)
+        more = f" and {len(known) - len(nearest)} more"
+        return f"Unknown {kind} '{name}'.{hint} Known: {', '.join(nearest)}{more}."
+    return f"Unknown {kind} '{name}'.{hint} Known: {', '.join(known) or 'none'}."
 
 
 def _check_image_shape(image_shape):
