@@ -83,7 +83,7 @@ def test_probabilities_sum_to_one(arguments, total_probability):
 
 
 def test_on_jax(run_tests_on_jax):
-    run_tests_on_jax(__file__, "sampler or blind_spot")
+    run_tests_on_jax(__file__, "sampler and colour or blind_spot")
 
 
 def test_what_is_exported_draws_the_same_pixels(exported_alike):

@@ -184,7 +184,7 @@ def test_probabilities_sum_to_one(recurrence, arguments, total_probability):
 
 
 def test_on_jax(run_tests_on_jax):
-    run_tests_on_jax(__file__, "sampler or sees or numpy")
+    run_tests_on_jax(__file__, "sampler and colour or sees")
 
 
 @both
