@@ -86,12 +86,6 @@ def test_on_jax(run_tests_on_jax):
     run_tests_on_jax(__file__, "sampler and colour or blind_spot")
 
 
-def test_what_is_exported_draws_the_same_pixels(exported_alike):
-    equal = exported_alike(random_model((8, 8, 1), filters=8, num_levels=4))
-    assert {("saved_model", "generate_xla"), ("onnx", "generate")} < set(equal)
-    assert set(equal.values()) == {1.0}, equal
-
-
 def test_mixed_precision():
     model = random_model((4, 4, 1), num_levels=4, num_classes=2, dtype="mixed_bfloat16")
     model.compile()
