@@ -1,0 +1,318 @@
+"""Transformer blocks: attention, its cache, positions, and conditioning.
+
+Vaswani et al., "Attention is all you need" (NIPS 2017; arXiv 1706.03762), with the
+normalisation before each sublayer; rotary positions of Su et al., "RoFormer" (2021; arXiv
+2104.09864), section 3.2, here in two dimensions; query-key normalisation as in Dehghani et
+al., "Scaling vision transformers to 22 billion parameters" (ICML 2023; arXiv 2302.05442),
+section 2; SwiGLU of Shazeer, "GLU variants improve transformer" (2020; arXiv 2002.05202),
+equation 6; conditioning by adaLN-Zero of Peebles and Xie, "Scalable diffusion models with
+transformers" (ICCV 2023; arXiv 2212.09748), section 3.2.
+
+Tensors are (B, T, D): batch, tokens, features; N heads have H = D / N features each.
+"""
+
+import numpy as np
+from keras import layers, ops
+
+NORMALIZATIONS = ("layer", "rms")
+MLPS = ("gelu", "swiglu")
+
+#: What is added to the scores of tokens that must not be seen; finite, so that nothing is NaN.
+HIDDEN = -1e30
+
+
+def grid_positions(height, width):
+    """Row and column of every token of a grid, in raster order: float32 `[height * width, 2]`."""
+    rows, columns = np.divmod(np.arange(height * width), width)
+    return np.stack([rows, columns], axis=-1).astype("float32")
+
+
+def rotary_angles(positions, head_dim, base=100.0):
+    """Angles by which a head's pairs of features are turned, shared out among the axes.
+
+    Args:
+        positions: Array `[T, axes]`, a token's place on each axis.
+        head_dim: Int, H; divides by `2 * axes`.
+        base: Float; the slowest pair turns by one radian in about so many places.
+
+    Returns:
+        float32 array `[T, H / 2]`.
+    """
+    positions = np.asarray(positions, "float64")
+    axes = positions.shape[1]
+    if head_dim % (2 * axes):
+        raise ValueError(
+            f"Rotary positions on {axes} axes turn pairs of features: a head's size must divide by "
+            f"{2 * axes}. Received: {head_dim}"
+        )
+    pairs = head_dim // (2 * axes)
+    frequencies = base ** -(np.arange(pairs) / pairs)
+    angles = positions[:, :, None] * frequencies  # (T, axes, pairs)
+    return angles.reshape(len(positions), -1).astype("float32")
+
+
+def rotate(x, cosine, sine):
+    """Turns each pair of features (i, i + H / 2) by its angle; RoFormer, equation 34.
+
+    Args:
+        x: Tensor `[..., H]`.
+        cosine, sine: Tensors that broadcast against `[..., H / 2]`.
+
+    Returns:
+        Tensor of `x`'s shape.
+    """
+    cosine, sine = ops.cast(cosine, x.dtype), ops.cast(sine, x.dtype)
+    first, second = ops.split(x, 2, axis=-1)
+    turned = [first * cosine - second * sine, first * sine + second * cosine]
+    return ops.concatenate(turned, axis=-1)
+
+
+def normalization(kind, name=None, scale=True):
+    """The layer that normalises a token's features: `"layer"` or `"rms"`."""
+    if kind == "rms":
+        # Without a scale of its own, where a condition gives it.
+        return RMSNorm(scale=scale, name=name)
+    return layers.LayerNormalization(epsilon=1e-6, scale=scale, center=scale, name=name)
+
+
+class RMSNorm(layers.Layer):
+    """Root mean square normalisation over the last axis.
+
+    Zhang and Sennrich (NeurIPS 2019; arXiv 1910.07467), equation 4. It differs from
+    `keras.layers.RMSNormalization` in that the scale can be left out.
+
+    Args:
+        scale: Bool, learn a factor for each feature.
+        epsilon: Float.
+    """
+
+    def __init__(self, scale=True, epsilon=1e-6, **kwargs):
+        super().__init__(**kwargs)
+        self.use_scale = scale
+        self.epsilon = epsilon
+
+    def build(self, shape):
+        if self.use_scale:
+            self.scale = self.add_weight((shape[-1],), "ones", name="scale")
+
+    def call(self, x):
+        wide = ops.cast(x, "float32")
+        mean = ops.mean(ops.square(wide), axis=-1, keepdims=True)
+        x = ops.cast(wide * ops.rsqrt(mean + self.epsilon), self.compute_dtype)
+        return x * ops.cast(self.scale, x.dtype) if self.use_scale else x
+
+
+class Attention(layers.Layer):
+    """Multi-head self-attention, over all tokens at once or token by token with a cache.
+
+    Args:
+        dim: Int, D.
+        num_heads: Int, N, which divides D.
+        angles: float32 array `[T, H / 2]` of `rotary_angles`, or `None`.
+        causal: Bool, a token sees itself and those before it.
+        qk_norm: Bool, normalise queries and keys, so that scores stay bounded.
+
+    Call arguments:
+        x: Float tensor `[B, T, D]`.
+
+    Returns:
+        Float tensor `[B, T, D]`.
+    """
+
+    def __init__(self, dim, num_heads, angles=None, causal=False, qk_norm=False, **kwargs):
+        super().__init__(**kwargs)
+        if dim % num_heads:
+            raise ValueError(
+                f"num_heads must divide the model's dimension {dim}. Received: {num_heads}"
+            )
+        self.dim = dim
+        self.num_heads = num_heads
+        self.head_dim = dim // num_heads
+        self.causal = causal
+        self.rotation = None
+        if angles is not None:
+            self.rotation = np.cos(angles), np.sin(angles)  # NumPy: constants of any graph
+        self.qkv = layers.Dense(3 * dim, name="qkv")
+        self.out = layers.Dense(dim, name="out")
+        self.norms = [RMSNorm(name="query_norm"), RMSNorm(name="key_norm")] if qk_norm else None
+
+    def build(self, shape):
+        self.qkv.build(shape)
+        self.out.build(shape)
+        for norm in self.norms or ():
+            norm.build((*shape[:-1], self.head_dim))
+
+    def _heads(self, x):
+        """Queries, keys and values `[..., N, H]` of `[..., D]`."""
+        shape = (-1, *x.shape[1:-1], 3, self.num_heads, self.head_dim)
+        heads = ops.reshape(self.qkv(x), shape)
+        query, key, value = (heads[..., i, :, :] for i in range(3))
+        if self.norms:
+            query, key = self.norms[0](query), self.norms[1](key)
+        return query, key, value
+
+    def call(self, x):
+        query, key, value = self._heads(x)
+        if self.rotation:
+            angles = [part[:, None] for part in self.rotation]  # (T, 1, H / 2)
+            query, key = rotate(query, *angles), rotate(key, *angles)
+        x = ops.dot_product_attention(query, key, value, is_causal=self.causal)
+        return self.out(ops.reshape(x, (-1, *x.shape[1:-2], self.dim)))
+
+    # Token by token: keys and values are kept as rows of one matrix, head after head and in
+    # it token after token. A token's rows are scattered along its leading axis, which converts
+    # to ONNX, and a head's part is a matrix without being moved.
+
+    def start(self, batch_size, length):
+        """An empty cache for `length` tokens: two tensors `[B * N * length, H]`."""
+        rows = ops.zeros((batch_size * self.num_heads * length, self.head_dim), self.compute_dtype)
+        return rows, rows
+
+    def step(self, x, cache, position, length):
+        """Attention of one token to itself and those before it.
+
+        Args:
+            x: Float tensor `[B, D]`.
+            cache: What `start` or the last `step` gave.
+            position: int32 scalar, the token's place.
+            length: Int, tokens in the cache.
+
+        Returns:
+            Tuple of `[B, D]` and the new cache.
+        """
+        query, key, value = self._heads(x)
+        if self.rotation:
+            angles = [ops.take(part, position, axis=0) for part in self.rotation]
+            query, key = rotate(query, *angles), rotate(key, *angles)
+        flat = (-1, self.head_dim)
+        places = ops.arange(ops.shape(x)[0] * self.num_heads, dtype="int32") * length + position
+        keys, values = (
+            ops.scatter_update(rows, places[:, None], ops.reshape(new, flat))
+            for rows, new in zip(cache, (key, value), strict=True)
+        )
+        matrix = (-1, length, self.head_dim)
+        query = ops.reshape(query * self.head_dim**-0.5, (-1, 1, self.head_dim))
+        scores = ops.matmul(query, ops.transpose(ops.reshape(keys, matrix), (0, 2, 1)))
+        scores = ops.cast(scores, "float32")
+        seen = np.arange(length, dtype="int32") <= position
+        weights = ops.softmax(ops.where(seen, scores, HIDDEN), axis=-1)
+        x = ops.matmul(ops.cast(weights, self.compute_dtype), ops.reshape(values, matrix))
+        return self.out(ops.reshape(x, (-1, self.dim))), (keys, values)
+
+
+class FeedForward(layers.Layer):
+    """Two dense layers around a GELU, or a SwiGLU of about the same number of weights.
+
+    Args:
+        dim: Int, D.
+        ratio: Float, width of the hidden layer in multiples of D.
+        kind: `"gelu"` (by tanh, which converts to ONNX) or `"swiglu"`.
+
+    Call arguments:
+        x: Float tensor `[..., D]`.
+
+    Returns:
+        Float tensor `[..., D]`.
+    """
+
+    def __init__(self, dim, ratio=4.0, kind="gelu", **kwargs):
+        super().__init__(**kwargs)
+        self.kind = kind
+        # SwiGLU has three matrices in place of two: section 2 of its paper takes 2/3 of the width.
+        self.hidden = int(dim * ratio) if kind == "gelu" else int(dim * ratio * 2 / 3 + 7) // 8 * 8
+        self.first = layers.Dense(self.hidden * (1 if kind == "gelu" else 2), name="first")
+        self.second = layers.Dense(dim, name="second")
+
+    def build(self, shape):
+        self.first.build(shape)
+        self.second.build((*shape[:-1], self.hidden))
+
+    def call(self, x):
+        x = self.first(x)
+        if self.kind == "gelu":
+            return self.second(ops.gelu(x, approximate=True))
+        x, gate = ops.split(x, 2, axis=-1)
+        return self.second(x * ops.silu(gate))
+
+
+class TransformerBlock(layers.Layer):
+    """Attention and a feed-forward network, each normalised before and added to its input.
+
+    With a condition it is a DiT block: shifts, scales and gates come from the condition and
+    begin at zero, so that the block begins as the identity.
+
+    Args:
+        dim: Int, D.
+        num_heads: Int, N.
+        angles: See `Attention`, as are the next two.
+        causal: Bool.
+        qk_norm: Bool.
+        mlp_ratio: Float, see `FeedForward`.
+        mlp: String, one of `MLPS`.
+        norm: String, one of `NORMALIZATIONS`.
+        conditional: Bool, whether `call` takes a condition.
+
+    Call arguments:
+        x: Float tensor `[B, T, D]`.
+        condition: Float tensor `[B, D]`, where the block is conditional.
+
+    Returns:
+        Float tensor `[B, T, D]`.
+    """
+
+    def __init__(
+        self,
+        dim,
+        num_heads,
+        angles=None,
+        causal=False,
+        qk_norm=False,
+        mlp_ratio=4.0,
+        mlp="gelu",
+        norm="layer",
+        conditional=False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.dim = dim
+        self.attention_norm = normalization(norm, "attention_norm", scale=not conditional)
+        self.attention = Attention(dim, num_heads, angles, causal, qk_norm, name="attention")
+        self.mlp_norm = normalization(norm, "mlp_norm", scale=not conditional)
+        self.mlp = FeedForward(dim, mlp_ratio, mlp, name="mlp")
+        self.modulation = None
+        if conditional:
+            self.modulation = layers.Dense(6 * dim, kernel_initializer="zeros", name="modulation")
+
+    def build(self, shape):
+        for layer in (self.attention_norm, self.attention, self.mlp_norm, self.mlp):
+            layer.build(shape)
+        if self.modulation:
+            self.modulation.build((None, self.dim))
+
+    def _modulations(self, condition):
+        """Shift, scale and gate of both sublayers, `[B, 1, D]` each."""
+        parts = self.modulation(ops.silu(condition))[:, None]
+        return ops.split(parts, 6, axis=-1)
+
+    def call(self, x, condition=None):
+        if self.modulation is None:
+            x = x + self.attention(self.attention_norm(x))
+            return x + self.mlp(self.mlp_norm(x))
+        shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self._modulations(condition)
+        x = x + gate * self.attention(modulate(self.attention_norm(x), shift, scale))
+        return x + mlp_gate * self.mlp(modulate(self.mlp_norm(x), mlp_shift, mlp_scale))
+
+    def start(self, batch_size, length):
+        """See `Attention.start`."""
+        return self.attention.start(batch_size, length)
+
+    def step(self, x, cache, position, length):
+        """The block at one token, `[B, D]`; unconditional. See `Attention.step`."""
+        y, cache = self.attention.step(self.attention_norm(x), cache, position, length)
+        x = x + y
+        return x + self.mlp(self.mlp_norm(x)), cache
+
+
+def modulate(x, shift, scale):
+    """What a condition does to normalised features."""
+    return x * (1 + scale) + shift
