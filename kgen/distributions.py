@@ -38,7 +38,7 @@ class Categorical:
         self.num_levels = num_levels
         self.channels = self.passes = channels
         self.num_parameters = channels * num_levels
-        self.noise_shape = (channels, num_levels)
+        self.noise_shape = (channels, random.categorical_size(num_levels))
 
     def log_prob(self, x, parameters):
         """Log-probability of images.
@@ -60,7 +60,7 @@ class Categorical:
 
         Args:
             parameters: Tensor `[B, C * Q]`, logits.
-            noise: float32 tensor `[B, C, Q]`, standard Gumbel.
+            noise: float32 tensor `[B, *noise_shape]`, standard Gumbel.
             x: float32 tensor `[B, C]`, the channels drawn before, scaled.
             step: Int, the channel.
             temperature: Float, what logits are divided by.
@@ -101,7 +101,8 @@ class LogisticMixture:
         self.num_parameters = num_mixtures * (1 + 2 * channels + self.num_coefficients)
         #: One number per mixture component, and two per channel: the difference of two
         #: standard Gumbel variables is a standard logistic one.
-        self.noise_shape = (num_mixtures + 2 * channels,)
+        self.num_choice_numbers = random.categorical_size(num_mixtures)
+        self.noise_shape = (self.num_choice_numbers + 2 * channels,)
 
     def log_prob(self, x, parameters):
         """Log-probability of images.
@@ -128,7 +129,7 @@ class LogisticMixture:
 
         Args:
             parameters: Tensor `[B, P]`.
-            noise: float32 tensor `[B, M + 2 C]`, standard Gumbel.
+            noise: float32 tensor `[B, *noise_shape]`, standard Gumbel.
             x: Ignored: no channel is drawn before.
             step: Ignored: there is one.
             temperature: Float, what mixture logits are divided and scales multiplied by.
@@ -137,7 +138,7 @@ class LogisticMixture:
             float32 tensor `[B, C]`, scaled levels.
         """
         logits, means, log_scales, coefficients = self._parts(parameters)
-        chosen = random.categorical(logits / temperature, noise[:, : self.num_mixtures])
+        chosen = random.categorical(logits / temperature, noise[:, : self.num_choice_numbers])
         chosen = ops.one_hot(chosen, self.num_mixtures, dtype="float32")
 
         def choose(part):
@@ -146,7 +147,7 @@ class LogisticMixture:
         coefficients = [choose(part) for part in coefficients]
         values = []
         for c in range(self.channels):
-            place = self.num_mixtures + 2 * c
+            place = self.num_choice_numbers + 2 * c
             logistic = noise[:, place : place + 1] - noise[:, place + 1 : place + 2]
             value = self._mean(c, choose(means[c]), coefficients, values)
             value = value + ops.exp(choose(log_scales[c])) * (logistic * temperature)

@@ -162,21 +162,63 @@ def gumbel(seeds, shape, stream=0):
     return -_log(-_log(uniform(seeds, shape, stream)))
 
 
+#: Up to so many choices, a number for each; beyond, numbers for groups and for those in one.
+_MOST_NUMBERS = 32
+
+
+def _groups(num_choices):
+    """How many groups of choices there are, and the size of each."""
+    if num_choices <= _MOST_NUMBERS:
+        return 1, num_choices
+    size = math.isqrt(num_choices - 1) + 1
+    return -(-num_choices // size), size
+
+
+def categorical_size(num_choices):
+    """How many numbers `categorical` takes for one draw: about 2 sqrt(Q) for many choices.
+
+    Args:
+        num_choices: Int, Q.
+
+    Returns:
+        Int.
+    """
+    groups, size = _groups(num_choices)
+    return size if groups == 1 else groups + size
+
+
 def categorical(logits, noise):
     """Draws from a softmax by Gumbel-max: the index of the largest of `logits + noise`.
 
-    Maddison, Tarlow and Minka, "A* sampling" (NeurIPS 2014), section 2. It takes a number per
-    class, and is alike on every runtime; the inverse of a cumulative sum takes one, and is
-    not: a sum rounds as its order goes.
+    Maddison, Tarlow and Minka, "A* sampling" (NeurIPS 2014), section 2. Of many choices it
+    draws first a group, by the logarithm of its total, and then one of the group, so that 256
+    choices take 32 numbers. It is alike on every runtime unless two sums are equal up to
+    rounding; the inverse of a cumulative sum would take one number, but each of its Q - 1
+    borders moves with every rounding before it.
 
     Args:
-        logits: float32 tensor `[..., Q]`.
-        noise: float32 tensor `[..., Q]`, from `gumbel`.
+        logits: float32 tensor `[B, ..., Q]`.
+        noise: float32 tensor `[B, ..., categorical_size(Q)]`, from `gumbel`.
 
     Returns:
-        int32 tensor `[...]`; of equal sums the first.
+        int32 tensor `[B, ...]`.
     """
-    return argmax(logits + noise)
+    *_, num_choices = shape = logits.shape
+    groups, size = _groups(num_choices)
+    if groups == 1:
+        return argmax(logits + noise)
+    logits = ops.reshape(logits, (-1, num_choices))
+    noise = ops.reshape(noise, (-1, groups + size))
+    if missing := groups * size - num_choices:  # finite, and never drawn
+        logits = ops.pad(logits, ((0, 0), (0, missing)), constant_values=-1e30)
+    weights = ops.exp(logits - ops.max(logits, axis=-1, keepdims=True))
+    totals = ops.log(ops.sum(ops.reshape(weights, (-1, groups, size)), axis=-1))
+    group = argmax(totals + noise[:, :groups])
+    # The rows of all groups, one after the other: (rows * groups, size).
+    rows = ops.arange(ops.shape(group)[0], dtype="int32") * groups + group
+    members = ops.take(ops.reshape(logits, (-1, size)), rows, axis=0)
+    drawn = group * size + argmax(members + noise[:, groups:])
+    return ops.reshape(drawn, (-1, *shape[1:-1]))
 
 
 def argmax(x):

@@ -154,6 +154,32 @@ def test_gumbel_max_draws_from_the_softmax():
     assert stats.chisquare(counts, np.exp(logits) * 100_000).pvalue > 0.01
 
 
+@pytest.mark.parametrize("num_choices", [5, 32, 33, 50, 256])
+def test_categorical_draws_from_the_softmax(num_choices):
+    """In groups too, also where one is incomplete or has next to no share."""
+    n = 50_000
+    logits = np.random.default_rng(0).normal(size=num_choices).astype("float32")
+    logits[1:4], logits[-1] = -200, 1.5
+    noise = draw("gumbel", np.arange(n), (random.categorical_size(num_choices),))
+    rows = np.broadcast_to(logits, (n // 2, 2, num_choices))
+    choices = random.categorical(
+        ops.convert_to_tensor(rows), ops.convert_to_tensor(noise.reshape(n // 2, 2, -1))
+    )
+    assert tuple(choices.shape) == (n // 2, 2)
+    counts = np.bincount(ops.convert_to_numpy(choices).ravel(), minlength=num_choices)
+    kept = logits > -100
+    assert counts[~kept].sum() == 0 and len(counts) == num_choices
+    expected = np.exp(logits[kept].astype("float64"))
+    assert stats.chisquare(counts[kept], expected / expected.sum() * n).pvalue > 0.01
+
+
+def test_the_largest_logit_is_drawn_when_all_others_are_far_below():
+    noise = draw("gumbel", np.arange(500), (random.categorical_size(256),))
+    logits = -1e4 * (np.arange(256) != np.arange(500)[:, None] % 256).astype("float32")
+    drawn = random.categorical(ops.convert_to_tensor(logits), ops.convert_to_tensor(noise))
+    np.testing.assert_array_equal(ops.convert_to_numpy(drawn), np.arange(500) % 256)
+
+
 @pytest.mark.parametrize("name", DISTRIBUTIONS)
 def test_neighbouring_seeds_streams_and_elements_are_independent(name):
     n = 500_000

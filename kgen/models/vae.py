@@ -314,5 +314,5 @@ class VAE(VariationalGenerator):
         if self.prior == "standard":
             return noise
         gumbel = random.gumbel(seeds, (self.num_pseudo_inputs,), stream=2)
-        mean, log_variance = self._components(random.categorical(0.0, gumbel))
+        mean, log_variance = self._components(random.argmax(gumbel))
         return mean + ops.exp(0.5 * log_variance) * noise
