@@ -244,11 +244,11 @@ def _resolve_functions(graph):
     return list(resolved.values())
 
 
-# Operators that tf2onnx has no handler for, from those that it has.
+# Operators that tf2onnx has no handler for, or a slow one, from those that it has.
 
 
 def _compose(build):
-    """A tf2onnx handler that replaces a node by what `build(op, constant, x)` returns."""
+    """A tf2onnx handler that replaces a node by what `build(op, constant, *inputs)` returns."""
 
     def handler(ctx, node, name, args):
         shape, dtype = ctx.get_shape(node.output[0]), ctx.get_dtype(node.output[0])
@@ -281,4 +281,6 @@ _HANDLERS = {
     "Erfc": _compose(lambda op, constant, x: op("Sub", constant(1), op("Erf", x))),
     "Log1p": _compose(lambda op, constant, x: op("Log", op("Add", x, constant(1)))),
     "Expm1": _compose(lambda op, constant, x: op("Sub", op("Exp", x), constant(1))),
+    # tf2onnx has a handler, which makes six nodes for integers. Every look-up needs one.
+    "SelectV2": _compose(lambda op, constant, *inputs: op("Where", *inputs)),
 }

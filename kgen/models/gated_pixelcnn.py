@@ -192,8 +192,10 @@ class GatedNetwork(layers.Layer):
             if v is not None:
                 kept.append(window[:, 1:])
             v, context = layer.row(window, one_hot)
-            contexts.append(ops.transpose(context, (1, 0, 2)))
-        return tuple(contexts), tuple(kept)
+            contexts.append(context)
+        # In one tensor, of which a pixel is taken once and not once for each layer.
+        contexts = ops.concatenate(contexts, axis=-1)
+        return (ops.transpose(contexts, (1, 0, 2)),), tuple(kept)
 
     def start_columns(self, batch_size):
         return tuple(
@@ -206,9 +208,10 @@ class GatedNetwork(layers.Layer):
             # Beyond the border there is no code; the code itself is hidden from the layer.
             last = ops.where(column > 0, self._seen(last), 0.0)
             x = ops.zeros_like(last)
+        contexts = ops.split(context[0], len(self.stack), axis=-1)
         left = (*columns[0], ops.cast(last, self.compute_dtype))[1:]
-        kept, h = [left], self.stack[0].pixel(context[0], [*left, x])
-        for layer, above, left in zip(self.stack[1:], context[1:], columns[1:], strict=True):
+        kept, h = [left], self.stack[0].pixel(contexts[0], [*left, x])
+        for layer, above, left in zip(self.stack[1:], contexts[1:], columns[1:], strict=True):
             kept.append((*left, h)[1:])
             h = layer.pixel(above, [*left, h])
         outputs = self.hidden.pixel([ops.relu(h)])
