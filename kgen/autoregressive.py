@@ -12,6 +12,7 @@ import numpy as np
 from keras import ops
 
 from kgen import distributions, random
+from kgen.distributions import check_choice, keep_likeliest
 from kgen.endpoint import Endpoint, TensorSpec, image_spec, label_spec, seed_spec
 from kgen.image_generator import ImageGenerator, check_seed, unknown_name
 from kgen.training.step import Batch
@@ -206,7 +207,7 @@ class AutoregressiveGenerator(ImageGenerator):
         Raises:
             ValueError: `temperature` is 0 or below.
         """
-        return self._draw(seeds, labels, temperature)
+        return self._draw(seeds, labels, temperature=temperature)
 
     def complete(
         self,
@@ -216,10 +217,10 @@ class AutoregressiveGenerator(ImageGenerator):
         seed=0,
         *,
         seeds=None,
-        temperature=1.0,
         strict=True,
         batch_size=64,
         progress="auto",
+        **options,
     ):
         """Keeps the known pixels of images and draws the others.
 
@@ -235,11 +236,11 @@ class AutoregressiveGenerator(ImageGenerator):
             labels: For a class-conditional model, one class for all images or one each.
             seed: Int; image *i* is drawn from the *i*-th seed derived from it.
             seeds: Sequence of ints, one seed per image, in place of `seed`.
-            temperature: Float above 0, see `sample`.
             strict: Bool, refuse masks with a known pixel after one to draw. With `False` it
                 stays, and nothing before it is conditioned on it.
             batch_size: Int.
             progress: Bool or `"auto"`.
+            **options: Further arguments of `sample`, such as `temperature`.
 
         Returns:
             uint8 NumPy array `[N, H, W, C]`.
@@ -249,6 +250,7 @@ class AutoregressiveGenerator(ImageGenerator):
                 cannot condition on, a known pixel is no level of the model, or the
                 temperature is 0 or below.
         """
+        options = self.check_options(options)
         images = np.asarray(images)
         labels = self._check_labels(labels, len(images))
         self.check_split(images, labels)
@@ -265,8 +267,8 @@ class AutoregressiveGenerator(ImageGenerator):
         if labels is not None:
             inputs["labels"] = labels
         return self.run_batched(
-            ("complete", temperature),
-            lambda **tensors: self._draw(**tensors, temperature=temperature),
+            ("complete", *options.items()),
+            lambda **tensors: self._draw(**tensors, **options),
             inputs,
             batch_size=batch_size,
             progress=progress,
@@ -301,9 +303,8 @@ class AutoregressiveGenerator(ImageGenerator):
             )
         wrong = np.logical_and(mask[..., None], images != self.cut_to_levels(images))
         if wrong.any():
-            levels = self.cut_to_levels(np.arange(256, dtype="uint8"))
             raise ValueError(
-                f"Known pixels must be levels of the model ({_spell(np.unique(levels))}). "
+                f"Known pixels must be levels of the model ({self._spell_levels()}). "
                 f"Received: {images[wrong][0]}. model.cut_to_levels(images) makes them so."
             )
         return mask
@@ -319,16 +320,26 @@ class AutoregressiveGenerator(ImageGenerator):
         """
         return ops.convert_to_numpy(self.to_images(self.to_levels(np.asarray(images))))
 
-    def _draw(self, seeds, labels=None, temperature=1.0, images=None, mask=None):
+    def _spell_levels(self):
+        levels = np.unique(self.cut_to_levels(np.arange(256, dtype="uint8")))
+        if len(levels) < 6:
+            return ", ".join(map(str, levels))
+        return f"{len(levels)} from 0 to 255"
+
+    def _draw(self, seeds, labels=None, images=None, mask=None, **options):
         known = None if images is None else self.to_levels(images)
-        x = draw(
-            *(self.final_network, self.distribution, self.image_shape),
-            *(seeds, labels, temperature, known, mask),
-        )
+        x = self._draw_levels(seeds, labels, known, mask, **options)
         if images is None:
             return self.to_images(x)
         # As they came: byte for byte, also where they lie between two levels.
         return ops.where(ops.cast(mask[..., None], "bool"), images, self.to_images(x))
+
+    def _draw_levels(self, seeds, labels, known, mask, temperature=1.0):
+        """Scaled levels `[B, H, W, C]`; where they are known, those. See `draw`."""
+        return draw(
+            *(self.final_network, self.distribution, self.image_shape),
+            *(seeds, labels, temperature, known, mask),
+        )
 
     def endpoints(self):
         image = image_spec(self.image_shape)
@@ -365,10 +376,6 @@ class AutoregressiveGenerator(ImageGenerator):
         return {"log_prob": log_prob, "bits_per_dimension": -self._bits(log_prob)}
 
 
-def _spell(levels):
-    return ", ".join(map(str, levels)) if len(levels) < 6 else f"{len(levels)} from 0 to 255"
-
-
 def draw(network, distribution, shape, seeds, labels=None, temperature=1.0, known=None, mask=None):
     """The cached sampler: draws what a network describes, place by place in raster order.
 
@@ -388,8 +395,7 @@ def draw(network, distribution, shape, seeds, labels=None, temperature=1.0, know
     Raises:
         ValueError: `temperature` is 0 or below.
     """
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0. Received: {temperature}")
+    check_choice(temperature)
     height, width, channels = shape
     batch = ops.shape(seeds)[0]
     if known is not None:  # rows and columns lead, as they do in all that is looped over
@@ -447,3 +453,76 @@ def _at(tree, column):
 def _put(x, index, row):
     """`x` with one place of its leading axis set. It converts to ONNX, and is fast there."""
     return ops.scatter_update(x, ops.reshape(index, (1, 1)), ops.cast(row, x.dtype)[None])
+
+
+def draw_tokens(
+    network,
+    seeds,
+    labels=None,
+    known=None,
+    mask=None,
+    temperature=1.0,
+    top_k=None,
+    top_p=None,
+    guidance_scale=1.0,
+):
+    """The cached sampler of causal transformers: one token after the other.
+
+    Args:
+        network: An object with `length`, `num_tokens`, `num_classes`, and
+
+            - `start(batch_size)`: its cache before the first token;
+            - `step(last, cache, position, labels)`: logits `[B, Q]` of the token at an int32
+              scalar `position`, from the one before it, int32 `[B]`, and the new cache; the
+              label `num_classes` stands for none.
+        seeds: int32 tensor `[B]`.
+        labels: int32 tensor `[B]` for a class-conditional network.
+        known: int32 tensor `[B, T]`, or `None`, and
+        mask: Tensor `[B, T]`, where they are kept and not drawn.
+        temperature: Float, see `ImageGPT.sample`, as are the next three.
+        top_k: Int or `None`.
+        top_p: Float or `None`.
+        guidance_scale: Float.
+
+    Returns:
+        int32 tensor `[B, T]`.
+
+    Raises:
+        ValueError: An option is out of range, or guides a network without classes.
+    """
+    check_choice(temperature, top_k, top_p)
+    if guidance_scale != 1 and labels is None:
+        raise ValueError(
+            "guidance_scale compares with a model without classes, and this one has none: leave it "
+            f"at 1, or build the model with num_classes. Received: {guidance_scale}"
+        )
+    length, batch = network.length, ops.shape(seeds)[0]
+    noise = random.gumbel(seeds, (length, random.categorical_size(network.num_tokens)))
+    noise = ops.moveaxis(noise, 1, 0)
+    if known is not None:
+        known, mask = ops.transpose(known), ops.cast(ops.transpose(mask), "bool")
+    guided = guidance_scale != 1
+    if guided:
+        labels = ops.concatenate([labels, ops.full_like(labels, network.num_classes)], axis=0)
+
+    def draw_token(position, carry):
+        tokens, cache = carry
+        last = ops.take(tokens, ops.maximum(position - 1, 0), axis=0)
+        if guided:
+            last = ops.concatenate([last, last], axis=0)
+        logits, cache = network.step(last, cache, position, labels)
+        logits = ops.cast(logits, "float32")
+        if guided:
+            logits, free = ops.split(logits, 2, axis=0)
+            logits = free + guidance_scale * (logits - free)
+        logits = keep_likeliest(logits / temperature, top_k, top_p)
+        drawn = random.categorical(logits, ops.take(noise, position, axis=0))
+        if known is not None:
+            keep = ops.take(mask, position, axis=0)
+            drawn = ops.where(keep, ops.take(known, position, axis=0), drawn)
+        return _put(tokens, position, drawn), cache
+
+    tokens = ops.zeros((length, batch), "int32")
+    cache = network.start(2 * batch if guided else batch)
+    tokens, _ = ops.fori_loop(0, length, draw_token, (tokens, cache))
+    return ops.transpose(tokens)

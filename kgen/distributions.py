@@ -9,6 +9,7 @@ other, each after a pass of the network that sees the ones before), and the meth
 
 import math
 
+import numpy as np
 from keras import ops
 
 from kgen import random
@@ -22,6 +23,41 @@ def scale(levels, num_levels):
 def unscale(x, num_levels):
     """The inverse of `scale`; int32. Floats in between give the nearest level."""
     return ops.cast((x + 1) * ((num_levels - 1) / 2) + 0.5, "int32")
+
+
+def check_choice(temperature, top_k=None, top_p=None):
+    """Raises a ValueError where an option of a draw is out of range."""
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0. Received: {temperature}")
+    if top_k is not None and (int(top_k) != top_k or top_k < 1):
+        raise ValueError(f"top_k must be a positive int, or None. Received: {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be above 0 and at most 1, or None. Received: {top_p}")
+
+
+def keep_likeliest(logits, top_k=None, top_p=None):
+    """Logits of which the unlikely ones are never drawn.
+
+    Args:
+        logits: float32 tensor `[B, Q]`.
+        top_k: Int, how many to keep, or `None` for all.
+        top_p: Float, the probability that those kept have together, or `None` for all.
+
+    Returns:
+        float32 tensor `[B, Q]`.
+    """
+    num_choices = logits.shape[-1]
+    if top_k is not None and top_k < num_choices:
+        least = ops.top_k(logits, int(top_k))[0][:, -1:]
+        logits = ops.where(logits < least, -1e30, logits)
+    if top_p is not None and top_p < 1:
+        ordered = ops.top_k(logits, num_choices)[0]
+        shares = ops.softmax(ordered, axis=-1)
+        before = ops.cumsum(shares, axis=-1) - shares
+        # The likeliest one has nothing before it: it always stays.
+        least = ops.min(ops.where(before < top_p, ordered, np.float32(np.inf)), axis=-1)
+        logits = ops.where(logits < least[:, None], -1e30, logits)
+    return logits
 
 
 class Categorical:

@@ -357,10 +357,7 @@ class ImageGenerator(TrainingStep, keras.Model):
             ValueError: Labels are missing, out of range or not wanted, or an option is
                 unknown.
         """
-        known = list(inspect.signature(self.sample).parameters)[2:]
-        for option in options:
-            if option not in known:
-                raise ValueError(unknown_name("option", option, known))
+        options = self.check_options(options)
         if n is not None and np.ndim(n):
             n, seeds = None, n
         if (n is None) == (seeds is None):
@@ -375,15 +372,29 @@ class ImageGenerator(TrainingStep, keras.Model):
         labels = self._check_labels(labels, len(seeds))
         if labels is not None:
             inputs["labels"] = labels
-        key = tuple(sorted(options.items()))
         return self.run_batched(
-            ("sample", key),
+            ("sample", *options.items()),
             lambda **tensors: self.sample(**tensors, **options),
             inputs,
             batch_size=batch_size,
             progress=progress,
             description="Generating",
         )
+
+    def check_options(self, options):
+        """Options of `sample`, sorted by their names.
+
+        Args:
+            options: Dict.
+
+        Raises:
+            ValueError: `sample` has no argument of a name.
+        """
+        known = list(inspect.signature(self.sample).parameters)[2:]
+        for option in options:
+            if option not in known:
+                raise ValueError(unknown_name("option", option, known))
+        return dict(sorted(options.items()))
 
     def run_batched(
         self, name, function, inputs, batch_size=64, progress="auto", description="Running"

@@ -14,6 +14,7 @@ _FILES = {
     "vqvae": ("kgen.models.vqvae", "VQVAE"),
     "vq_pixelcnn": ("kgen.models.vq_pixelcnn", "VQPixelCNN"),
     "ladder_vae": ("kgen.models.ladder_vae", "LadderVAE"),
+    "image_gpt": ("kgen.models.image_gpt", "ImageGPT"),
 }
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "VAE",
     "VQVAE",
     "GatedPixelCNN",
+    "ImageGPT",
     "LadderVAE",
     "PixelCNN",
     "PixelCNNpp",

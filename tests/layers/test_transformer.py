@@ -1,0 +1,146 @@
+"""Attention, its cache and rotary positions, against NumPy."""
+
+import numpy as np
+import pytest
+from keras import ops
+
+from kgen.layers.transformer import (
+    Attention,
+    FeedForward,
+    RMSNorm,
+    TransformerBlock,
+    grid_positions,
+    rotary_angles,
+)
+from kgen.training.step import input_gradient
+
+ANGLES = rotary_angles(grid_positions(3, 4), 8)
+
+
+def numpy(x):
+    return ops.convert_to_numpy(x).astype("float64")
+
+
+def randomise(layer, seed=0):
+    rng = np.random.default_rng(seed)
+    for variable in layer.variables:
+        variable.assign(rng.normal(0, 0.3, variable.shape))
+
+
+def softmax(x):
+    x = np.exp(x - x.max(axis=-1, keepdims=True))
+    return x / x.sum(axis=-1, keepdims=True)
+
+
+def reference(layer, x, causal, angles):
+    """Equation 1 of "Attention is all you need", head by head; RoFormer's equation 34."""
+    qkv = x @ numpy(layer.qkv.kernel) + numpy(layer.qkv.bias)
+    query, key, value = np.split(qkv.astype("float64"), 3, axis=-1)
+    outputs = []
+    for head in range(layer.num_heads):
+        part = slice(head * layer.head_dim, (head + 1) * layer.head_dim)
+        q, k, v = query[..., part], key[..., part], value[..., part]
+        if layer.norms:
+            q, k = (
+                a / np.sqrt((a**2).mean(-1, keepdims=True) + 1e-6) * numpy(norm.scale)
+                for a, norm in zip((q, k), layer.norms, strict=True)
+            )
+        if angles is not None:  # pairs of features as complex numbers, turned
+            half = layer.head_dim // 2
+            turn = np.exp(1j * angles.astype("float64"))
+            q, k = ((a[..., :half] + 1j * a[..., half:]) * turn for a in (q, k))
+            q, k = (np.concatenate([a.real, a.imag], axis=-1) for a in (q, k))
+        scores = q @ k.swapaxes(-1, -2) / np.sqrt(layer.head_dim)
+        if causal:
+            scores = np.where(np.tri(x.shape[1]) > 0, scores, -np.inf)
+        outputs.append(softmax(scores) @ v)
+    return np.concatenate(outputs, axis=-1) @ numpy(layer.out.kernel) + numpy(layer.out.bias)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("angles", [None, ANGLES], ids=["plain", "rotary"])
+@pytest.mark.parametrize("qk_norm", [False, True])
+def test_attention(causal, angles, qk_norm):
+    layer = Attention(16, 2, angles, causal, qk_norm)
+    x = np.random.default_rng(1).normal(size=(3, 12, 16)).astype("float32")
+    layer(x)
+    randomise(layer)
+    expected = reference(layer, x.astype("float64"), causal, angles)
+    np.testing.assert_allclose(numpy(layer(x)), expected, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"angles": ANGLES, "qk_norm": True, "mlp": "swiglu", "norm": "rms"}]
+)
+def test_the_cache_gives_what_all_tokens_at_once_give(options):
+    block = TransformerBlock(16, 2, causal=True, **options)
+    x = np.random.default_rng(1).normal(size=(3, 12, 16)).astype("float32")
+    block(x)
+    randomise(block)
+    cache, steps = block.start(3, 12), []
+    for position in range(12):
+        y, cache = block.step(x[:, position], cache, np.int32(position), 12)
+        steps.append(numpy(y))
+    np.testing.assert_allclose(np.stack(steps, axis=1), numpy(block(x)), atol=1e-5)
+
+
+def test_causality():
+    block = TransformerBlock(16, 2, ANGLES, causal=True)
+    x = np.random.default_rng(1).normal(size=(1, 12, 16)).astype("float32")
+    block(x)
+    randomise(block)
+    for position in range(12):
+
+        def total(x, position=position):
+            return ops.sum(ops.square(block(x)[:, position]))
+
+        gradient = ops.convert_to_numpy(input_gradient(total, ops.convert_to_tensor(x)))
+        seen = (gradient[0] != 0).any(axis=-1)
+        np.testing.assert_array_equal(seen, np.arange(12) <= position)
+
+
+def test_rotary_scores_depend_on_distances_alone():
+    angles = rotary_angles(grid_positions(4, 5), 8).astype("float64")
+    rng = np.random.default_rng(0)
+    q, k = (rng.normal(size=4) + 1j * rng.normal(size=4) for _ in range(2))
+    scores = ((q * np.exp(1j * angles))[:, None] * (k * np.exp(1j * angles)).conj()).sum(-1).real
+    scores = scores.reshape(4, 5, 4, 5)
+    # One row down and one column to the right, wherever from.
+    same = [scores[i + 1, j + 1, i, j] for i in range(3) for j in range(4)]
+    np.testing.assert_allclose(same, same[0], rtol=1e-5)
+    assert abs(scores[1, 0, 0, 0] - scores[0, 1, 0, 0]) > 1e-3
+    with pytest.raises(ValueError, match=r"must divide by 4\. Received: 6"):
+        rotary_angles(grid_positions(4, 5), 6)
+
+
+def test_a_conditional_block_begins_as_the_identity_and_follows_its_condition():
+    block = TransformerBlock(16, 2, conditional=True)
+    x, other = np.random.default_rng(1).normal(size=(2, 3, 12, 16)).astype("float32")
+    np.testing.assert_array_equal(numpy(block(x, other[:, 0])), x)
+    randomise(block)
+    first, second = block(x, other[:, 0]), block(x, other[:, 1])
+    assert np.abs(numpy(first) - numpy(second)).max() > 0.1
+
+
+def test_feed_forward_and_norms():
+    x = np.random.default_rng(1).normal(size=(2, 5, 24)).astype("float32")
+    for kind, hidden in (("gelu", 96), ("swiglu", 64)):
+        layer = FeedForward(24, 4.0, kind)
+        layer(x)
+        assert layer.hidden == hidden
+        randomise(layer)
+        y = x.astype("float64") @ numpy(layer.first.kernel) + numpy(layer.first.bias)
+        if kind == "gelu":
+            y = 0.5 * y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
+        else:
+            y, gate = np.split(y, 2, axis=-1)
+            y = y * gate / (1 + np.exp(-gate))
+        expected = y @ numpy(layer.second.kernel) + numpy(layer.second.bias)
+        np.testing.assert_allclose(numpy(layer(x)), expected, atol=1e-4)
+    expected = x / np.sqrt((x.astype("float64") ** 2).mean(axis=-1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(numpy(RMSNorm(scale=False)(x)), expected, rtol=1e-5)
+
+
+def test_wrong_number_of_heads():
+    with pytest.raises(ValueError, match=r"must divide the model's dimension 16\. Received: 3"):
+        Attention(16, 3)
