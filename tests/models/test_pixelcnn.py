@@ -3,7 +3,9 @@ import numpy as np
 import pytest
 from keras import ops
 
+from kgen.distributions import scale
 from kgen.models import PixelCNN
+from kgen.training.step import compile_function
 
 
 def random_model(image_shape, scale=0.4, **arguments):
@@ -67,6 +69,24 @@ def test_a_wide_first_kernel_narrows_the_blind_spot(depends_on):
     # One column per row beyond the first, which lets it see three.
     expected = ((up > 0) & (right <= up + 2)) | ((up == 0) & (right < 0))
     np.testing.assert_array_equal(found, expected)
+
+
+def test_every_level_has_its_grey_whoever_rounds():
+    """Some levels lie half-way between two greys, such as 7.5: level 1 of 35."""
+    model = random_model((2, 2, 1))
+    for num_levels in (2, 11, 31, 35, 256):
+        model.num_levels = num_levels
+        levels = np.arange(num_levels, dtype="int32")
+        expected = [(510 * k + num_levels - 1) // (2 * num_levels - 2) for k in range(num_levels)]
+        images = model.to_images(scale(levels, num_levels))
+        np.testing.assert_array_equal(ops.convert_to_numpy(images), expected)
+
+        def convert(levels, num_levels=num_levels):
+            return model.to_images(scale(levels, num_levels))
+
+        compiled = compile_function(model, convert, jit_compile=True)
+        images = compiled(ops.convert_to_tensor(levels))
+        np.testing.assert_array_equal(ops.convert_to_numpy(images), expected)
 
 
 @pytest.mark.parametrize(
