@@ -67,8 +67,8 @@ class AutoregressiveGenerator(ImageGenerator):
         **kwargs,
     ):
         super().__init__(image_shape, num_classes, seed, **kwargs)
-        if not 2 <= num_levels <= 256:
-            raise ValueError(f"num_levels must be 2 to 256. Received: {num_levels}")
+        if not isinstance(num_levels, int) or not 2 <= num_levels <= 256:
+            raise ValueError(f"num_levels must be 2 to 256. Received: {num_levels!r}")
         if binarization not in BINARIZATIONS:
             raise ValueError(unknown_name("binarization", binarization, BINARIZATIONS))
         self.num_levels = num_levels

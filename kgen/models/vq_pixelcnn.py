@@ -17,7 +17,8 @@ from keras import ops
 from kgen import random
 from kgen.autoregressive import draw
 from kgen.distributions import Categorical, scale, unscale
-from kgen.image_generator import ImageGenerator
+from kgen.image_generator import ImageGenerator, check_ints
+from kgen.layers.pixel_network import check_kernel_sizes
 from kgen.losses import pixels
 from kgen.models.gated_pixelcnn import GatedNetwork
 from kgen.models.vqvae import VQVAE
@@ -142,6 +143,9 @@ class VQPixelCNN(ImageGenerator):
         **kwargs,
     ):
         super().__init__(image_shape, num_classes, seed, **kwargs)
+        check_ints(1, filters=filters)
+        check_ints(0, num_layers=num_layers)
+        check_kernel_sizes(kernel_size=kernel_size, first_kernel_size=first_kernel_size)
         self.tokenizer = load_tokenizer(tokenizer, self.image_shape, num_classes)
         self.tokenizer.trainable = False
         if self.tokenizer.image_shape != self.image_shape:

@@ -125,6 +125,8 @@ def test_mixed_precision():
         ({"first_kernel_size": 1}, "3 or more.*Received: first_kernel_size=1"),
         ({"num_layers": 0}, "Received: num_layers=0"),
         ({"num_levels": 1}, "Received: 1"),
+        ({"num_levels": 4.0}, "2 to 256. Received: 4.0"),
+        ({"num_layers": 1.5}, "Received: num_layers=1.5"),
         ({"binarization": "dynamc"}, "Did you mean 'dynamic'"),
     ],
 )
