@@ -592,6 +592,15 @@ class PixelCNNpp(AutoregressiveGenerator):
             "num_mixtures": 3,
             "num_levels": 4,
         },
+        "pixelcnn_pp_8x8": {
+            "image_shape": (8, 8, 1),
+            "filters": 32,
+            "num_blocks": 1,
+            "num_mixtures": 5,
+            "num_resolutions": 2,
+            "dropout": 0.1,
+            "num_levels": 17,
+        },
         "pixelcnn_pp_28x28": {"image_shape": (28, 28, 1), "filters": 64, "num_blocks": 2},
         "pixelcnn_pp_32x32": {"image_shape": (32, 32, 3)},
     }
