@@ -32,6 +32,7 @@ class AutoregressiveGenerator(ImageGenerator):
     and the same by rows and columns, in `ops` on tensors or nested tuples of them, whose dtypes
     stay as they start; pixels and outputs come as float32:
 
+    - `output_sizes`: tuple of ints, F of each of a pixel's outputs; none where it is missing;
     - `start(batch_size)`: what is kept from row to row, before the first;
     - `begin_row(rows, row, labels)`: `(context, rows)`; `context` is what the rows above say of
       this one, as tensors `[W, B, ...]`;
@@ -67,8 +68,8 @@ class AutoregressiveGenerator(ImageGenerator):
         **kwargs,
     ):
         super().__init__(image_shape, num_classes, seed, **kwargs)
-        if not 2 <= num_levels <= 256:
-            raise ValueError(f"num_levels must be 2 to 256. Received: {num_levels}")
+        if not isinstance(num_levels, int) or not 2 <= num_levels <= 256:
+            raise ValueError(f"num_levels must be 2 to 256. Received: {num_levels!r}")
         if binarization not in BINARIZATIONS:
             raise ValueError(unknown_name("binarization", binarization, BINARIZATIONS))
         self.num_levels = num_levels
@@ -102,8 +103,11 @@ class AutoregressiveGenerator(ImageGenerator):
         return distributions.scale(ops.floor(levels), self.num_levels)
 
     def to_images(self, x):
-        """Scaled levels to uint8 images."""
-        return ops.cast((x + 1) * 127.5 + 0.5, "uint8")
+        """Scaled levels to uint8 images, each level to the grey nearest to it."""
+        # In integers: half of a grey, as in 255 / 34, goes up on every runtime.
+        parts = self.num_levels - 1
+        levels = distributions.unscale(x, self.num_levels)
+        return ops.cast((510 * levels + parts) // (2 * parts), "uint8")
 
     def _training_levels(self, batch):
         if self.num_levels > 2 or self.binarization == "threshold":

@@ -619,7 +619,9 @@ def complete(
         chosen = _data(loaded, run, model, data).split(split)
         n = min(n, len(chosen))
         given = loaded.cut_to_levels(chosen.images[:n])
-        labels = None if loaded.num_classes is None else np.repeat(chosen.labels[:n], samples)
+        labels = None
+        if loaded.num_classes is not None and chosen.labels is not None:
+            labels = np.repeat(chosen.labels[:n], samples)
         height, width, _ = loaded.image_shape
         if mask is None:
             known = np.arange(height)[:, None] < round(keep * height)

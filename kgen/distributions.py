@@ -7,12 +7,11 @@ other, each after a pass of the network that sees the ones before), and the meth
 `Categorical`.
 """
 
-import math
-
 import numpy as np
 from keras import ops
 
 from kgen import random
+from kgen.losses.likelihood import logistic_bin
 
 
 def scale(levels, num_levels):
@@ -157,7 +156,7 @@ class LogisticMixture:
         total = ops.log_softmax(logits, axis=-1)
         for c, value in enumerate(values):
             mean = self._mean(c, means[c], coefficients, values)
-            total = total + self._log_bin(value, mean, log_scales[c])
+            total = total + logistic_bin(value, mean, log_scales[c], self.num_levels)
         return ops.sum(ops.logsumexp(total, axis=-1), axis=(1, 2))
 
     def draw(self, parameters, noise, x, step, temperature=1.0):
@@ -212,23 +211,3 @@ class LogisticMixture:
         for i in range(channel):
             mean = mean + coefficients[first + i] * values[i]
         return mean
-
-    def _log_bin(self, x, mean, log_scale):
-        """Log-probability of the bin around `x` under a logistic; equation 2."""
-        half = 1 / (self.num_levels - 1)
-        inverse = ops.exp(-log_scale)
-        upper = (x - mean + half) * inverse
-        lower = (x - mean - half) * inverse
-        # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)): nothing cancels, in
-        # the tails neither. And log(1 - exp(-w)) = log(w) - w / 2 + w**2 / 24 - ... (to 5e-7).
-        width = 2 * half * inverse
-        narrow = width < 0.2
-        safe = ops.where(narrow, 1.0, width)
-        log_width = ops.where(
-            narrow,
-            math.log(2 * half) - log_scale - width / 2 + width * width / 24,
-            ops.log(1 - ops.exp(-safe)),
-        )
-        inside = log_width - ops.softplus(-upper) - ops.softplus(lower)
-        outer = ops.where(x < 0, -ops.softplus(-upper), -ops.softplus(lower))
-        return ops.where(ops.abs(x) > 0.999, outer, inside)

@@ -4,6 +4,7 @@ import contextlib
 import difflib
 import inspect
 import json
+import numbers
 import os
 import pathlib
 import shutil
@@ -554,6 +555,14 @@ def _check_image_shape(image_shape):
             f"Received: image_shape={tuple(image_shape)}"
         )
     return shape
+
+
+def check_ints(least, **arguments):
+    """Raises a ValueError that names an argument which is no int of `least` or more."""
+    kind = "a positive int" if least == 1 else f"an int of {least} or more"
+    for name, value in arguments.items():
+        if not isinstance(value, numbers.Integral) or value < least:
+            raise ValueError(f"{name} must be {kind}. Received: {name}={value!r}")
 
 
 def check_seed(seed):

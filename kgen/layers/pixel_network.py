@@ -2,6 +2,7 @@
 
 from keras import layers, ops
 
+from kgen.image_generator import check_ints
 from kgen.layers.causal_conv import CausalConv2D, channel_groups
 
 
@@ -136,13 +137,17 @@ def check_shape(name, image_shape, filters, num_layers, **kernel_sizes):
         **kernel_sizes: Ints by the names of their arguments.
     """
     channels = image_shape[-1]
-    if filters < 1 or filters % (2 * channels):
+    check_ints(1, filters=filters, num_layers=num_layers)
+    if filters % (2 * channels):
         raise ValueError(
             f"{name} halves its filters in a block and shares them among {channels} colour "
             f"channel(s): filters must divide by {2 * channels}. Received: filters={filters}"
         )
-    if num_layers < 1:
-        raise ValueError(f"num_layers must be 1 or more. Received: num_layers={num_layers}")
+    check_kernel_sizes(**kernel_sizes)
+
+
+def check_kernel_sizes(**kernel_sizes):
+    """Raises a ValueError that names the first of some kernel sizes which is even or too small."""
     for argument, size in kernel_sizes.items():
         if size < 3 or size % 2 == 0:
             raise ValueError(

@@ -78,20 +78,38 @@ def discretized_logistic(x, mean, log_scale):
         float32 tensor `[B]`.
     """
     x, mean = ops.cast(x, "float32"), ops.cast(mean, "float32")
-    inverse = ops.exp(-ops.cast(log_scale, "float32"))
-    upper = (x - mean + 1 / 255) * inverse
-    lower = (x - mean - 1 / 255) * inverse
-    # log(sigmoid(upper) - sigmoid(lower)), arranged so that nothing cancels in the tails:
-    # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)).
-    width = ops.broadcast_to(2 / 255 * inverse, ops.shape(upper))
-    inside = -ops.softplus(-upper) - ops.softplus(lower) + ops.log(-ops.expm1(-width))
-    return _sum(
-        ops.where(
-            x < -0.999,
-            -ops.softplus(-upper),
-            ops.where(x > 0.999, -ops.softplus(lower), inside),
-        )
+    return _sum(logistic_bin(x, mean, ops.cast(log_scale, "float32"), 256))
+
+
+def logistic_bin(x, mean, log_scale, num_levels):
+    """Log-probability of the bin around each level: PixelCNN++, equation 2.
+
+    Args:
+        x: float32 tensor, levels scaled to -1 .. 1.
+        mean: float32 tensor that broadcasts against `x`, and
+        log_scale: the same: the logistic's.
+        num_levels: Int.
+
+    Returns:
+        float32 tensor.
+    """
+    half = 1 / (num_levels - 1)
+    inverse = ops.exp(-log_scale)
+    upper = (x - mean + half) * inverse
+    lower = (x - mean - half) * inverse
+    # sigmoid(a) - sigmoid(b) = sigmoid(a) sigmoid(-b) (1 - exp(b - a)): nothing cancels, in
+    # the tails neither. And log(1 - exp(-w)) = log(w) - w / 2 + w**2 / 24 - ... (to 5e-7).
+    width = 2 * half * inverse
+    narrow = width < 0.2
+    safe = ops.where(narrow, 1.0, width)
+    log_width = ops.where(
+        narrow,
+        math.log(2 * half) - log_scale - width / 2 + width * width / 24,
+        ops.log(1 - ops.exp(-safe)),
     )
+    inside = log_width - ops.softplus(-upper) - ops.softplus(lower)
+    outer = ops.where(x < 0, -ops.softplus(-upper), -ops.softplus(lower))
+    return ops.where(ops.abs(x) > 0.999, outer, inside)
 
 
 def normal_kl(mean, log_variance):

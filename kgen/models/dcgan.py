@@ -23,7 +23,7 @@ from keras import layers, ops
 
 from kgen import random
 from kgen.endpoint import Endpoint, TensorSpec, image_spec, label_spec
-from kgen.image_generator import ImageGenerator
+from kgen.image_generator import ImageGenerator, check_ints
 from kgen.losses import adversarial
 from kgen.training.average import update_average
 from kgen.training.step import batch_moments, input_gradient
@@ -190,13 +190,9 @@ class DCGAN(ImageGenerator):
         self.losses_of_players = adversarial.get(loss)
         if discriminator_steps is None:
             discriminator_steps = 5 if loss in ("wasserstein", "wasserstein_gp") else 1
-        for name, value in (
-            ("latent_dim", latent_dim),
-            ("filters", filters),
-            ("discriminator_steps", discriminator_steps),
-        ):
-            if int(value) != value or value < 1:
-                raise ValueError(f"{name} must be a positive int. Received: {name}={value}")
+        check_ints(
+            1, latent_dim=latent_dim, filters=filters, discriminator_steps=discriminator_steps
+        )
         if not 0 <= ema_decay < 1:
             raise ValueError(f"ema_decay must be 0 to 1, and below 1. Received: {ema_decay=}")
         if not clip_value > 0:

@@ -14,7 +14,7 @@ import keras
 from keras import layers, ops
 
 from kgen import random
-from kgen.image_generator import unknown_name
+from kgen.image_generator import check_ints, unknown_name
 from kgen.losses import likelihood as likelihoods
 from kgen.variational import VariationalGenerator, feature_maps, residual_block
 
@@ -215,6 +215,15 @@ class LadderVAE(VariationalGenerator):
         )
         if inference not in INFERENCES:
             raise ValueError(unknown_name("inference", inference, INFERENCES))
+        check_ints(
+            1,
+            latent_dim=latent_dim,
+            latent_channels=latent_channels,
+            num_groups=num_groups,
+            filters=filters,
+            units=units,
+        )
+        check_ints(0, num_blocks=num_blocks)
         self.latent_dim = latent_dim
         self.latent_channels = latent_channels
         self.num_groups = num_groups

@@ -19,6 +19,7 @@ from keras import layers, ops
 from kgen import random
 from kgen.autoregressive import AutoregressiveGenerator
 from kgen.distributions import LogisticMixture
+from kgen.image_generator import check_ints
 from kgen.layers.causal_conv import CausalConv2D
 from kgen.training.average import update_average
 
@@ -591,6 +592,15 @@ class PixelCNNpp(AutoregressiveGenerator):
             "num_mixtures": 3,
             "num_levels": 4,
         },
+        "pixelcnn_pp_8x8": {
+            "image_shape": (8, 8, 1),
+            "filters": 32,
+            "num_blocks": 1,
+            "num_mixtures": 5,
+            "num_resolutions": 2,
+            "dropout": 0.1,
+            "num_levels": 17,
+        },
         "pixelcnn_pp_28x28": {"image_shape": (28, 28, 1), "filters": 64, "num_blocks": 2},
         "pixelcnn_pp_32x32": {"image_shape": (32, 32, 3)},
     }
@@ -611,14 +621,13 @@ class PixelCNNpp(AutoregressiveGenerator):
         **kwargs,
     ):
         super().__init__(image_shape, num_classes, num_levels, binarization, seed, **kwargs)
-        for name, value in (
-            ("filters", filters),
-            ("num_blocks", num_blocks),
-            ("num_mixtures", num_mixtures),
-            ("num_resolutions", num_resolutions),
-        ):
-            if int(value) != value or value < 1:
-                raise ValueError(f"{name} must be a positive int. Received: {name}={value}")
+        check_ints(
+            1,
+            filters=filters,
+            num_blocks=num_blocks,
+            num_mixtures=num_mixtures,
+            num_resolutions=num_resolutions,
+        )
         factor = 2 ** (num_resolutions - 1)
         if any(side % factor for side in self.image_shape[:2]):
             raise ValueError(

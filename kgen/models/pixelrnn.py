@@ -134,14 +134,15 @@ class RowLSTM(layers.Layer):
         self.out = CausalConv2D(filters, (0, 1), "pixel", states, groups, name="out")
         self.label = label_bias(2 * filters, num_classes)
 
+    def build(self, shape):
+        self.state_to_state.build((None, 1, self.columns, self.half))
+
     def call(self, x, one_hot=None, training=False):
         gates = self.input_to_state(x)
         if self.label is not None:
             gates = gates + self.label(one_hot)[:, None, None]
         gates = ops.transpose(gates, (1, 0, 2, 3))
         start = ops.zeros_like(gates[0, :, :, : self.half])
-        if not self.state_to_state.built:
-            self.state_to_state.build((None, 1, self.columns, self.half))
         h = recur(lambda h: self.state_to_state.rows(h[:, None]), gates, start, training)
         return x + self.out(ops.transpose(h, (1, 0, 2, 3)))
 

@@ -17,7 +17,8 @@ from keras import ops
 from kgen import random
 from kgen.autoregressive import draw
 from kgen.distributions import Categorical, scale, unscale
-from kgen.image_generator import ImageGenerator
+from kgen.image_generator import ImageGenerator, check_ints
+from kgen.layers.pixel_network import check_kernel_sizes
 from kgen.losses import pixels
 from kgen.models.gated_pixelcnn import GatedNetwork
 from kgen.models.vqvae import VQVAE
@@ -33,10 +34,12 @@ def load_tokenizer(tokenizer, image_shape, num_classes):
         num_classes: Int or `None`, for a preset's name.
 
     Returns:
-        `VQVAE` of its own: training the one that was given does not change it.
+        `VQVAE` of its own, in float32: training the one that was given does not change it.
     """
     if isinstance(tokenizer, str) and tokenizer in VQVAE.presets:
-        return VQVAE.from_preset(tokenizer, image_shape=image_shape, num_classes=num_classes)
+        return VQVAE.from_preset(
+            tokenizer, image_shape=image_shape, num_classes=num_classes, dtype="float32"
+        )
     if isinstance(tokenizer, (str, pathlib.Path)):
         from kgen.training.run import load_model
 
@@ -57,7 +60,9 @@ def load_tokenizer(tokenizer, image_shape, num_classes):
             f"{type(tokenizer).__name__}"
         )
     # Built as if it were to be trained: Keras would not freeze the layers of a frozen model.
-    config = {**tokenizer, "config": {**tokenizer["config"], "trainable": True}}
+    # In float32, whatever it was trained in: the prior learns the codes that are exported.
+    arguments = {**tokenizer["config"], "trainable": True, "dtype": "float32"}
+    config = {**tokenizer, "config": arguments}
     config.pop("compile_config", None)
     copy = keras.saving.deserialize_keras_object(config)
     if weights is not None:
@@ -69,8 +74,8 @@ def load_tokenizer(tokenizer, image_shape, num_classes):
 class VQPixelCNN(ImageGenerator):
     """A trained VQ-VAE and a PixelCNN over its codes, as one generator.
 
-    The VQ-VAE, here the tokenizer, is frozen: training moves the prior alone. It is saved and
-    exported with it.
+    The VQ-VAE, here the tokenizer, is frozen and computes in float32: training moves the prior
+    alone, and `dtype` is the prior's. It is saved and exported with it.
 
     Args:
         image_shape: Tuple `(H, W, C)`, the tokenizer's.
@@ -138,6 +143,9 @@ class VQPixelCNN(ImageGenerator):
         **kwargs,
     ):
         super().__init__(image_shape, num_classes, seed, **kwargs)
+        check_ints(1, filters=filters)
+        check_ints(0, num_layers=num_layers)
+        check_kernel_sizes(kernel_size=kernel_size, first_kernel_size=first_kernel_size)
         self.tokenizer = load_tokenizer(tokenizer, self.image_shape, num_classes)
         self.tokenizer.trainable = False
         if self.tokenizer.image_shape != self.image_shape:
@@ -165,6 +173,7 @@ class VQPixelCNN(ImageGenerator):
                 first_kernel_size,
                 self.distribution.num_parameters,
                 self.tokenizer.num_codes,
+                autocast=False,  # in half precision a code's number is another code's
                 name="network",
             )
         labels = None if num_classes is None else np.zeros(1, "int32")

@@ -13,7 +13,7 @@ from keras import layers, ops
 
 from kgen import random
 from kgen.endpoint import Endpoint, TensorSpec, image_spec, label_spec
-from kgen.image_generator import ImageGenerator, unknown_name
+from kgen.image_generator import ImageGenerator, check_ints, unknown_name
 from kgen.layers.quantizers import FSQ, VectorQuantizer
 from kgen.losses import pixels
 from kgen.variational import residual_block
@@ -151,6 +151,9 @@ class VQVAE(ImageGenerator):
         **kwargs,
     ):
         super().__init__(image_shape, num_classes, seed, **kwargs)
+        check_ints(0, num_downsamplings=num_downsamplings, num_blocks=num_blocks)
+        check_ints(1, embedding_dim=embedding_dim, filters=filters)
+        check_ints(2, num_codes=num_codes)
         if any(side % 2**num_downsamplings for side in self.image_shape[:2]):
             raise ValueError(
                 f"With num_downsamplings={num_downsamplings} VQVAE takes images whose sides divide "
@@ -163,8 +166,6 @@ class VQVAE(ImageGenerator):
         ):
             if value not in known:
                 raise ValueError(unknown_name(name, value, known))
-        if quantizer != "fsq" and num_codes < 2:
-            raise ValueError(f"num_codes must be 2 or more. Received: num_codes={num_codes}")
         if not 0 <= ema_decay < 1:
             raise ValueError(f"ema_decay must be 0 to 1, and below 1. Received: {ema_decay=}")
         if not 0 <= restart_threshold < 1:

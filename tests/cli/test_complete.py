@@ -56,6 +56,10 @@ def test_complete_refuses(refused, run, vae_run, tmp_path):
     Image.new("L", (5, 5)).save(tmp_path / "small.png")
     message = refused("complete", run, "--mask", tmp_path / "small.png")
     assert "mask must have shape (8, 8)" in message and "(5, 5)" in message
+    images = np.zeros((40, 8, 8), "uint8")
+    np.savez(tmp_path / "images.npz", x_train=images, x_test=images)
+    message = refused("complete", run, "--data", tmp_path / "images.npz")
+    assert "class-conditional and needs labels" in message
 
 
 def test_evaluate_says_exact(result, run):

@@ -193,3 +193,13 @@ def test_config(layer):
     again = type(layer).from_config(layer.get_config())
     assert again.get_config() == layer.get_config()
     assert (again.num_codes, again.dim) == (layer.num_codes, layer.dim)
+
+
+def test_vectors_that_are_no_numbers_get_a_code_and_a_loss_that_is_none():
+    """So that a training which diverges stops at its loss, which says what is wrong."""
+    layer = quantizer(4, 2)
+    z = np.full((1, 3, 3, 2), np.nan, "float32")
+    _, indices, losses = layer(z)
+    assert (numpy(indices) < 4).all()
+    assert np.isnan(float(losses["commitment_loss"]))
+    step(layer, z)

@@ -351,6 +351,9 @@ def test_the_same_figures_on_jax(tmp_path, run_python, tensorflow_only):
     [
         ({"image_shape": (7, 8, 1)}, "LadderVAE takes images whose sides divide by 4"),
         ({"inference": "bidirectionl"}, "Did you mean 'bidirectional'"),
+        ({"num_groups": 0}, "positive int. Received: num_groups=0"),
+        ({"latent_channels": "two"}, "positive int. Received: latent_channels='two'"),
+        ({"num_blocks": -1}, "int of 0 or more. Received: num_blocks=-1"),
         ({"likelihood": "gausian"}, "Did you mean 'gaussian'"),
         ({"importance_samples": 2, "free_bits": 0.5}, "free_bits=0.5"),
     ],

@@ -3,7 +3,9 @@ import numpy as np
 import pytest
 from keras import ops
 
+from kgen.distributions import scale
 from kgen.models import PixelCNN
+from kgen.training.step import compile_function
 
 
 def random_model(image_shape, scale=0.4, **arguments):
@@ -69,6 +71,24 @@ def test_a_wide_first_kernel_narrows_the_blind_spot(depends_on):
     np.testing.assert_array_equal(found, expected)
 
 
+def test_every_level_has_its_grey_whoever_rounds():
+    """Some levels lie half-way between two greys, such as 7.5: level 1 of 35."""
+    model = random_model((2, 2, 1))
+    for num_levels in (2, 11, 31, 35, 256):
+        model.num_levels = num_levels
+        levels = np.arange(num_levels, dtype="int32")
+        expected = [(510 * k + num_levels - 1) // (2 * num_levels - 2) for k in range(num_levels)]
+        images = model.to_images(scale(levels, num_levels))
+        np.testing.assert_array_equal(ops.convert_to_numpy(images), expected)
+
+        def convert(levels, num_levels=num_levels):
+            return model.to_images(scale(levels, num_levels))
+
+        compiled = compile_function(model, convert, jit_compile=True)
+        images = compiled(ops.convert_to_tensor(levels))
+        np.testing.assert_array_equal(ops.convert_to_numpy(images), expected)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -105,6 +125,8 @@ def test_mixed_precision():
         ({"first_kernel_size": 1}, "3 or more.*Received: first_kernel_size=1"),
         ({"num_layers": 0}, "Received: num_layers=0"),
         ({"num_levels": 1}, "Received: 1"),
+        ({"num_levels": 4.0}, "2 to 256. Received: 4.0"),
+        ({"num_layers": 1.5}, "Received: num_layers=1.5"),
         ({"binarization": "dynamc"}, "Did you mean 'dynamic'"),
     ],
 )

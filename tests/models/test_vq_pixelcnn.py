@@ -179,12 +179,31 @@ def test_a_tokenizer_from_a_file_or_a_preset(tmp_path):
     assert fresh.diagnose({})[0].startswith("untrained tokenizer:")
 
 
+def test_mixed_precision(monkeypatch):
+    """The prior sees every code as it is, and the tokenizer, which is exported, is float32."""
+    given = tokenizer(num_codes=512, dtype="mixed_bfloat16")
+    model = VQPixelCNN((8, 8, 1), tokenizer=given, dtype="mixed_bfloat16", **SMALL)
+    assert {layer.dtype_policy.name for layer in model.tokenizer._flatten_layers()} == {"float32"}
+    assert model.network.stack[0].compute_dtype == "bfloat16"
+    model.compile()
+    assert np.isfinite(model.fit(IMAGES, batch_size=16, verbose=0).history["loss"]).all()
+    assert model.generate(2).dtype == np.uint8
+    seen, embedding = [], model.network.embedding
+    monkeypatch.setattr(model.network, "embedding", lambda x: seen.append(x) or embedding(x))
+    codes = np.arange(512, dtype="int32").reshape(-1, 4, 4)
+    assert model.log_prob_of_codes(codes).dtype == "float32"
+    np.testing.assert_array_equal(numpy(seen[0]), codes)
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
         ({}, "Received: NoneType"),
         ({"tokenizer": "nowhere.keras"}, "There is no 'nowhere.keras'"),
         ({"tokenizer": 3}, "Received: int"),
+        ({"kernel_size": 4}, "odd and 3 or more.*Received: kernel_size=4"),
+        ({"first_kernel_size": 1}, "odd and 3 or more.*Received: first_kernel_size=1"),
+        ({"num_layers": -1}, "Received: num_layers=-1"),
         ({"tokenizer": "conditional"}, "as many classes"),
         ({"tokenizer": "conditional", "num_classes": 4}, "as many classes"),
         ({"tokenizer": "conditional", "num_classes": 3, "image_shape": (8, 4, 1)}, "tokenizer's"),

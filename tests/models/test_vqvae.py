@@ -188,6 +188,8 @@ def test_every_argument_is_in_the_config_and_survives_saving(tmp_path):
         ({"likelihood": "gausian"}, "Did you mean 'gaussian'"),
         ({"binarization": "dynamc"}, "Did you mean 'dynamic'"),
         ({"num_codes": 1}, "num_codes"),
+        ({"num_downsamplings": -1}, "int of 0 or more. Received: num_downsamplings=-1"),
+        ({"embedding_dim": 0}, "positive int. Received: embedding_dim=0"),
         ({"ema_decay": 1.0}, "ema_decay"),
         ({"restart_threshold": 1.5}, "restart_threshold"),
         ({"quantizer": "fsq", "fsq_levels": (8, 1)}, "levels"),
