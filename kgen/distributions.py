@@ -26,7 +26,7 @@ def unscale(x, num_levels):
 
 def check_choice(temperature, top_k=None, top_p=None):
     """Raises a ValueError where an option of a draw is out of range."""
-    if not temperature > 0:
+    if not isinstance(temperature, (int, float)) or not temperature > 0:
         raise ValueError(f"temperature must be above 0. Received: {temperature}")
     if top_k is not None and (int(top_k) != top_k or top_k < 1):
         raise ValueError(f"top_k must be a positive int, or None. Received: {top_k}")

@@ -232,7 +232,9 @@ def argmax(x):
     """
     count = x.shape[-1]
     largest = ops.equal(x, ops.max(x, axis=-1, keepdims=True))
-    return ops.min(ops.where(largest, np.arange(count, dtype="int32"), np.int32(count)), axis=-1)
+    indices = ops.where(largest, np.arange(count, dtype="int32"), np.int32(count))
+    # Where all is NaN nothing is the largest: an index all the same, and no error in a look-up.
+    return ops.minimum(ops.min(indices, axis=-1), np.int32(count - 1))
 
 
 @functools.cache

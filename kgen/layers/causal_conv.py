@@ -25,7 +25,6 @@ def channel_groups(filters, channels, repeats=1):
     return np.tile(np.repeat(np.arange(channels), filters // channels), repeats)
 
 
-@keras.saving.register_keras_serializable(package="kgen")
 class CausalConv2D(layers.Layer):
     """Convolution over the rows above a pixel and a part of its own row.
 

@@ -55,6 +55,7 @@ class PixelNetwork(layers.Layer):
             groups,
             channel_groups(num_parameters, channels),
             kernel_initializer="zeros",
+            dtype="float32",  # halves would blur what is likely
             name="logits",
         )
         #: One tensor for all blocks: a loop stores one faster than many.

@@ -173,9 +173,7 @@ class VectorQuantizer(Quantizer):
         # |z - e|^2 = |z|^2 - 2 (z e - |e|^2 / 2): a product of matrices, (places, K).
         closeness = ops.matmul(flat, ops.transpose(codebook))
         closeness = closeness - 0.5 * ops.sum(ops.square(codebook), axis=-1)
-        # Of numbers that are none, the last code: training then stops at its loss.
-        indices = ops.minimum(random.argmax(closeness), self.num_codes - 1)
-        return ops.reshape(indices, ops.shape(z)[:-1])
+        return ops.reshape(random.argmax(closeness), ops.shape(z)[:-1])
 
     def call(self, z):
         z = ops.cast(z, "float32")

@@ -11,7 +11,9 @@ from keras import layers, ops
 
 from kgen.autoregressive import AutoregressiveGenerator
 from kgen.distributions import Categorical, unscale
+from kgen.image_generator import check_ints
 from kgen.layers.causal_conv import CausalConv2D, channel_groups
+from kgen.layers.pixel_network import check_kernel_sizes
 
 
 def gate(x):
@@ -119,7 +121,8 @@ class GatedNetwork(layers.Layer):
         num_codes=None,
         **kwargs,
     ):
-        super().__init__(**kwargs)
+        # In half precision a code's number would be another code's.
+        super().__init__(autocast=num_codes is None, **kwargs)
         self.image_shape = image_shape
         self.num_classes = num_classes
         self.filters = filters
@@ -150,6 +153,7 @@ class GatedNetwork(layers.Layer):
             groups,
             channel_groups(num_parameters, channels),
             kernel_initializer="zeros",
+            dtype="float32",  # halves would blur what is likely
             name="logits",
         )
 
@@ -275,9 +279,8 @@ class GatedPixelCNN(AutoregressiveGenerator):
         **kwargs,
     ):
         super().__init__(image_shape, num_classes, num_levels, binarization, seed, **kwargs)
-        for name, size in (("kernel_size", kernel_size), ("first_kernel_size", first_kernel_size)):
-            if size < 1 or size % 2 == 0:
-                raise ValueError(f"{name} must be odd. Received: {size}")
+        check_ints(1, filters=filters, num_layers=num_layers)
+        check_kernel_sizes(kernel_size=kernel_size, first_kernel_size=first_kernel_size)
         if filters % self.image_shape[-1]:
             raise ValueError(
                 f"filters must divide by the {self.image_shape[-1]} channels. Received: {filters}"

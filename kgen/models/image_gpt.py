@@ -16,7 +16,7 @@ from keras import layers, ops
 from kgen import random
 from kgen.autoregressive import AutoregressiveGenerator, draw_tokens
 from kgen.distributions import Categorical, scale, unscale
-from kgen.image_generator import unknown_name
+from kgen.image_generator import check_ints, unknown_name
 from kgen.layers.transformer import (
     MLPS,
     NORMALIZATIONS,
@@ -90,7 +90,9 @@ class CausalTransformer(layers.Layer):
             for i in range(num_layers)
         ]
         self.norm = normalization(norm, "norm")
-        self.logits = layers.Dense(num_tokens, kernel_initializer="zeros", name="logits")
+        self.logits = layers.Dense(
+            num_tokens, kernel_initializer="zeros", dtype="float32", name="logits"
+        )
 
     def call(self, tokens, labels=None):
         x = self.tokens(tokens[:, :-1])
@@ -203,6 +205,7 @@ class ImageGPT(AutoregressiveGenerator):
         for name, value, known in (("mlp", mlp, MLPS), ("norm", norm, NORMALIZATIONS)):
             if value not in known:
                 raise ValueError(unknown_name(name, value, known))
+        check_ints(1, dim=dim, num_layers=num_layers, num_heads=num_heads)
         if num_colors is not None and not 2 <= num_colors <= 4096:
             raise ValueError(f"num_colors must be 2 to 4096, or None. Received: {num_colors}")
         if num_colors is not None and num_levels != 256:

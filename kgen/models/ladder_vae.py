@@ -4,8 +4,9 @@ Sonderby, Raiko, Maaloe, Sonderby and Winther, "Ladder variational autoencoders"
 arXiv 1602.02282): a deterministic way up, and a way down that inference and generation share
 (section 2.2), with the posterior as a precision-weighted combination (equations 10 to 12), or
 given by both ways at once, as in Kingma et al., "Improved variational inference with inverse
-autoregressive flow" (NIPS 2016), section 3.2. The posterior relative to the prior is that of
-Vahdat and Kautz, "NVAE" (NeurIPS 2020), section 3.2, and so are bounded log-variances.
+autoregressive flow" (NIPS 2016), section 3.2. The posterior relative to the prior follows
+Vahdat and Kautz, "NVAE" (NeurIPS 2020), section 3.2, but its mean counts in the prior's
+standard deviations; bounded log-variances are theirs too.
 """
 
 import math

@@ -452,7 +452,8 @@ class PixelCNNppNetwork(layers.Layer):
         self.start_above = CausalConv2D(filters, (1, 3), "nothing", name="start_above")
         self.start_left = layers.Dense(filters, use_bias=False, name="start_left")
         self.level = Level(filters, num_blocks, num_resolutions, make_block, name="level")
-        self.parameters = layers.Dense(num_parameters, name="parameters")
+        # In halves a mean near 1 would be half a grey level off.
+        self.parameters = layers.Dense(num_parameters, dtype="float32", name="parameters")
 
     def build(self, shape):
         pixels, features = (*shape[:-1], shape[-1] + 1), (*shape[:-1], self.filters)

@@ -173,7 +173,6 @@ class VQPixelCNN(ImageGenerator):
                 first_kernel_size,
                 self.distribution.num_parameters,
                 self.tokenizer.num_codes,
-                autocast=False,  # in half precision a code's number is another code's
                 name="network",
             )
         labels = None if num_classes is None else np.zeros(1, "int32")

@@ -91,7 +91,8 @@ class VQVAE(ImageGenerator):
         seed: Int, see `ImageGenerator`.
 
     Logs, in nats per image: `loss`, `reconstruction_loss` (the decoder's negative
-    log-likelihood) and `commitment_loss` (with its weight; 0 for FSQ); and of the codes:
+    log-likelihood) and `commitment_loss` (with its weight; 0 for FSQ), to which a codebook that
+    learns by gradient adds a loss of its own; and of the codes:
     `perplexity`, the exponential of the entropy of the codes of a batch, and `codes_used`, the
     share of all codes that training, over about its last 100 steps, chose at least a hundredth
     as often as the average code. It is a figure of training, in evaluation too.

@@ -53,8 +53,8 @@ def test_the_cached_sampler_draws_what_recomputing_draws(channels, num_classes):
 
 
 def test_dilations_of_other_sizes():
-    """Kernels of one column and wider than the image."""
-    for first, kernel in ((3, 1), (3, 5), (9, 7)):
+    """Also kernels wider than the image."""
+    for first, kernel in ((3, 5), (9, 7)):
         model = build((4, 3, 1), first_kernel_size=first, kernel_size=kernel)
         np.testing.assert_array_equal(model.generate(seeds=SEEDS), recompute(model, SEEDS))
 
@@ -226,7 +226,7 @@ def test_completion_refuses(images, mask, options, message):
     [
         ({"num_levels": 1}, r"num_levels must be 2 to 256\. Received: 1"),
         ({"binarization": "static"}, "Unknown binarization 'static'"),
-        ({"kernel_size": 4}, "kernel_size must be odd. Received: 4"),
+        ({"kernel_size": 4}, "kernel_size must be odd and 3 or more.*Received: kernel_size=4"),
         ({"filters": 7, "image_shape": (6, 5, 3)}, "filters must divide by the 3 channels"),
     ],
 )
