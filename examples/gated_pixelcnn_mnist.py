@@ -3,7 +3,10 @@
     python examples/gated_pixelcnn_mnist.py --data mnist.npz --out runs/gated_pixelcnn_mnist
 
 The test set is binarised once, from seed 0, and is not Larochelle's static binarisation.
-Not yet measured to its end.
+
+Measured on a busy machine with 2 cores (AMD EPYC), TensorFlow, seed 0: 6 epochs in 52 minutes,
+55 CPU minutes; test NLL 83.01 nats, exact. Samples: pictures/gated_pixelcnn_mnist.png;
+completions of the lower half: pictures/gated_pixelcnn_mnist_completions.png.
 """
 
 import argparse
