@@ -28,6 +28,7 @@ parser.add_argument("--dtype", default="mixed_bfloat16", help="in which the laye
 parser.add_argument("--seed", type=int, default=0)
 args = parser.parse_args()
 out = pathlib.Path(args.out)
+out.mkdir(parents=True, exist_ok=True)
 
 keras.utils.set_random_seed(args.seed)
 data = kgen.data.load(args.data, validation_fraction=0.0)
