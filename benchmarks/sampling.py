@@ -33,6 +33,11 @@ CASES = {
         {"image_shape": (32, 32, 3), "filters": 64, "num_blocks": 2},
         16,
     ),
+    "image_gpt": (
+        kgen.models.ImageGPT,
+        {"image_shape": (8, 8, 1), "num_levels": 17, "num_layers": 3},
+        1,
+    ),
 }
 
 
@@ -42,6 +47,7 @@ def main():
     parser.add_argument("--pixels", type=int, default=20, help="pixels of the slow sampler")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-onnx", action="store_true", help="leave out ONNX Runtime")
+    parser.add_argument("--no-xla", action="store_true", help="leave out TensorFlow with XLA")
     args = parser.parse_args()
     for name in args.models:
         if name not in CASES:
@@ -67,17 +73,26 @@ def measure(name, build, options, batch, args):
 
     images = cached()
     seconds = repeat(cached, args.repeats)
-    print(f"  cached     {seconds:8.2f} s", flush=True)
+    print(f"  cached     {seconds:8.4f} s", flush=True)
 
-    values = args.pixels * model.distribution.passes
-    slow, found = recompute(model, seeds, args.pixels)
-    slow *= height * width / args.pixels
-    equal = np.mean(found == images.reshape(batch, -1, channels)[:, : args.pixels])
+    pixels = min(args.pixels, height * width)
+    values = pixels * model.distribution.passes
+    slow, found = recompute(model, seeds, pixels)
+    slow *= height * width / pixels
+    equal = np.mean(found == images.reshape(batch, -1, channels)[:, :pixels])
     print(
         f"  recomputed {slow:8.2f} s (from {values} passes): {slow / seconds:.0f} times slower; "
         f"{equal:.3%} of {found.size} values equal",
         flush=True,
     )
+    if not args.no_xla:
+        compiled = compile_function(model, model.sample, jit_compile=True)
+
+        def by_xla():
+            return ops.convert_to_numpy(compiled(ops.convert_to_tensor(seeds)))
+
+        again = by_xla()
+        report("XLA", by_xla, cached, slow, again == images, args)
     if args.no_onnx:
         return
     import onnxruntime
@@ -89,15 +104,21 @@ def measure(name, build, options, batch, args):
         export.export(model, artifact, formats=["onnx"], progress=False)
         session = onnxruntime.InferenceSession(artifact / "onnx" / "generate.onnx")
         (again,) = session.run(["image"], {"seed": seeds})
-        times = [  # one after the other, so that both meet the same load
-            (timed(lambda: session.run(["image"], {"seed": seeds})), timed(cached))
-            for _ in range(args.repeats)
-        ]
-    onnx = statistics.median(a for a, _ in times)
+
+        def by_onnx():
+            return session.run(["image"], {"seed": seeds})
+
+        report("ONNX", by_onnx, cached, slow, again == images, args)
+
+
+def report(name, function, cached, slow, equal, args):
+    """One after the other, so that both meet the same load."""
+    times = [(timed(function), timed(cached)) for _ in range(args.repeats)]
+    seconds = statistics.median(a for a, _ in times)
     ratio = statistics.median(a / b for a, b in times)
     print(
-        f"  ONNX       {onnx:8.2f} s: {ratio:.2f} of TensorFlow's time; "
-        f"{np.mean(again == images):.3%} of the values equal",
+        f"  {name:10} {seconds:8.4f} s: {ratio:.2f} of TensorFlow's, {slow / seconds:.0f} times "
+        f"faster than recomputed; {np.mean(equal):.3%} of the values equal",
         flush=True,
     )
 
@@ -106,6 +127,8 @@ def recompute(model, seeds, pixels):
     """Seconds for the first pixels by the whole network, without compilation; and the pixels."""
     height, width, channels = model.image_shape
     distribution = model.distribution
+    if isinstance(model, kgen.models.ImageGPT):
+        return recompute_tokens(model, seeds, pixels)
     network = compile_function(model, lambda x: model.final_network(x))
     x = np.zeros((len(seeds), height, width, channels), "float32")
     network(ops.convert_to_tensor(x))
@@ -122,6 +145,25 @@ def recompute(model, seeds, pixels):
     seconds = time.perf_counter() - start
     images = ops.convert_to_numpy(model.to_images(x))
     return seconds, images.reshape(len(seeds), -1, channels)[:, :pixels]
+
+
+def recompute_tokens(model, seeds, tokens):
+    """The same for a transformer without colours or channels: a token is a pixel."""
+    count = model.network.num_tokens
+    network = compile_function(model, lambda x: model.network(x))
+    noise = random.gumbel(
+        ops.convert_to_tensor(seeds), (model.network.length, random.categorical_size(count))
+    )
+    x = np.zeros((len(seeds), model.network.length), "int32")
+    network(ops.convert_to_tensor(x))
+    start = time.perf_counter()
+    for token in range(tokens):
+        logits = network(ops.convert_to_tensor(x))[:, token]
+        x[:, token] = ops.convert_to_numpy(random.categorical(logits, noise[:, token]))
+    seconds = time.perf_counter() - start
+    levels = 2 * x.reshape(-1, *model.image_shape).astype("float32") / (count - 1) - 1
+    images = ops.convert_to_numpy(model.to_images(levels))
+    return seconds, images.reshape(len(seeds), -1, 1)[:, :tokens]
 
 
 def timed(function):
