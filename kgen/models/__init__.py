@@ -15,6 +15,7 @@ _FILES = {
     "vq_pixelcnn": ("kgen.models.vq_pixelcnn", "VQPixelCNN"),
     "ladder_vae": ("kgen.models.ladder_vae", "LadderVAE"),
     "image_gpt": ("kgen.models.image_gpt", "ImageGPT"),
+    "vq_transformer": ("kgen.models.vq_transformer", "VQTransformer"),
 }
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "PixelCNNpp",
     "PixelRNN",
     "VQPixelCNN",
+    "VQTransformer",
     "get",
     "registered",
 ]

@@ -129,6 +129,45 @@ class CausalTransformer(layers.Layer):
         return self.logits(self.norm(x)), tuple(kept)
 
 
+def check_transformer(dim, num_layers, num_heads, rotary, mlp, norm, label_dropout):
+    """Raises a ValueError that names the argument which no transformer can have."""
+    for name, value, known in (("mlp", mlp, MLPS), ("norm", norm, NORMALIZATIONS)):
+        if value not in known:
+            raise ValueError(unknown_name(name, value, known))
+    check_ints(1, dim=dim, num_layers=num_layers, num_heads=num_heads)
+    if dim % num_heads or (rotary and dim // num_heads % 4):
+        raise ValueError(
+            "num_heads must divide dim, and with rotary positions a head must have a multiple of 4 "
+            f"features. Received: dim={dim}, num_heads={num_heads}, rotary={rotary}"
+        )
+    if not 0 <= label_dropout < 1:
+        raise ValueError(f"label_dropout must be 0 or more and below 1. Received: {label_dropout}")
+
+
+def gpt_optimizer(learning_rate=None):
+    """Adam with the betas of section 3.3, and gradients of bounded length."""
+    rate = 1e-3 if learning_rate is None else learning_rate
+    return keras.optimizers.Adam(rate, beta_1=0.9, beta_2=0.95, global_clipnorm=1.0)
+
+
+def hide_labels(labels, seeds, share, num_classes):
+    """Labels of which some say "no class", for guidance (Ho and Salimans, algorithm 1).
+
+    Args:
+        labels: int32 tensor `[B]`, or `None`, which stays.
+        seeds: int32 tensor `[B]`, the batch's seeds.
+        share: Float, how many to hide.
+        num_classes: Int, the label that says so.
+
+    Returns:
+        int32 tensor `[B]`, or `None`.
+    """
+    if labels is None or not share:
+        return labels
+    hidden = random.uniform(seeds, (), stream=2) < share
+    return ops.where(hidden, np.int32(num_classes), labels)
+
+
 @keras.saving.register_keras_serializable(package="kgen")
 class ImageGPT(AutoregressiveGenerator):
     """A causal transformer over pixels: an exact likelihood, and a sampler with a cache.
@@ -202,20 +241,13 @@ class ImageGPT(AutoregressiveGenerator):
         **kwargs,
     ):
         super().__init__(image_shape, num_classes, num_levels, binarization, seed, **kwargs)
-        for name, value, known in (("mlp", mlp, MLPS), ("norm", norm, NORMALIZATIONS)):
-            if value not in known:
-                raise ValueError(unknown_name(name, value, known))
-        check_ints(1, dim=dim, num_layers=num_layers, num_heads=num_heads)
+        check_transformer(dim, num_layers, num_heads, rotary, mlp, norm, label_dropout)
         if num_colors is not None and not 2 <= num_colors <= 4096:
             raise ValueError(f"num_colors must be 2 to 4096, or None. Received: {num_colors}")
         if num_colors is not None and num_levels != 256:
             raise ValueError(
                 "num_levels are levels of a channel, and num_colors draws whole colours: give one "
                 f"of the two. Received: num_levels={num_levels}, num_colors={num_colors}"
-            )
-        if not 0 <= label_dropout < 1:
-            raise ValueError(
-                f"label_dropout must be 0 or more and below 1. Received: {label_dropout}"
             )
         self.dim = dim
         self.num_layers = num_layers
@@ -270,9 +302,7 @@ class ImageGPT(AutoregressiveGenerator):
         }
 
     def default_optimizer(self, learning_rate=None):
-        # Section 3.3 of the paper: Adam with these betas.
-        rate = 1e-3 if learning_rate is None else learning_rate
-        return keras.optimizers.Adam(rate, beta_1=0.9, beta_2=0.95, global_clipnorm=1.0)
+        return gpt_optimizer(learning_rate)
 
     # Colours --------------------------------------------------------------------------
 
@@ -337,9 +367,8 @@ class ImageGPT(AutoregressiveGenerator):
     # Likelihood and sampling ----------------------------------------------------------
 
     def _log_prob(self, x, labels, training=False, seeds=None):
-        if training and labels is not None and self.label_dropout:
-            hidden = random.uniform(seeds, (), stream=2) < self.label_dropout
-            labels = ops.where(hidden, self.num_classes, labels)
+        if training:
+            labels = hide_labels(labels, seeds, self.label_dropout, self.num_classes)
         tokens = ops.reshape(unscale(x, self.num_values), (-1, self.network.length))
         logits = self.network(tokens, labels)
         return self.distribution.log_prob(
