@@ -92,11 +92,14 @@ def evaluate(
     >>> report = kgen.evaluation.evaluate(model, data, folder="evaluation")
     >>> report["metrics"]["FD-lenet128"]["value"], report["likelihood"]["nats"]
     """
-    if importance_samples is not None and not hasattr(model, "negative_log_likelihood"):
-        raise ValueError(
-            f"{type(model).__name__} has no likelihood. Received: importance_samples="
-            f"{importance_samples}. Leave it out."
-        )
+    if importance_samples is not None:
+        known = hasattr(model, "negative_log_likelihood")
+        if not known or "importance_samples" not in model.likelihood_protocol(seed=seed):
+            has = "a likelihood that takes no importance samples" if known else "no likelihood"
+            raise ValueError(
+                f"{type(model).__name__} has {has}. Received: importance_samples="
+                f"{importance_samples}. Leave it out."
+            )
     if importance_samples is not None and importance_samples < 1:
         raise ValueError(f"importance_samples must be positive. Received: {importance_samples}")
     if num_samples < 1:

@@ -63,6 +63,9 @@ def test_model_without_likelihood_or_reconstruction(images):
     assert set(figures) == {"model", "data", "images", "losses", "sampling", "versions"}
     with pytest.raises(ValueError, match="DCGAN has no likelihood"):
         kgen.evaluation.evaluate(model, images, importance_samples=3)
+    exact = kgen.models.GatedPixelCNN.from_preset("gated_pixelcnn_tiny")
+    with pytest.raises(ValueError, match="a likelihood that takes no importance samples. Received"):
+        kgen.evaluation.evaluate(exact, images, importance_samples=3)
 
 
 def test_wrong_arguments(vae, images):
