@@ -64,7 +64,7 @@ def test_model_without_likelihood_or_reconstruction(images):
     with pytest.raises(ValueError, match="DCGAN has no likelihood"):
         kgen.evaluation.evaluate(model, images, importance_samples=3)
     exact = kgen.models.GatedPixelCNN.from_preset("gated_pixelcnn_tiny")
-    with pytest.raises(ValueError, match="a likelihood that takes no importance samples. Received"):
+    with pytest.raises(ValueError, match="a likelihood that takes no importance samples"):
         kgen.evaluation.evaluate(exact, images, importance_samples=3)
 
 
