@@ -3,7 +3,11 @@
     python examples/ladder_vae_mnist.py --data mnist.npz --out runs/ladder_vae_mnist
 
 The test set is binarised once, from seed 0, and is not Larochelle's static binarisation.
-Not yet measured.
+
+Measured on a busy machine with 2 cores (AMD EPYC), TensorFlow, seed 0: 12 epochs in 32 minutes,
+25 CPU minutes; test ELBO -85.24 nats (KL 32.26, 13 active units); NLL with
+--importance-samples 5000 --test-images 200: 81.80 nats, where the ELBO of the same images is
+-85.43. Samples: pictures/ladder_vae_mnist.png.
 """
 
 import argparse
