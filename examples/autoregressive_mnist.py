@@ -5,7 +5,8 @@
 The test set is binarised once, from seed 0, and is not Larochelle's static binarisation. For
 a model trained in earnest see gated_pixelcnn_mnist.py.
 
-Not yet measured.
+Measured with 2 cores (AMD EPYC), TensorFlow, seed 0: pixelcnn, 1 epoch in 5 CPU minutes, test
+NLL 91.72 nats, exact. The others are not measured yet.
 """
 
 import argparse
