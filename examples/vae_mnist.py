@@ -20,10 +20,12 @@ import kgen
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--data", required=True, help="mnist.npz in the Keras layout")
 parser.add_argument("--out", default="runs/vae_mnist")
-parser.add_argument("--epochs", type=int, default=16)
-parser.add_argument("--batch-size", type=int, default=128)
-parser.add_argument("--importance-samples", type=int, default=500)
-parser.add_argument("--test-images", type=int, default=10_000, help="for the IW likelihood")
+parser.add_argument("--epochs", type=int, default=12)
+parser.add_argument("--batch-size", type=int, default=64)
+parser.add_argument("--learning-rate", type=float, default=2e-3)
+parser.add_argument("--dtype", default="mixed_bfloat16", help="in which the layers compute")
+parser.add_argument("--importance-samples", type=int, default=5_000)
+parser.add_argument("--test-images", type=int, default=200, help="for the IW likelihood")
 parser.add_argument("--seed", type=int, default=0)
 args = parser.parse_args()
 out = pathlib.Path(args.out)
@@ -33,15 +35,20 @@ keras.utils.set_random_seed(args.seed)
 data = kgen.data.load(args.data, validation_fraction=0.0)
 test = data.test.binarized(seed=0)
 
-model = kgen.models.VAE.from_preset("vae_28x28", seed=args.seed)
+model = kgen.models.VAE.from_preset("vae_28x28", dtype=args.dtype, seed=args.seed)
 steps = args.epochs * (len(data.train) // args.batch_size)
-model.compile(learning_rate=keras.optimizers.schedules.CosineDecay(1e-3, steps))
+model.compile(learning_rate=keras.optimizers.schedules.CosineDecay(args.learning_rate, steps))
 
 start, cpu_start = time.perf_counter(), time.process_time()
 model.fit(data.train, batch_size=args.batch_size, epochs=args.epochs, verbose=2)
 minutes = (time.perf_counter() - start) / 60
 cpu_minutes = (time.process_time() - cpu_start) / 60
 
+# What is measured and kept computes in float32, as what is exported does.
+trained = model
+model = type(trained).from_config({**trained.get_config(), "dtype": "float32"})
+model.set_weights(trained.get_weights())
+model.compile()
 model.save(out / "model.keras")
 figures = model.evaluate(test, return_dict=True, verbose=0)
 print(

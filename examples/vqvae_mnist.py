@@ -46,6 +46,7 @@ def train(model, epochs, learning_rate):
 
 tokenizer = kgen.models.VQVAE.from_preset("vqvae_28x28", quantizer=args.quantizer, seed=args.seed)
 history = train(tokenizer, args.epochs, 1e-3)
+tokenizer.save(out / "tokenizer.keras")
 used = " ".join(f"{100 * share:.1f}" for share in history["codes_used"])
 figures = tokenizer.evaluate(data.test, return_dict=True, verbose=0)
 print(
@@ -69,4 +70,6 @@ print(
 )
 model.save(out / "model.keras")
 kgen.images.save_png(kgen.images.grid(model.generate(64, seed=0)), out / "samples.png")
-print(f"wrote {out}/model.keras, samples.png and reconstructions.png (images left of theirs)")
+print(
+    f"wrote {out}/tokenizer.keras, model.keras, samples.png, reconstructions.png (images, theirs)"
+)

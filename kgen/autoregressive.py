@@ -13,8 +13,8 @@ from keras import ops
 
 from kgen import distributions, random
 from kgen.distributions import check_choice, keep_likeliest
-from kgen.endpoint import Endpoint, TensorSpec, image_spec, label_spec, seed_spec
-from kgen.image_generator import ImageGenerator, check_seed, unknown_name
+from kgen.endpoint import Endpoint, TensorSpec, image_spec, label_spec, mask_spec, seed_spec
+from kgen.image_generator import ImageGenerator, check_mask, unknown_name
 from kgen.training.step import Batch
 
 BINARIZATIONS = ("dynamic", "threshold")
@@ -254,56 +254,25 @@ class AutoregressiveGenerator(ImageGenerator):
                 cannot condition on, a known pixel is no level of the model, or the
                 temperature is 0 or below.
         """
-        options = self.check_options(options)
-        images = np.asarray(images)
-        labels = self._check_labels(labels, len(images))
-        self.check_split(images, labels)
-        mask = self._check_mask(mask, images, strict)
-        if seeds is None:
-            seeds = ops.convert_to_numpy(random.row_seeds(check_seed(seed), len(images)))
-        elif len(seeds) != len(images):
-            raise ValueError(f"seeds must be one per image, {len(images)}. Received: {len(seeds)}")
-        inputs = {
-            "images": images,
-            "mask": mask,
-            "seeds": np.array([check_seed(s) for s in seeds], "int32"),
-        }
-        if labels is not None:
-            inputs["labels"] = labels
-        return self.run_batched(
-            ("complete", *options.items()),
-            lambda **tensors: self._draw(**tensors, **options),
-            inputs,
-            batch_size=batch_size,
-            progress=progress,
+        images = self.check_split(images, self._check_labels(labels, len(images))).images
+        return self.redraw(
+            *("complete", self._draw, images, labels, seed, seeds, batch_size, progress),
             description="Completing",
+            options=options,
+            mask=self._check_known(check_mask(mask, images), images, strict),
         )
 
-    def _check_mask(self, mask, images, strict):
-        height, width, _ = self.image_shape
-        mask = np.asarray(mask)
-        if mask.ndim == 4 and mask.shape[-1] == 1:
-            mask = mask[..., 0]
-        if mask.shape not in ((height, width), (len(images), height, width)):
-            raise ValueError(
-                f"mask must have shape {(height, width)} or {(len(images), height, width)}, 1 "
-                f"where a pixel is known. Received: {mask.shape}"
-            )
-        if not np.isin(mask, (0, 1)).all():
-            raise ValueError(
-                "mask must be 1 (or True) where a pixel is known and 0 where it is to be drawn. "
-                f"Received: values from {mask.min()} to {mask.max()}"
-            )
-        mask = np.broadcast_to(mask.astype("uint8"), images.shape[:3])
+    def _check_known(self, mask, images, strict):
         flat = mask.reshape(len(mask), -1)
         late = np.logical_and(flat, np.minimum.accumulate(flat, axis=1) == 0)
         if strict and late.any():
             image, pixel = np.argwhere(late)[0]
+            row, column = divmod(pixel, self.image_shape[1])
             raise ValueError(
                 f"The mask keeps pixels that come after pixels to draw in raster order, on which "
-                f"these cannot be conditioned (image {image}, row {pixel // width}, column "
-                f"{pixel % width} is the first). Keep only what comes before, or pass "
-                "strict=False: they stay, but do not bear on what is drawn before them."
+                f"these cannot be conditioned (image {image}, row {row}, column {column} is the "
+                "first). Keep only what comes before, or pass strict=False: they stay, but do not "
+                "bear on what is drawn before them."
             )
         wrong = np.logical_and(mask[..., None], images != self.cut_to_levels(images))
         if wrong.any():
@@ -363,9 +332,7 @@ class AutoregressiveGenerator(ImageGenerator):
                 },
                 {
                     "image": image,
-                    "mask": TensorSpec(
-                        self.image_shape[:2], "uint8", 0, 1, "1 where the pixel is known"
-                    ),
+                    "mask": mask_spec(self.image_shape),
                     "seed": seed_spec(),
                     **label,
                 },

@@ -61,3 +61,8 @@ def label_spec(num_classes):
 def image_spec(image_shape):
     """`TensorSpec` of uint8 images `[B, H, W, C]`, 0 to 255."""
     return TensorSpec(tuple(image_shape), "uint8", 0, 255, "pixels, channels last")
+
+
+def mask_spec(image_shape):
+    """`TensorSpec` of what is known of images, uint8 `[B, H, W]`, 0 or 1."""
+    return TensorSpec(tuple(image_shape[:2]), "uint8", 0, 1, "1 where the pixel is known")

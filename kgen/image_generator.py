@@ -382,6 +382,59 @@ class ImageGenerator(TrainingStep, keras.Model):
             description="Generating",
         )
 
+    def redraw(
+        self,
+        name,
+        function,
+        images,
+        labels=None,
+        seed=0,
+        seeds=None,
+        batch_size=64,
+        progress="auto",
+        description="Drawing",
+        options=None,
+        **inputs,
+    ):
+        """Draws images anew from given ones: what `complete` and its like share.
+
+        Args:
+            name: String; the compiled function is kept under it and the options.
+            function: Callable of tensors `images`, `seeds`, `labels` (class-conditional models
+                alone) and `inputs`, by keyword, and of the options, that returns images.
+            images: uint8 array `[N, H, W, C]`.
+            labels: One class for all images or one each.
+            seed: Int; image *i* is drawn from the *i*-th seed derived from it.
+            seeds: Sequence of ints, one seed per image, in place of `seed`.
+            batch_size: Int.
+            progress: Bool or `"auto"`.
+            description: What the progress bar says.
+            options: Dict of further arguments of `sample`.
+            **inputs: Arrays `[N, ...]`.
+
+        Returns:
+            uint8 NumPy array `[N, H, W, C]`.
+        """
+        options = self.check_options(options or {})
+        images = np.asarray(images)
+        labels = self._check_labels(labels, len(images))
+        self.check_split(images, labels)
+        if seeds is None:
+            seeds = ops.convert_to_numpy(random.row_seeds(check_seed(seed), len(images)))
+        elif len(seeds) != len(images):
+            raise ValueError(f"seeds must be one per image, {len(images)}. Received: {len(seeds)}")
+        inputs |= {"images": images, "seeds": np.array([check_seed(s) for s in seeds], "int32")}
+        if labels is not None:
+            inputs["labels"] = labels
+        return self.run_batched(
+            (name, *options.items()),
+            lambda **tensors: function(**tensors, **options),
+            inputs,
+            batch_size=batch_size,
+            progress=progress,
+            description=description,
+        )
+
     def check_options(self, options):
         """Options of `sample`, sorted by their names.
 
@@ -569,6 +622,35 @@ def check_seed(seed):
     if not 0 <= seed < 2**31 or int(seed) != seed:
         raise ValueError(f"A seed must be an integer in 0 to 2**31 - 1. Received: {seed}")
     return int(seed)
+
+
+def check_mask(mask, images):
+    """What is known of images, as an array for each of them.
+
+    Args:
+        mask: Bool or 0/1 array `[H, W]`, `[N, H, W]` or `[N, H, W, 1]`, 1 where a pixel is known.
+        images: Array `[N, H, W, C]`.
+
+    Returns:
+        uint8 NumPy array `[N, H, W]`.
+
+    Raises:
+        ValueError: The mask has another shape or other values.
+    """
+    mask = np.asarray(mask)
+    if mask.ndim == 4 and mask.shape[-1] == 1:
+        mask = mask[..., 0]
+    if mask.shape not in (images.shape[1:3], images.shape[:3]):
+        raise ValueError(
+            f"mask must have shape {images.shape[1:3]} or {images.shape[:3]}, 1 where a pixel is "
+            f"known. Received: {mask.shape}"
+        )
+    if not np.isin(mask, (0, 1)).all():
+        raise ValueError(
+            "mask must be 1 (or True) where a pixel is known and 0 where it is to be drawn. "
+            f"Received: values from {mask.min()} to {mask.max()}"
+        )
+    return np.broadcast_to(mask.astype("uint8"), images.shape[:3])
 
 
 def _track(items, description, progress):
