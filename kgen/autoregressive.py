@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from kgen import distributions, random
-from kgen.distributions import check_choice, keep_likeliest
+from kgen.distributions import check_choice, check_guidance, keep_likeliest
 from kgen.endpoint import Endpoint, TensorSpec, image_spec, label_spec, mask_spec, seed_spec
 from kgen.image_generator import ImageGenerator, check_mask, unknown_name
 from kgen.training.step import Batch
@@ -462,11 +462,7 @@ def draw_tokens(
         ValueError: An option is out of range, or guides a network without classes.
     """
     check_choice(temperature, top_k, top_p)
-    if guidance_scale != 1 and labels is None:
-        raise ValueError(
-            "guidance_scale compares with a model without classes, and this one has none: leave it "
-            f"at 1, or build the model with num_classes. Received: {guidance_scale}"
-        )
+    check_guidance(guidance_scale, labels)
     length, batch = network.length, ops.shape(seeds)[0]
     noise = random.gumbel(seeds, (length, random.categorical_size(network.num_tokens)))
     noise = ops.moveaxis(noise, 1, 0)

@@ -34,6 +34,15 @@ def check_choice(temperature, top_k=None, top_p=None):
         raise ValueError(f"top_p must be above 0 and at most 1, or None. Received: {top_p}")
 
 
+def check_guidance(guidance_scale, labels):
+    """Raises a ValueError where a model without classes is to be guided by them."""
+    if guidance_scale != 1 and labels is None:
+        raise ValueError(
+            "guidance_scale compares with a model without classes, and this one has none: leave it "
+            f"at 1, or build the model with num_classes. Received: {guidance_scale}"
+        )
+
+
 def keep_likeliest(logits, top_k=None, top_p=None):
     """Logits of which the unlikely ones are never drawn.
 

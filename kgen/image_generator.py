@@ -209,6 +209,14 @@ class ImageGenerator(TrainingStep, keras.Model):
         Raises:
             ValueError: Images or labels are not what the model takes.
         """
+        if self.needs_adapting():
+            images = getattr(x, "images", x)
+            if not hasattr(images, "shape"):
+                raise ValueError(
+                    f"{type(self).__name__} must look at images before it trains on a dataset of "
+                    "batches: call model.adapt(images) with uint8 images [N, H, W, C] first."
+                )
+            self.adapt(self.check_split(x, y).images)
         x = self._batches(x, y, batch_size, shuffle=shuffle, horizontal_flip=horizontal_flip)
         if hasattr(x, "epoch"):
             x.epoch = initial_epoch
@@ -243,6 +251,10 @@ class ImageGenerator(TrainingStep, keras.Model):
         """
         self.test_steps.assign(0)
         return super().evaluate(self._batches(x, y, batch_size), **kwargs)
+
+    def needs_adapting(self):
+        """Whether `fit` must call `adapt(images)`, which a subclass has, before it begins."""
+        return False
 
     def diagnose(self, logs):
         """Names what is going wrong in training.

@@ -306,16 +306,8 @@ class ImageGPT(AutoregressiveGenerator):
 
     # Colours --------------------------------------------------------------------------
 
-    def fit(self, x, *args, **kwargs):
-        if self.palette is not None and not ops.convert_to_numpy(self.palette).any():
-            images = getattr(x, "images", x)
-            if not hasattr(images, "shape"):
-                raise ValueError(
-                    "The palette must be learnt from images before training on a dataset of "
-                    "batches: call model.adapt(images) with uint8 images [N, H, W, C] first."
-                )
-            self.adapt(images)
-        return super().fit(x, *args, **kwargs)
+    def needs_adapting(self):
+        return self.palette is not None and not ops.convert_to_numpy(self.palette).any()
 
     def adapt(self, images):
         """Learns the palette: k-means over the colours of images (appendix B).
