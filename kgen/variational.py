@@ -438,3 +438,16 @@ def residual_block(x, filters):
     y = layers.Activation("silu")(y)
     y = layers.Conv2D(filters, 3, padding="same", kernel_initializer="zeros")(y)
     return layers.Add()([x, y])
+
+
+def class_input(num_classes):
+    """The input of a network that is told the class, one-hot; a list, empty without classes."""
+    return [] if num_classes is None else [keras.Input((num_classes,), name="one_hot_label")]
+
+
+def add_class(x, one_hot=None):
+    """Adds to (B, ..., filters) a bias for the class, (B, num_classes), if there are any."""
+    if one_hot is None:
+        return x
+    bias = layers.Dense(x.shape[-1], use_bias=False)(one_hot)
+    return layers.Add()([x, layers.Reshape((*[1] * (len(x.shape) - 2), x.shape[-1]))(bias)])

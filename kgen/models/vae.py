@@ -5,6 +5,9 @@ Rezende, Mohamed and Wierstra (ICML 2014). With several importance samples it is
 importance-weighted autoencoder of Burda, Grosse and Salakhutdinov (ICLR 2016; arXiv
 1509.00519), whose is the count of active units, too (section 5.1). The mixture prior is that
 of Tomczak and Welling, "VAE with a VampPrior" (AISTATS 2018; arXiv 1705.07120), equation 9.
+Latent feature maps in place of a vector, in which another generator can work, are those of
+Rombach et al., "High-resolution image synthesis with latent diffusion models" (CVPR 2022;
+arXiv 2112.10752), section 3.1.
 """
 
 import math
@@ -14,46 +17,68 @@ import numpy as np
 from keras import layers, ops
 
 from kgen import random
-from kgen.image_generator import unknown_name
+from kgen.image_generator import check_ints, unknown_name
 from kgen.losses import likelihood as likelihoods
 from kgen.training.step import batch_moments
-from kgen.variational import VariationalGenerator, feature_maps, residual_block
+from kgen.variational import (
+    VariationalGenerator,
+    add_class,
+    class_input,
+    feature_maps,
+    residual_block,
+)
 
 PRIORS = ("standard", "vamp")
 
 
-def build_encoder(image_shape, num_classes, latent_dim, filters, num_blocks, units):
+def build_encoder(
+    image_shape, num_classes, latent_dim, latent_channels, filters, num_blocks, units
+):
     """(B, H, W, C) scaled pixels, and (B, num_classes), to (B, 2 * latent_dim)."""
     image = keras.Input(image_shape, name="pixels")
+    one_hot = class_input(num_classes)
     x = image
     for level in range(len(feature_maps(image_shape)) - 1):
+        if level > 0:
+            x = layers.Activation("silu")(x)
         width = min(filters * 2**level, 4 * filters)
         x = layers.Conv2D(width, 4, strides=2, padding="same")(x)
         for _ in range(num_blocks):
             x = residual_block(x, width)
-        x = layers.Activation("silu")(x)
-    x = layers.Flatten()(x)
-    inputs = [image]
-    if num_classes is not None:
-        inputs.append(keras.Input((num_classes,), name="one_hot_label"))
-        x = layers.Concatenate()([x, inputs[1]])
-    x = layers.Dense(units, activation="silu")(x)
-    x = layers.Dense(2 * latent_dim)(x)
-    return keras.Model(inputs, x, name="encoder")
+    if latent_channels is not None:
+        x = layers.Activation("silu")(add_class(x, *one_hot))
+        x = flatten_statistics(layers.Conv2D(2 * latent_channels, 1)(x))
+    else:
+        x = layers.Flatten()(layers.Activation("silu")(x))
+        if one_hot:
+            x = layers.Concatenate()([x, *one_hot])
+        x = layers.Dense(units, activation="silu")(x)
+        x = layers.Dense(2 * latent_dim)(x)
+    return keras.Model([image, *one_hot], x, name="encoder")
 
 
-def build_decoder(image_shape, num_classes, latent_dim, filters, num_blocks, units):
+def flatten_statistics(x):
+    """(B, h, w, 2 * channels) to (B, 2 * latent_dim): all means, then all log-variances."""
+    return layers.Concatenate()([layers.Flatten()(part) for part in ops.split(x, 2, axis=-1)])
+
+
+def build_decoder(
+    image_shape, num_classes, latent_dim, latent_channels, filters, num_blocks, units
+):
     """(B, latent_dim), and (B, num_classes), to (B, H, W, C) likelihood parameters."""
     maps = feature_maps(image_shape)
-    latent = keras.Input((latent_dim,), name="latent")
-    inputs, x = [latent], latent
-    if num_classes is not None:
-        inputs.append(keras.Input((num_classes,), name="one_hot_label"))
-        x = layers.Concatenate()(inputs)
-    x = layers.Dense(units, activation="silu")(x)
     width = min(filters * 2 ** (len(maps) - 2), 4 * filters)
-    x = layers.Dense(math.prod(maps[-1]) * width)(x)
-    x = layers.Reshape((*maps[-1], width))(x)
+    latent = x = keras.Input((latent_dim,), name="latent")
+    one_hot = class_input(num_classes)
+    if latent_channels is not None:
+        x = layers.Reshape((*maps[-1], latent_channels))(x)
+        x = add_class(layers.Conv2D(width, 3, padding="same")(x), *one_hot)
+    else:
+        if one_hot:
+            x = layers.Concatenate()([x, *one_hot])
+        x = layers.Dense(units, activation="silu")(x)
+        x = layers.Dense(math.prod(maps[-1]) * width)(x)
+        x = layers.Reshape((*maps[-1], width))(x)
     for level in reversed(range(len(maps) - 1)):
         for _ in range(num_blocks):
             x = residual_block(x, width)
@@ -62,7 +87,7 @@ def build_decoder(image_shape, num_classes, latent_dim, filters, num_blocks, uni
         x = layers.Conv2DTranspose(width, 4, strides=2, padding="same")(x)
     x = layers.Activation("silu")(x)
     x = layers.Conv2D(image_shape[-1], 3, padding="same")(x)
-    return keras.Model(inputs, x, name="decoder")
+    return keras.Model([latent, *one_hot], x, name="decoder")
 
 
 @keras.saving.register_keras_serializable(package="kgen")
@@ -72,10 +97,15 @@ class VAE(VariationalGenerator):
     Args:
         image_shape: Tuple `(H, W, C)`; the sides are 8 to 128 and divide by 4.
         num_classes: Int for a class-conditional model, else `None`.
-        latent_dim: Int, dimensions of the latent vector.
+        latent_dim: Int, dimensions of the latent vector, 32 if `None`; or `None`, where
+            `latent_channels` says how many there are.
+        latent_channels: Int for a latent map in place of a vector: so many numbers at every
+            place of the smallest feature map. It is meant for a second generator that draws
+            maps (Rombach et al. 2022), such as `DiT`: drawn from the prior here, its places
+            know nothing of each other.
         filters: Int, filters at the first level; they double per level up to four times.
         num_blocks: Int, residual blocks per level.
-        units: Int, width of the dense layer beside the latent vector.
+        units: Int, width of the dense layer beside the latent vector, if there is one.
         likelihood: String, see `VariationalGenerator`, as are the next six.
         binarization: String.
         variance: Float or `"learned"`.
@@ -92,6 +122,9 @@ class VAE(VariationalGenerator):
         num_pseudo_inputs: Int, components of the prior `"vamp"`, each of which goes through
             the encoder in every step.
         seed: Int, see `ImageGenerator`.
+
+    Latent variables enter and leave as a vector, a map in the order of `latent_shape`: rows,
+    columns, channels.
 
     Logs, in nats per image: `loss`, `reconstruction_loss`, `kl_loss`; and `active_units`,
     the latent dimensions whose posterior mean varies over the batch by more than 0.01.
@@ -134,7 +167,8 @@ class VAE(VariationalGenerator):
         self,
         image_shape,
         num_classes=None,
-        latent_dim=32,
+        latent_dim=None,
+        latent_channels=None,
         filters=32,
         num_blocks=1,
         units=256,
@@ -172,16 +206,27 @@ class VAE(VariationalGenerator):
             )
         if num_pseudo_inputs < 1:
             raise ValueError(f"num_pseudo_inputs must be positive. Received: {num_pseudo_inputs}")
-        self.latent_dim = self.noise_dim = latent_dim
+        if latent_channels is not None:
+            check_ints(1, latent_channels=latent_channels)
+            if latent_dim is not None:
+                raise ValueError(
+                    "latent_channels say how many dimensions there are: set latent_dim=None. "
+                    f"Received: latent_dim={latent_dim}, latent_channels={latent_channels}"
+                )
+            shape = (*feature_maps(self.image_shape)[-1], latent_channels)
+        else:
+            shape = (1, 1, 32 if latent_dim is None else latent_dim)
+        self._set_latent_shape(shape)
+        self.latent_channels = latent_channels
         self.filters = filters
         self.num_blocks = num_blocks
         self.units = units
         self.prior = prior
         self.num_pseudo_inputs = num_pseudo_inputs
-        shape = (self.image_shape, num_classes, latent_dim, filters, num_blocks, units)
+        sizes = (self.latent_dim, latent_channels, filters, num_blocks, units)
         with self.dtype_policy_scope():
-            self.encoder = build_encoder(*shape)
-            self.decoder = build_decoder(*shape)
+            self.encoder = build_encoder(self.image_shape, num_classes, *sizes)
+            self.decoder = build_decoder(self.image_shape, num_classes, *sizes)
         if prior == "vamp":
             # Logits of grey levels around 0.05, as the paper's for its black backgrounds.
             self.pseudo_inputs = self.add_weight(
@@ -195,7 +240,8 @@ class VAE(VariationalGenerator):
     def get_config(self):
         return {
             **super().get_config(),
-            "latent_dim": self.latent_dim,
+            "latent_dim": self.latent_dim if self.latent_channels is None else None,
+            "latent_channels": self.latent_channels,
             "filters": self.filters,
             "num_blocks": self.num_blocks,
             "units": self.units,
@@ -205,8 +251,13 @@ class VAE(VariationalGenerator):
 
     # Network --------------------------------------------------------------------------
 
+    def _set_latent_shape(self, shape):
+        #: Tuple `(h, w, c)` of the latent map; a latent vector has one place.
+        self.latent_shape = shape
+        self.latent_dim = self.noise_dim = math.prod(shape)
+
     def encode(self, images, labels=None):
-        """The approximate posterior of the latent vector.
+        """The approximate posterior of the latent variables.
 
         Args:
             images: uint8 tensor `[B, H, W, C]`.

@@ -4,7 +4,9 @@ van den Oord, Vinyals and Kavukcuoglu, "Neural discrete representation learning"
 arXiv 1711.00937): strided convolutions and residual blocks (section 4.1), a code book learnt
 by gradient (equation 3) or by moving averages (appendix A.1). In place of the code book there
 may be the fixed grid of Mentzer et al., "Finite scalar quantization" (ICLR 2024; arXiv
-2309.15505). It compresses; to draw images it takes a prior over its codes: see
+2309.15505), and in place of convolutions the vision transformers of Yu et al.,
+"Vector-quantized image modeling with improved VQGAN" (ICLR 2022; arXiv 2110.04627), section
+3.1. It compresses; to draw images it takes a prior over its codes: see
 `kgen.models.vq_pixelcnn`.
 """
 
@@ -15,10 +17,12 @@ from kgen import random
 from kgen.endpoint import Endpoint, TensorSpec, image_spec, label_spec
 from kgen.image_generator import ImageGenerator, check_ints, unknown_name
 from kgen.layers.quantizers import FSQ, VectorQuantizer
+from kgen.layers.vit import build_vit_decoder, build_vit_encoder, check_vit
 from kgen.losses import pixels
-from kgen.variational import residual_block
+from kgen.variational import add_class, class_input, residual_block
 
 QUANTIZERS = ("ema", "gradient", "fsq")
+NETWORKS = ("convolutional", "vit")
 
 
 def widths(filters, num_downsamplings):
@@ -48,12 +52,8 @@ def build_decoder(image_shape, num_classes, dim, filters, num_downsamplings, num
     height, width = (side // 2**num_downsamplings for side in image_shape[:2])
     *narrower, widest = widths(filters, num_downsamplings)
     quantized = keras.Input((height, width, dim), name="quantized")
-    inputs = [quantized]
-    x = layers.Conv2D(widest, 3, padding="same")(quantized)
-    if num_classes is not None:
-        inputs.append(keras.Input((num_classes,), name="one_hot_label"))
-        bias = layers.Dense(widest, use_bias=False)(inputs[1])
-        x = layers.Add()([x, layers.Reshape((1, 1, widest))(bias)])
+    one_hot = class_input(num_classes)
+    x = add_class(layers.Conv2D(widest, 3, padding="same")(quantized), *one_hot)
     for _ in range(num_blocks):
         x = residual_block(x, widest)
     for channels in reversed([filters, *narrower] if num_downsamplings else []):
@@ -61,7 +61,7 @@ def build_decoder(image_shape, num_classes, dim, filters, num_downsamplings, num
         x = layers.Conv2DTranspose(channels, 4, strides=2, padding="same")(x)
     x = layers.Activation("silu")(x)
     x = layers.Conv2D(image_shape[-1], 3, padding="same")(x)
-    return keras.Model(inputs, x, name="decoder")
+    return keras.Model([quantized, *one_hot], x, name="decoder")
 
 
 @keras.saving.register_keras_serializable(package="kgen")
@@ -80,6 +80,12 @@ class VQVAE(ImageGenerator):
         filters: Int, filters after the first halving; they double up to four times.
         num_downsamplings: Int, how often the sides are halved.
         num_blocks: Int, residual blocks of the encoder and of the decoder.
+        network: `"convolutional"`, or `"vit"`: encoder and decoder are vision transformers over
+            patches of `2**num_downsamplings` pixels a side. `filters` and `num_blocks` are for
+            the first, `dim`, `num_layers` and `num_heads` for the second.
+        dim: Int, features of a patch.
+        num_layers: Int, transformer blocks of the encoder and of the decoder.
+        num_heads: Int; `dim / num_heads` divides by 4.
         commitment: Float, beta of equation 3, for a code book.
         ema_decay: Float, for `"ema"`, below 1.
         restart_threshold: Float: a code of a code book that is chosen less often than so many
@@ -129,6 +135,12 @@ class VQVAE(ImageGenerator):
             "num_downsamplings": 1,
         },
         "vqvae_28x28": {"image_shape": (28, 28, 1), "num_codes": 128, "embedding_dim": 32},
+        "vqvae_vit_28x28": {
+            "image_shape": (28, 28, 1),
+            "num_codes": 128,
+            "embedding_dim": 32,
+            "network": "vit",
+        },
         "vqvae_32x32": {"image_shape": (32, 32, 3), "filters": 64},
     }
 
@@ -143,6 +155,10 @@ class VQVAE(ImageGenerator):
         filters=32,
         num_downsamplings=2,
         num_blocks=2,
+        network="convolutional",
+        dim=128,
+        num_layers=4,
+        num_heads=4,
         commitment=0.25,
         ema_decay=0.99,
         restart_threshold=0.1,
@@ -162,11 +178,13 @@ class VQVAE(ImageGenerator):
             )
         for name, value, known in (
             ("quantizer", quantizer, QUANTIZERS),
+            ("network", network, NETWORKS),
             ("likelihood", likelihood, pixels.LIKELIHOODS),
             ("binarization", binarization, pixels.BINARIZATIONS),
         ):
             if value not in known:
                 raise ValueError(unknown_name(name, value, known))
+        check_vit(self.image_shape, 2**num_downsamplings, dim, num_layers, num_heads)
         if not 0 <= ema_decay < 1:
             raise ValueError(f"ema_decay must be 0 to 1, and below 1. Received: {ema_decay=}")
         if not 0 <= restart_threshold < 1:
@@ -181,6 +199,10 @@ class VQVAE(ImageGenerator):
         self.filters = filters
         self.num_downsamplings = num_downsamplings
         self.num_blocks = num_blocks
+        self.network = network
+        self.dim = dim
+        self.num_layers = num_layers
+        self.num_heads = num_heads
         self.commitment = commitment
         self.ema_decay = ema_decay
         self.restart_threshold = restart_threshold
@@ -198,14 +220,16 @@ class VQVAE(ImageGenerator):
                 dtype="float32",
                 name="quantizer",
             )
-        dim = self.quantizer.dim
+        channels = self.quantizer.dim
         with self.dtype_policy_scope():
-            self.encoder = build_encoder(
-                self.image_shape, dim, filters, num_downsamplings, num_blocks
-            )
-            self.decoder = build_decoder(
-                self.image_shape, num_classes, dim, filters, num_downsamplings, num_blocks
-            )
+            if network == "vit":
+                sizes = (channels, 2**num_downsamplings, dim, num_layers, num_heads)
+                self.encoder = build_vit_encoder(self.image_shape, None, *sizes)
+                self.decoder = build_vit_decoder(self.image_shape, num_classes, *sizes)
+            else:
+                sizes = (channels, filters, num_downsamplings, num_blocks)
+                self.encoder = build_encoder(self.image_shape, *sizes)
+                self.decoder = build_decoder(self.image_shape, num_classes, *sizes)
         self.log_scale = None
         if likelihood in ("gaussian", "discretized_logistic"):
             self.log_scale = self.add_weight(
@@ -223,6 +247,10 @@ class VQVAE(ImageGenerator):
             "filters": self.filters,
             "num_downsamplings": self.num_downsamplings,
             "num_blocks": self.num_blocks,
+            "network": self.network,
+            "dim": self.dim,
+            "num_layers": self.num_layers,
+            "num_heads": self.num_heads,
             "commitment": self.commitment,
             "ema_decay": self.ema_decay,
             "restart_threshold": self.restart_threshold,

@@ -14,6 +14,8 @@ from kgen.training.step import Batch
 IMAGES = np.random.default_rng(0).integers(0, 256, (48, 8, 8, 1), "uint8")
 LABELS = np.arange(48, dtype="int32") % 3
 LOG_2PI = np.log(2 * np.pi)
+#: In place of the preset's latent vector.
+MAPS = {"latent_dim": None, "latent_channels": 2}
 
 
 def tiny(**overrides):
@@ -133,11 +135,70 @@ def test_shapes_it_cannot_take(shape):
         tiny(image_shape=shape)
 
 
+@pytest.mark.parametrize("shape, latent_shape", [((8, 8, 1), (4, 4, 2)), ((12, 20, 3), (6, 10, 2))])
+def test_latent_maps_enter_and_leave_as_vectors(shape, latent_shape):
+    model = tiny(image_shape=shape, num_classes=3, **MAPS)
+    assert model.latent_shape == latent_shape and model.latent_dim == np.prod(latent_shape)
+    assert tiny().latent_shape == (1, 1, 4)
+    assert VAE.from_preset("vae_tiny", latent_dim=None).latent_shape == (1, 1, 32)
+    images = np.random.default_rng(0).integers(0, 256, (4, *shape), "uint8")
+    inputs = [images / np.float32(127.5) - 1, np.eye(3, dtype="float32")[LABELS[:4]]]
+    # The map itself, means and log-variances as channels, is what the last convolution gives.
+    convolutions = [x for x in model.encoder.layers if isinstance(x, keras.layers.Conv2D)]
+    outputs = numpy(keras.Model(model.encoder.inputs, convolutions[-1].output)(inputs))
+    flat = (numpy(x) for x in model.encode(images, LABELS[:4]))
+    mean, log_variance = (x.reshape(4, *latent_shape) for x in flat)
+    np.testing.assert_allclose(mean, outputs[..., :2], atol=1e-6)
+    np.testing.assert_allclose(log_variance, outputs[..., 2:], atol=1e-6)
+    assert model.generate(2, labels=1).shape == (2, *shape)
+    assert (model.generate(seeds=[3], labels=0) != model.generate(seeds=[3], labels=1)).any()
+
+
+def test_a_latent_place_tells_of_its_surroundings():
+    model = tiny(image_shape=(32, 32, 1), num_blocks=1, **MAPS)
+    assert model.latent_shape == (4, 4, 2)
+    latents = np.zeros((2, 4, 4, 2), "float32")
+    latents[1, 0, 0] = 10  # a corner
+    outputs = numpy(model.decoder([latents.reshape(2, -1)]))
+    changed = np.abs(outputs[1] - outputs[0])[..., 0] > 0
+    assert changed[:8, :8].all() and not changed[-4:].any() and not changed[:, -4:].any()
+
+
+@pytest.mark.parametrize("prior", ["standard", "vamp"])
+def test_latent_maps_train(prior):
+    model = tiny(num_classes=3, prior=prior, num_pseudo_inputs=5, **MAPS)
+    model.compile(learning_rate=1e-2)
+    history = model.fit(IMAGES, LABELS, batch_size=16, epochs=15, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0]
+    bounds = [
+        model.negative_log_likelihood(IMAGES, LABELS, importance_samples=k).mean() for k in (1, 50)
+    ]
+    assert bounds[1] < bounds[0]
+    config = model.get_config()
+    assert config["latent_dim"] is None and config["latent_channels"] == 2
+    again = VAE.from_config(config)
+    assert again.get_config() == config and again.latent_shape == (4, 4, 2)
+
+
+def test_latent_maps_survive_saving(tmp_path):
+    model = tiny(**MAPS)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again.generate(4), model.generate(4))
+
+
+def test_a_latent_map_ships(tmp_path, tensorflow_only):
+    import export
+
+    export.export(tiny(num_classes=3, **MAPS), tmp_path / "artifact", progress=False)
+
+
 def test_every_argument_is_in_the_config_and_survives_saving(tmp_path):
     arguments = {
         "image_shape": (12, 8, 3),
         "num_classes": 5,
         "latent_dim": 3,
+        "latent_channels": None,
         "filters": 6,
         "num_blocks": 1,
         "units": 7,
@@ -377,6 +438,8 @@ def test_posterior_collapse_is_named():
         ({"binarization": "dynamc"}, "Did you mean 'dynamic'"),
         ({"variance": -1.0}, "variance"),
         ({"num_classes": 0}, "num_classes"),
+        ({"latent_channels": 2}, "set latent_dim=None. Received: latent_dim=4, latent_channels=2"),
+        ({"latent_dim": None, "latent_channels": 0}, "positive int. Received: latent_channels=0"),
         ({"importance_samples": 0}, "importance_samples must be a positive int"),
         ({"importance_samples": 2.5}, "importance_samples must be a positive int"),
         ({"importance_samples": 2, "beta": 2.0}, "importance_samples=2, beta=2.0"),

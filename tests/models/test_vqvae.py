@@ -52,6 +52,24 @@ def test_every_quantizer_trains_encodes_and_decodes(quantizer):
     np.testing.assert_array_equal(numpy(rebuilt), images)
 
 
+@pytest.mark.parametrize("quantizer", ["ema", "fsq"])
+def test_vision_transformers_train_encode_and_decode(quantizer):
+    sizes = {"dim": 16, "num_layers": 1, "num_heads": 2}
+    model, history = trained(
+        8, network="vit", quantizer=quantizer, fsq_levels=(5, 4), num_classes=3, **sizes
+    )
+    assert history["loss"][-1] < history["loss"][0]
+    assert 0 < history["codes_used"][-1] <= 1
+    codes = numpy(model.encode(IMAGES))
+    assert codes.dtype == np.int32 and codes.shape == (48, *model.code_shape) == (48, 4, 4)
+    assert codes.min() >= 0 and codes.max() < model.num_codes and len(np.unique(codes)) > 4
+    images = numpy(model.decode(codes, LABELS))
+    assert images.dtype == np.uint8 and images.shape == IMAGES.shape
+    np.testing.assert_array_equal(images, numpy(model(IMAGES, LABELS)))
+    assert (images != numpy(model.decode(codes, (LABELS + 1) % 3))).any()
+    assert VQVAE.from_preset("vqvae_vit_28x28", **sizes).code_shape == (7, 7)
+
+
 def test_losses_against_their_formulas():
     model, _ = trained()
     batch = Batch(ops.convert_to_tensor(IMAGES), None, kgen.random.row_seeds(5, 48))
@@ -162,6 +180,10 @@ def test_every_argument_is_in_the_config_and_survives_saving(tmp_path):
         "filters": 6,
         "num_downsamplings": 2,
         "num_blocks": 1,
+        "network": "vit",
+        "dim": 24,
+        "num_layers": 2,
+        "num_heads": 3,
         "commitment": 0.5,
         "ema_decay": 0.9,
         "restart_threshold": 0.25,
@@ -185,6 +207,9 @@ def test_every_argument_is_in_the_config_and_survives_saving(tmp_path):
     "arguments, message",
     [
         ({"quantizer": "emma"}, "Did you mean 'ema'"),
+        ({"network": "vitt"}, "Did you mean 'vit'"),
+        ({"network": "vit", "num_heads": 3}, "num_heads must divide dim"),
+        ({"network": "vit", "num_layers": 0}, "positive int. Received: num_layers=0"),
         ({"likelihood": "gausian"}, "Did you mean 'gaussian'"),
         ({"binarization": "dynamc"}, "Did you mean 'dynamic'"),
         ({"num_codes": 1}, "num_codes"),

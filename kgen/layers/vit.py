@@ -1,0 +1,154 @@
+"""Vision transformers: images as sequences of patches.
+
+Dosovitskiy et al., "An image is worth 16x16 words" (ICLR 2021; arXiv 2010.11929), section 3.1;
+as encoder and decoder of latent variables Yu et al., "Vector-quantized image modeling with
+improved VQGAN" (ICLR 2022; arXiv 2110.04627), section 3.1.
+"""
+
+import keras
+from keras import layers, ops
+
+from kgen.image_generator import check_ints, unknown_name
+from kgen.layers.transformer import (
+    MLPS,
+    NORMALIZATIONS,
+    TransformerBlock,
+    grid_positions,
+    normalization,
+    rotary_angles,
+)
+from kgen.variational import add_class, class_input
+
+
+def patchify(x, patch_size):
+    """Cuts images into patches, in raster order: every patch becomes a token.
+
+    Args:
+        x: Tensor `[B, H, W, C]`.
+        patch_size: Int, p; it divides H and W.
+
+    Returns:
+        Tensor `[B, H/p * W/p, p * p * C]`; within a token rows, columns and channels.
+    """
+    height, width, channels = x.shape[1:]
+    rows, columns = height // patch_size, width // patch_size
+    x = ops.reshape(x, (-1, rows, patch_size, columns, patch_size * channels))
+    x = ops.transpose(x, (0, 1, 3, 2, 4))
+    return ops.reshape(x, (-1, rows * columns, patch_size * patch_size * channels))
+
+
+def unpatchify(tokens, patch_size, height, width):
+    """Puts patches together again, see `patchify`.
+
+    Args:
+        tokens: Tensor `[B, H/p * W/p, p * p * C]`.
+        patch_size: Int, p.
+        height: Int, H, of the image in pixels.
+        width: Int, W.
+
+    Returns:
+        Tensor `[B, H, W, C]`.
+    """
+    rows, columns = height // patch_size, width // patch_size
+    channels = tokens.shape[-1] // patch_size**2
+    x = ops.reshape(tokens, (-1, rows, columns, patch_size, patch_size * channels))
+    x = ops.transpose(x, (0, 1, 3, 2, 4))
+    return ops.reshape(x, (-1, height, width, channels))
+
+
+class GridPositions(layers.Layer):
+    """Adds to every token of a grid what is learnt for its row and for its column.
+
+    Args:
+        height: Int, h.
+        width: Int, w.
+
+    Call arguments:
+        x: Float tensor `[B, h * w, D]`.
+
+    Returns:
+        Float tensor `[B, h * w, D]`.
+    """
+
+    def __init__(self, height, width, **kwargs):
+        super().__init__(**kwargs)
+        self.height = height
+        self.width = width
+
+    def build(self, shape):
+        normal = keras.initializers.RandomNormal
+        self.rows = self.add_weight((self.height, 1, shape[-1]), normal(stddev=0.02), name="rows")
+        self.columns = self.add_weight((self.width, shape[-1]), normal(stddev=0.02), name="columns")
+
+    def call(self, x):
+        return x + ops.reshape(self.rows + self.columns, x.shape[1:])
+
+
+def build_vit_encoder(
+    image_shape,
+    num_classes,
+    channels,
+    patch_size,
+    dim,
+    num_layers,
+    num_heads,
+    mlp="gelu",
+    norm="layer",
+):
+    """(B, H, W, C) scaled pixels, and (B, num_classes), to (B, H/p, W/p, channels)."""
+    grid = [side // patch_size for side in image_shape[:2]]
+    inputs = [keras.Input(image_shape, name="pixels"), *class_input(num_classes)]
+    x = patchify(inputs[0], patch_size)
+    x = _transformer(x, grid, inputs[1:], dim, num_layers, num_heads, mlp, norm)
+    x = layers.Dense(channels)(x)
+    x = layers.Reshape((*grid, channels))(x)
+    return keras.Model(inputs, x, name="encoder")
+
+
+def build_vit_decoder(
+    image_shape,
+    num_classes,
+    channels,
+    patch_size,
+    dim,
+    num_layers,
+    num_heads,
+    mlp="gelu",
+    norm="layer",
+):
+    """(B, H/p, W/p, channels), and (B, num_classes), to (B, H, W, C) likelihood parameters."""
+    grid = [side // patch_size for side in image_shape[:2]]
+    inputs = [keras.Input((*grid, channels), name="latent_map"), *class_input(num_classes)]
+    x = layers.Reshape((grid[0] * grid[1], channels))(inputs[0])
+    x = _transformer(x, grid, inputs[1:], dim, num_layers, num_heads, mlp, norm)
+    x = layers.Dense(patch_size**2 * image_shape[-1])(x)
+    x = unpatchify(x, patch_size, *image_shape[:2])
+    return keras.Model(inputs, x, name="decoder")
+
+
+def _transformer(x, grid, one_hot, dim, num_layers, num_heads, mlp, norm):
+    """(B, h * w, features) to (B, h * w, dim): what every token makes of all of them."""
+    x = GridPositions(*grid)(layers.Dense(dim)(x))
+    x = add_class(x, *one_hot)
+    angles = rotary_angles(grid_positions(*grid), dim // num_heads)
+    for _ in range(num_layers):
+        x = TransformerBlock(dim, num_heads, angles, mlp=mlp, norm=norm)(x)
+    return normalization(norm)(x)
+
+
+def check_vit(image_shape, patch_size, dim, num_layers, num_heads, mlp="gelu", norm="layer"):
+    """Raises a ValueError that names the argument which no vision transformer can have."""
+    for name, value, known in (("mlp", mlp, MLPS), ("norm", norm, NORMALIZATIONS)):
+        if value not in known:
+            raise ValueError(unknown_name(name, value, known))
+    check_ints(1, patch_size=patch_size, dim=dim, num_layers=num_layers, num_heads=num_heads)
+    if any(side % patch_size for side in image_shape[:2]):
+        raise ValueError(
+            "patch_size must divide the image's sides. Received: "
+            f"patch_size={patch_size}, image_shape={tuple(image_shape)}"
+        )
+    if dim % num_heads or dim // num_heads % 4:
+        raise ValueError(
+            "num_heads must divide dim, and a head must have a multiple of 4 features. Received: "
+            f"dim={dim}, num_heads={num_heads}"
+        )
