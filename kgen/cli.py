@@ -591,7 +591,10 @@ def complete(
             help="Also keep pixels after those to draw, which these cannot be conditioned on.",
         ),
     ] = False,
-    temperature: Annotated[float, typer.Option(help="Above 0; below 1, likelier pixels.")] = 1.0,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any option of the model's sampler."),
+    ] = None,
     seed: Seed = 0,
     output: Annotated[
         pathlib.Path, typer.Option("-o", "--output", help="The .png to write.")
@@ -602,48 +605,126 @@ def complete(
     """Keep a part of images and have the model draw the rest.
 
     Each row of the picture is an image, what is kept of it (the rest in grey), and
-    its completions. A pixel is drawn given all pixels above it and left of it.
+    its completions. An autoregressive model draws a pixel given all pixels above it
+    and left of it; MaskGIT and DiT see all that is kept.
 
     Example: kgen complete runs/gated_pixelcnn-mnist --keep 0.4 -o completions.png
 
-    Example: kgen complete runs/gated_pixelcnn-photos --data mine/ --mask mask.png
+    Example: kgen complete runs/dit-photos --data mine/ --mask mask.png --set num_steps=16
     """
+    options = _settings(settings or [])
     with _work(as_json):
         import numpy as np
 
         from kgen import images
 
         loaded, run = _load_model(model)
-        if not hasattr(loaded, "complete"):
+        method = getattr(loaded, "complete", None) or getattr(loaded, "inpaint", None)
+        if method is None:
             raise ValueError(f"{type(loaded).__name__} cannot complete images.")
-        chosen = _data(loaded, run, model, data).split(split)
-        n = min(n, len(chosen))
-        given = loaded.cut_to_levels(chosen.images[:n])
-        labels = None
-        if loaded.num_classes is not None and chosen.labels is not None:
-            labels = np.repeat(chosen.labels[:n], samples)
+        given, labels = _given(loaded, run, model, data, split, n)
+        if hasattr(loaded, "cut_to_levels"):
+            given = loaded.cut_to_levels(given)
+            options |= {"strict": not any_order}
         height, width, _ = loaded.image_shape
         if mask is None:
             known = np.arange(height)[:, None] < round(keep * height)
             known = np.broadcast_to(known, (height, width))
         else:
             known = images.load_mask(mask)
-        drawn = loaded.complete(
+        drawn = method(
             np.repeat(given, samples, axis=0),
             known,
-            labels,
+            None if labels is None else np.repeat(labels, samples),
             seed,
-            temperature=temperature,
-            strict=not any_order,
             batch_size=batch_size,
+            **options,
         )
         kept = np.where(known[..., None], given, np.uint8(128))
-        rows = [given[:, None], kept[:, None], drawn.reshape(n, samples, *given.shape[1:])]
-        pictures = np.concatenate(rows, axis=1).reshape(-1, *loaded.image_shape)
-        scale = images.viewing_scale(loaded.image_shape)
-        images.save_png(images.grid(pictures, samples + 2, scale=scale), output)
-    result = {"output": str(output), "images": n, "samples": samples, "seed": seed}
-    _print(result, as_json, f"{n} images with {samples} completions each: {output}")
+        _save_rows([given[:, None], kept[:, None], drawn], samples + 2, output)
+    result = {"output": str(output), "images": len(given), "samples": samples, "seed": seed}
+    _print(result, as_json, f"{len(given)} images with {samples} completions each: {output}")
+
+
+@app.command()
+def vary(
+    model: Model,
+    data: Annotated[
+        str | None, typer.Option(help="Source of the images.", show_default="the run's own")
+    ] = None,
+    split: Annotated[str, typer.Option(help="test, validation or train.")] = "test",
+    n: Annotated[int, typer.Option("-n", "--number", min=1, help="How many images.")] = 8,
+    strengths: Annotated[
+        str, typer.Option(help="How far to go from the image, each 0 to 1; one column each.")
+    ] = "0.2,0.4,0.6,0.8,1",
+    label: Annotated[
+        int | None, typer.Option(help="Class to turn them into.", show_default="their own")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any option of the model's sampler."),
+    ] = None,
+    seed: Seed = 0,
+    output: Annotated[
+        pathlib.Path, typer.Option("-o", "--output", help="The .png to write.")
+    ] = pathlib.Path("variations.png"),
+    batch_size: BatchSize = 64,
+    as_json: Json = False,
+):
+    """Draw variations of images, from near to far.
+
+    Each row of the picture is an image and its variations, one for each strength.
+
+    Example: kgen vary runs/dit-photos --data mine/ --strengths 0.3,0.6 -o variations.png
+
+    Example: kgen vary runs/dit-mnist --label 3 --set guidance_scale=2
+    """
+    options = _settings(settings or [])
+    try:
+        far = [float(part) for part in strengths.split(",")]
+    except ValueError as error:
+        raise ValueError(
+            f"--strengths takes numbers such as 0.3,0.6. Received: --strengths {strengths}"
+        ) from error
+    with _work(as_json):
+        import numpy as np
+
+        loaded, run = _load_model(model)
+        if not hasattr(loaded, "vary"):
+            raise ValueError(f"{type(loaded).__name__} cannot vary images.")
+        given, labels = _given(loaded, run, model, data, split, n)
+        if label is not None:
+            labels = np.full(len(given), label)
+        drawn = loaded.vary(
+            np.repeat(given, len(far), axis=0),
+            np.tile(far, len(given)),
+            None if labels is None else np.repeat(labels, len(far)),
+            seed,
+            batch_size=batch_size,
+            **options,
+        )
+        _save_rows([given[:, None], drawn], len(far) + 1, output)
+    result = {"output": str(output), "images": len(given), "strengths": far, "seed": seed}
+    _print(result, as_json, f"{len(given)} images with {len(far)} variations each: {output}")
+
+
+def _given(loaded, run, model, data, split, n):
+    """The first images of a source, and their labels for a class-conditional model."""
+    chosen = _data(loaded, run, model, data).split(split)
+    labels = None if loaded.num_classes is None or chosen.labels is None else chosen.labels[:n]
+    return chosen.images[:n], labels
+
+
+def _save_rows(parts, columns, output):
+    """Writes a picture with a row for each image, from arrays `[N, ...]` of its parts."""
+    import numpy as np
+
+    from kgen import images
+
+    count, shape = len(parts[0]), parts[0].shape[-3:]
+    rows = np.concatenate([part.reshape(count, -1, *shape) for part in parts], axis=1)
+    scale = images.viewing_scale(shape)
+    images.save_png(images.grid(rows.reshape(-1, *shape), columns, scale=scale), output)
 
 
 @app.command()

@@ -7,6 +7,7 @@ from kgen.image_generator import unknown_name
 _FILES = {
     "vae": ("kgen.models.vae", "VAE"),
     "dcgan": ("kgen.models.dcgan", "DCGAN"),
+    "dit": ("kgen.models.dit", "DiT"),
     "gated_pixelcnn": ("kgen.models.gated_pixelcnn", "GatedPixelCNN"),
     "pixelcnn": ("kgen.models.pixelcnn", "PixelCNN"),
     "pixelcnn_pp": ("kgen.models.pixelcnn_pp", "PixelCNNpp"),
@@ -14,22 +15,27 @@ _FILES = {
     "vqvae": ("kgen.models.vqvae", "VQVAE"),
     "vq_pixelcnn": ("kgen.models.vq_pixelcnn", "VQPixelCNN"),
     "ladder_vae": ("kgen.models.ladder_vae", "LadderVAE"),
+    "vit_vae": ("kgen.models.vit_vae", "ViTVAE"),
     "image_gpt": ("kgen.models.image_gpt", "ImageGPT"),
     "vq_transformer": ("kgen.models.vq_transformer", "VQTransformer"),
+    "maskgit": ("kgen.models.maskgit", "MaskGIT"),
 }
 
 __all__ = [
     "DCGAN",
     "VAE",
     "VQVAE",
+    "DiT",
     "GatedPixelCNN",
     "ImageGPT",
     "LadderVAE",
+    "MaskGIT",
     "PixelCNN",
     "PixelCNNpp",
     "PixelRNN",
     "VQPixelCNN",
     "VQTransformer",
+    "ViTVAE",
     "get",
     "registered",
 ]

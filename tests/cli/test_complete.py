@@ -52,7 +52,7 @@ def test_complete_with_a_mask(result, refused, run, tmp_path):
 
 def test_complete_refuses(refused, run, vae_run, tmp_path):
     assert "VAE cannot complete images" in refused("complete", vae_run)
-    assert "temperature must be above 0" in refused("complete", run, "--temperature", 0)
+    assert "temperature must be above 0" in refused("complete", run, "--set", "temperature=0")
     Image.new("L", (5, 5)).save(tmp_path / "small.png")
     message = refused("complete", run, "--mask", tmp_path / "small.png")
     assert "mask must have shape (8, 8)" in message and "(5, 5)" in message
