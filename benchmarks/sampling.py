@@ -1,7 +1,8 @@
-"""The cached samplers against the whole network for every pixel, and in ONNX Runtime.
+"""The cached samplers against the whole network for every pixel, and as artifacts.
 
     python benchmarks/sampling.py
     python benchmarks/sampling.py gated_pixelcnn --pixels 784
+    python benchmarks/sampling.py --growth    # cost of a token as the image grows
 
 The slow sampler, which is what other libraries have, runs the whole network for each value
 of each pixel and keeps one. It is timed on the first pixels (`--pixels`) and scaled to the
@@ -46,9 +47,12 @@ def main():
     parser.add_argument("models", nargs="*", default=list(CASES), metavar="MODEL")
     parser.add_argument("--pixels", type=int, default=20, help="pixels of the slow sampler")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--no-onnx", action="store_true", help="leave out ONNX Runtime")
+    parser.add_argument("--no-export", action="store_true", help="leave out the artifacts")
     parser.add_argument("--no-xla", action="store_true", help="leave out TensorFlow with XLA")
+    parser.add_argument("--growth", action="store_true", help="ImageGPT of 64 to 1,024 tokens")
     args = parser.parse_args()
+    if args.growth:
+        return growth(args)
     for name in args.models:
         if name not in CASES:
             parser.error(f"unknown model {name!r}; there are {', '.join(CASES)}")
@@ -93,22 +97,52 @@ def measure(name, build, options, batch, args):
 
         again = by_xla()
         report("XLA", by_xla, cached, slow, again == images, args)
-    if args.no_onnx:
+    if args.no_export:
         return
     import onnxruntime
+    import tensorflow as tf
 
     import export
 
     with tempfile.TemporaryDirectory() as folder:
         artifact = pathlib.Path(folder) / "artifact"
-        export.export(model, artifact, formats=["onnx"], progress=False)
+        export.export(model, artifact, progress=False)
         session = onnxruntime.InferenceSession(artifact / "onnx" / "generate.onnx")
-        (again,) = session.run(["image"], {"seed": seeds})
+        loaded = tf.saved_model.load(artifact / "saved_model" / "1")
+        signature = loaded.signatures["generate_xla"]
 
         def by_onnx():
-            return session.run(["image"], {"seed": seeds})
+            return session.run(["image"], {"seed": seeds})[0]
 
-        report("ONNX", by_onnx, cached, slow, again == images, args)
+        def by_saved_model():
+            return signature(seed=tf.constant(seeds))["image"].numpy()
+
+        for name, function in (("SavedModel", by_saved_model), ("ONNX", by_onnx)):
+            if name == "ONNX" or not args.no_xla:
+                report(name, function, cached, slow, function() == images, args)
+
+
+def growth(args):
+    """Seconds per token of ImageGPT, batch 1: linear in the tokens so far, and little of it."""
+    first = {}
+    for side in (8, 16, 32):
+        keras.utils.set_random_seed(0)
+        model = kgen.models.ImageGPT((side, side, 1), num_levels=17, num_layers=3)
+        for jit in (False, True):
+            compiled = compile_function(model, model.sample, jit_compile=jit)
+
+            def draw(compiled=compiled):
+                return ops.convert_to_numpy(compiled(ops.convert_to_tensor([0], "int32")))
+
+            draw()
+            token = repeat(draw, args.repeats) / side**2
+            ratio = token / first.setdefault(jit, token)
+            name = "XLA" if jit else "TensorFlow"
+            print(
+                f"{side**2:5} tokens, {name:10}: {1e3 * token:.3f} ms a token, {ratio:.2f} of that "
+                "of 64 tokens",
+                flush=True,
+            )
 
 
 def report(name, function, cached, slow, equal, args):

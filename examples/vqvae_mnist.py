@@ -3,9 +3,12 @@
     python examples/vqvae_mnist.py --data mnist.npz --out runs/vqvae_mnist
     python examples/vqvae_mnist.py --data mnist.npz --quantizer fsq --out runs/fsq_mnist
 
-Measured on a busy machine with 2 cores (AMD EPYC), TensorFlow, seed 0: the VQ-VAE uses 97.3 %
-of its 128 codes by the end of the first of 5 epochs and all of them from then on; test
-reconstruction 725.86 nats. The prior is not measured yet.
+Measured on a busy machine with 2 cores (AMD EPYC), TensorFlow, seed 0: the VQ-VAE takes 9 CPU
+minutes and uses 97.3 % of its 128 codes by the end of the first of 5 epochs and all of them
+from then on. The prior takes 11 CPU minutes. Test: codes 113.55 nats + image given its codes
+725.86 nats = 839.41 nats, 1.545 bits per dimension, an upper bound. Samples:
+pictures/vqvae_mnist.png; images and their reconstructions:
+pictures/vqvae_mnist_reconstructions.png.
 """
 
 import argparse
