@@ -6,7 +6,9 @@ The test set is binarised once, from seed 0, and is not Larochelle's static bina
 
 Measured on a busy machine with 2 cores (AMD EPYC), TensorFlow, seed 0: 6 epochs in 52 minutes,
 55 CPU minutes; test NLL 83.01 nats, exact. Samples: pictures/gated_pixelcnn_mnist.png;
-completions of the lower half: pictures/gated_pixelcnn_mnist_completions.png.
+completions of the lower half: pictures/gated_pixelcnn_mnist_completions.png. On 256 levels
+(`--num-levels 256 --epochs 1`): 11 CPU minutes; test NLL 618.25 nats, 1.1377 bits per
+dimension, exact; strokes, and few digits: pictures/gated_pixelcnn_mnist_256.png.
 """
 
 import argparse
