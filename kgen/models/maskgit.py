@@ -154,7 +154,7 @@ class MaskGIT(TwoStageGenerator):
         seed: Int, see `ImageGenerator`.
 
     Logs `loss`, the cross-entropy in nats per hidden code (smoothed in training, not in
-    evaluation), and `masked_accuracy`, the share of the hidden codes that are the likeliest.
+    evaluation), and `masked_accuracy`, the share of hidden codes that the prior finds likeliest.
     There is no likelihood.
 
     Example:
