@@ -320,8 +320,8 @@ class DiT(ImageGenerator):
         }
 
     def default_optimizer(self, learning_rate=None):
-        # 1e-3 for 128 features and 1.1e-4 for XL's 1152: wider networks bear shorter steps.
-        rate = 0.128 / self.dim if learning_rate is None else learning_rate
+        # 1e-3 to 128 features and 1.1e-4 for XL's 1152: wider networks bear shorter steps.
+        rate = min(1e-3, 0.128 / self.dim) if learning_rate is None else learning_rate
         return keras.optimizers.Adam(rate, beta_2=0.99, global_clipnorm=1.0)
 
     # Latents --------------------------------------------------------------------------

@@ -162,3 +162,8 @@ class ViTVAE(VAE):
             "mlp": self.mlp,
             "norm": self.norm,
         }
+
+    def default_optimizer(self, learning_rate=None):
+        # Unclipped, first steps throw the latent variables away, and digits stay without them.
+        rate = min(1e-3, 0.128 / self.dim) if learning_rate is None else learning_rate
+        return keras.optimizers.Adam(rate, beta_2=0.99, global_clipnorm=1.0)

@@ -130,6 +130,16 @@ def test_training_lowers_the_loss(arguments):
     assert history["loss"][-1] < 0.8 * history["loss"][0]
 
 
+def test_steps_are_clipped_and_shorter_for_wide_networks():
+    for dim, rate in ((16, 1e-3), (128, 1e-3), (256, 5e-4)):
+        model = tiny(dim=dim)
+        model.compile()
+        assert model.optimizer.global_clipnorm == 1.0
+        assert float(numpy(model.optimizer.learning_rate)) == pytest.approx(rate)
+    model.compile(learning_rate=0.125)
+    assert float(numpy(model.optimizer.learning_rate)) == 0.125
+
+
 def test_it_learns_the_halves_of_images(trained):
     model, history = trained
     # Two coin flips are 1.4 nats; told of neither, all 64 pixels would be coin flips, 44 nats.
