@@ -2,6 +2,12 @@
 
 python examples/vqvae_mnist.py --data mnist.npz --out runs/vqvae_mnist
 python examples/maskgit_mnist.py --data mnist.npz --tokenizer runs/vqvae_mnist/tokenizer.keras
+
+Measured on a busy machine with 2 cores (AMD EPYC), TensorFlow, seed 0, 2 epochs, 8 CPU minutes
+each: causal transformer FD-lenet128 32.13, label accuracy 0.811, codes 114.4 nats; MaskGIT in 8
+steps 69.97 and 0.866 (floor 2.828). 12 and 16 steps and the times, for which a quiet machine is
+needed, are not measured yet. Digits 0 to 7, a row each: pictures/vq_transformer_mnist.png and
+maskgit_mnist.png; completions of upper halves: pictures/maskgit_mnist_completions.png.
 """
 
 import argparse
