@@ -62,6 +62,47 @@ def test_complete_refuses(refused, run, vae_run, tmp_path):
     assert "class-conditional and needs labels" in message
 
 
+@pytest.fixture(scope="module")
+def dit_run(tmp_path_factory):
+    from kgen.cli import main
+
+    folder = tmp_path_factory.mktemp("dit") / "run"
+    line = f"train dit_tiny --data digits --conditional --epochs 1 --batch-size 256 --run {folder}"
+    assert main(line.split()) == 0
+    return folder
+
+
+def test_inpaint(result, refused, dit_run, tmp_path):
+    """A model without an order sees all that is kept, and takes its own options."""
+    mask = np.zeros((8, 8), "uint8")
+    mask[4:] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    out = tmp_path / "completions.png"
+    line = ("complete", dit_run, "--mask", tmp_path / "mask.png", "-n", 2, "-o", out)
+    assert result(*line, "--samples", 3, "--set", "num_steps=4")["images"] == 2
+    images = load_model(dit_run)[1].load_data().test.images
+    picture = pixels(out)
+    assert picture.shape == (2 * 34 + 2, 5 * 34 + 2)
+    np.testing.assert_array_equal(picture[2 + 16 : 34 : 4, 70:102:4], images[0, 4:, :, 0])
+    assert "num_steps must be a positive int" in refused(*line, "--set", "num_steps=0")
+
+
+def test_vary(result, refused, run, dit_run, tmp_path):
+    out = tmp_path / "variations.png"
+    found = result("vary", dit_run, "-n", 3, "--strengths", "0,0.5", "--label", 7, "-o", out)
+    assert (found["images"], found["strengths"]) == (3, [0.0, 0.5])
+    images = load_model(dit_run)[1].load_data().test.images
+    picture = pixels(out)
+    assert picture.shape == (3 * 34 + 2, 3 * 34 + 2), "an image, two variations"
+    np.testing.assert_array_equal(picture[2:34:4, 2:34:4], images[0, ..., 0])
+    np.testing.assert_array_equal(picture[2:34:4, 36:68:4], images[0, ..., 0])
+    assert (picture[2:34:4, 70:102:4] != images[0, ..., 0]).any()
+    assert "cannot vary images" in refused("vary", run)
+    assert "strength must be 0 to 1" in refused("vary", dit_run, "--strengths", "2")
+    assert "--strengths takes numbers" in refused("vary", dit_run, "--strengths", "far")
+    assert "labels must be in 0 to 9" in refused("vary", dit_run, "--label", 12)
+
+
 def test_evaluate_says_exact(result, run):
     report = result("evaluate", run, "--metrics", "kd", "--num-samples", 64)
     assert report["likelihood"]["kind"] == "exact"
