@@ -27,7 +27,7 @@ from kgen.layers.transformer import (
 )
 from kgen.models.image_gpt import check_transformer, gpt_optimizer, hide_labels
 from kgen.training.step import Batch, whole_batch
-from kgen.two_stage import TwoStageGenerator
+from kgen.two_stage import TwoStageGenerator, known_cells
 
 #: The confidence in codes that are known, above that in any drawn one.
 CERTAIN = 1e30
@@ -477,11 +477,7 @@ class MaskGIT(TwoStageGenerator):
         )
 
     def _complete(self, images, mask, seeds, labels=None, **options):
-        codes = self.tokenizer.code_shape
-        sides = zip(codes, self.image_shape[:2], strict=True)
-        (height, rows), (width, columns) = ((code, side // code) for code, side in sides)
-        known = ops.reshape(ops.cast(mask, "int32"), (-1, height, rows, width, columns))
-        known = ops.min(known, axis=(2, 4))
+        known = known_cells(mask, *self.tokenizer.code_shape)
         mask = ops.cast(mask[..., None], "bool")
         encoded = self.encode(self._blank(Batch(images, labels, seeds), mask))
         drawn = self.decode(self.draw_codes(seeds, labels, encoded, known, **options), labels)
