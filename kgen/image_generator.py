@@ -250,7 +250,9 @@ class ImageGenerator(TrainingStep, keras.Model):
             List of floats, or a dict.
         """
         self.test_steps.assign(0)
-        return super().evaluate(self._batches(x, y, batch_size), **kwargs)
+        figures = super().evaluate(self._batches(x, y, batch_size), **kwargs)
+        # Keras gives a single figure without its list.
+        return figures if isinstance(figures, (list, dict)) else [figures]
 
     def needs_adapting(self):
         """Whether `fit` must call `adapt(images)`, which a subclass has, before it begins."""
