@@ -11,7 +11,7 @@ import keras
 from keras import layers
 
 from kgen.image_generator import check_ints
-from kgen.layers.vit import build_vit_decoder, build_vit_encoder, check_vit
+from kgen.layers.vit import build_vit_decoder, build_vit_encoder, check_vit, vit_optimizer
 from kgen.models.vae import VAE, flatten_statistics
 
 
@@ -164,6 +164,4 @@ class ViTVAE(VAE):
         }
 
     def default_optimizer(self, learning_rate=None):
-        # Unclipped, first steps throw the latent variables away, and digits stay without them.
-        rate = min(1e-3, 0.128 / self.dim) if learning_rate is None else learning_rate
-        return keras.optimizers.Adam(rate, beta_2=0.99, global_clipnorm=1.0)
+        return vit_optimizer(self.dim, learning_rate)

@@ -17,7 +17,7 @@ from kgen import random
 from kgen.endpoint import Endpoint, TensorSpec, image_spec, label_spec
 from kgen.image_generator import ImageGenerator, check_ints, unknown_name
 from kgen.layers.quantizers import FSQ, VectorQuantizer
-from kgen.layers.vit import build_vit_decoder, build_vit_encoder, check_vit
+from kgen.layers.vit import build_vit_decoder, build_vit_encoder, check_vit, vit_optimizer
 from kgen.losses import pixels
 from kgen.variational import add_class, class_input, residual_block
 
@@ -257,6 +257,11 @@ class VQVAE(ImageGenerator):
             "likelihood": self.likelihood,
             "binarization": self.binarization,
         }
+
+    def default_optimizer(self, learning_rate=None):
+        if self.network == "vit":
+            return vit_optimizer(self.dim, learning_rate)
+        return super().default_optimizer(learning_rate)
 
     # Network --------------------------------------------------------------------------
 

@@ -67,6 +67,8 @@ def test_vision_transformers_train_encode_and_decode(quantizer):
     assert images.dtype == np.uint8 and images.shape == IMAGES.shape
     np.testing.assert_array_equal(images, numpy(model(IMAGES, LABELS)))
     assert (images != numpy(model.decode(codes, (LABELS + 1) % 3))).any()
+    assert model.optimizer.global_clipnorm == 1.0
+    assert tiny().default_optimizer().global_clipnorm is None
     assert VQVAE.from_preset("vqvae_vit_28x28", **sizes).code_shape == (7, 7)
 
 
