@@ -98,9 +98,8 @@ def untrained(stage, argument):
     if ops.convert_to_numpy(stage.training_steps) > 0:
         return []
     return [
-        f"untrained {argument}: the {type(stage).__name__} whose codes are learnt has fresh "
-        f"weights, so that the images will mean nothing. Train one first, and give it, or its "
-        f"run's folder, as {argument}."
+        f"untrained {argument}: the {type(stage).__name__} has fresh weights, so that the images "
+        f"will mean nothing. Train one first, and give it, or its run's folder, as {argument}."
     ]
 
 
