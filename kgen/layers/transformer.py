@@ -11,6 +11,7 @@ transformers" (ICCV 2023; arXiv 2212.09748), section 3.2.
 Tensors are (B, T, D): batch, tokens, features; N heads have H = D / N features each.
 """
 
+import keras
 import numpy as np
 from keras import layers, ops
 
@@ -102,6 +103,29 @@ class RMSNorm(layers.Layer):
         return x * ops.cast(self.scale, x.dtype) if self.use_scale else x
 
 
+def attend(query, key, value, causal):
+    """Scaled dot-product attention; Vaswani et al., equation 1.
+
+    Args:
+        query, key, value: Float tensors `[B, T, N, H]`.
+        causal: Bool, a token sees itself and those before it.
+
+    Returns:
+        Float tensor `[B, T, N, H]`.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return ops.dot_product_attention(query, key, value, is_causal=causal)
+    # No fused kernel is lost here: Keras's is two einsums, which take half as long again.
+    query, key, value = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))
+    scores = ops.matmul(query * query.shape[-1] ** -0.5, ops.transpose(key, (0, 1, 3, 2)))
+    scores = ops.cast(scores, "float32")
+    if causal:
+        length = query.shape[2]
+        scores += np.where(np.tri(length, dtype="bool"), 0, HIDDEN).astype("float32")
+    weights = ops.cast(ops.softmax(scores, axis=-1), value.dtype)
+    return ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
+
+
 class Attention(layers.Layer):
     """Multi-head self-attention, over all tokens at once or token by token with a cache.
 
@@ -144,9 +168,9 @@ class Attention(layers.Layer):
 
     def _heads(self, x):
         """Queries, keys and values `[..., N, H]` of `[..., D]`."""
-        shape = (-1, *x.shape[1:-1], 3, self.num_heads, self.head_dim)
-        heads = ops.reshape(self.qkv(x), shape)
-        query, key, value = (heads[..., i, :, :] for i in range(3))
+        shape = (-1, *x.shape[1:-1], self.num_heads, self.head_dim)
+        # Split and not sliced: TensorFlow's gradient of a slice fills the whole tensor with zeros.
+        query, key, value = (ops.reshape(y, shape) for y in ops.split(self.qkv(x), 3, axis=-1))
         if self.norms:
             query, key = self.norms[0](query), self.norms[1](key)
         return query, key, value
@@ -156,7 +180,7 @@ class Attention(layers.Layer):
         if self.rotation:
             angles = [part[:, None] for part in self.rotation]  # (T, 1, H / 2)
             query, key = rotate(query, *angles), rotate(key, *angles)
-        x = ops.dot_product_attention(query, key, value, is_causal=self.causal)
+        x = attend(query, key, value, self.causal)
         return self.out(ops.reshape(x, (-1, *x.shape[1:-2], self.dim)))
 
     # Token by token: keys and values are kept as rows of one matrix, head after head and in
