@@ -1,4 +1,4 @@
-"""PixelCNN, PixelRNN or PixelCNN++ on dynamically binarised MNIST, small and brief.
+"""PixelCNN, PixelRNN, PixelCNN++ or ImageGPT on dynamically binarised MNIST, small and brief.
 
     python examples/autoregressive_mnist.py pixelcnn --data mnist.npz
 
@@ -29,6 +29,7 @@ MODELS = {
     "pixelcnn": {"filters": 64, "num_layers": 6},
     "pixelrnn": {"filters": 16, "num_layers": 2},
     "pixelcnn_pp": {"filters": 16, "num_blocks": 1, "dropout": 0.0, "ema_decay": 0.99},
+    "image_gpt": {"dim": 64, "num_layers": 3},
 }
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -39,6 +40,8 @@ parser.add_argument("--epochs", type=int, default=1)
 parser.add_argument("--batch-size", type=int, default=32)
 parser.add_argument("--train-images", type=int, default=60_000)
 parser.add_argument("--test-images", type=int, default=10_000)
+parser.add_argument("--points", type=int, default=1, help="lines of the curve per epoch")
+parser.add_argument("--dtype", default="float32", help="in which the layers compute")
 parser.add_argument("--seed", type=int, default=0)
 args = parser.parse_args()
 out = pathlib.Path(args.out or f"runs/{args.model}_mnist")
@@ -50,11 +53,19 @@ images = data.train.images[: args.train_images]
 test = data.test.binarized(seed=0).images[:: len(data.test) // args.test_images]
 
 model = kgen.models.get(args.model)((28, 28, 1), num_levels=2, seed=args.seed, **MODELS[args.model])
-steps = args.epochs * (len(images) // args.batch_size)
-model.compile(learning_rate=keras.optimizers.schedules.CosineDecay(2e-3, steps))
+steps = len(images) // args.batch_size // args.points
+model.compile(
+    learning_rate=keras.optimizers.schedules.CosineDecay(2e-3, args.epochs * args.points * steps)
+)
 
 start, cpu_start = time.perf_counter(), time.process_time()
-model.fit(images, batch_size=args.batch_size, epochs=args.epochs, verbose=2)
+model.fit(
+    images,
+    batch_size=args.batch_size,
+    epochs=args.epochs * args.points,
+    steps_per_epoch=steps,
+    verbose=2,
+)
 minutes = (time.perf_counter() - start) / 60
 cpu_minutes = (time.process_time() - cpu_start) / 60
 model.save(out / "model.keras")

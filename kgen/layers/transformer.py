@@ -117,13 +117,31 @@ def attend(query, key, value, causal):
         return ops.dot_product_attention(query, key, value, is_causal=causal)
     # No fused kernel is lost here: Keras's is two einsums, which take half as long again.
     query, key, value = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))
-    scores = ops.matmul(query * query.shape[-1] ** -0.5, ops.transpose(key, (0, 1, 3, 2)))
-    scores = ops.cast(scores, "float32")
-    if causal:
-        length = query.shape[2]
-        scores += np.where(np.tri(length, dtype="bool"), 0, HIDDEN).astype("float32")
-    weights = ops.cast(ops.softmax(scores, axis=-1), value.dtype)
-    return ops.transpose(ops.matmul(weights, value), (0, 2, 1, 3))
+    query = query * query.shape[-1] ** -0.5
+    if not causal:
+        return ops.transpose(_weigh(query, key, value), (0, 2, 1, 3))
+    # Block by block, each with the keys that it may see: little over half of the arithmetic.
+    length = query.shape[2]
+    blocks = max(1, min(length // 64, 8))
+    ends = [length * (i + 1) // blocks for i in range(blocks)]
+    parts = []
+    for start, end in zip([0, *ends], ends, strict=False):
+        part, keys, values = (_rows(query, start, end), _rows(key, 0, end), _rows(value, 0, end))
+        seen = np.tri(end - start, end, start, dtype="bool")
+        parts.append(_weigh(part, keys, values, np.where(seen, 0, HIDDEN).astype("float32")))
+    return ops.transpose(ops.concatenate(parts, axis=2), (0, 2, 1, 3))
+
+
+def _weigh(query, key, value, bias=0.0):
+    """The values, weighed by how their keys answer the scaled queries; `[B, N, T, H]` each."""
+    scores = ops.cast(ops.matmul(query, ops.transpose(key, (0, 1, 3, 2))), "float32") + bias
+    return ops.matmul(ops.cast(ops.softmax(scores, axis=-1), value.dtype), value)
+
+
+def _rows(x, start, end):
+    """`x[:, :, start:end]`, by `split`, whose gradient on TensorFlow is fast."""
+    inner = [place for place in (start, end) if 0 < place < x.shape[2]]
+    return ops.split(x, inner, axis=2)[int(start > 0)] if inner else x
 
 
 class Attention(layers.Layer):
@@ -170,7 +188,8 @@ class Attention(layers.Layer):
         """Queries, keys and values `[..., N, H]` of `[..., D]`."""
         shape = (-1, *x.shape[1:-1], self.num_heads, self.head_dim)
         # Split and not sliced: TensorFlow's gradient of a slice fills the whole tensor with zeros.
-        query, key, value = (ops.reshape(y, shape) for y in ops.split(self.qkv(x), 3, axis=-1))
+        parts = ops.split(_dense(self.qkv, x), 3, axis=-1)
+        query, key, value = (ops.reshape(part, shape) for part in parts)
         if self.norms:
             query, key = self.norms[0](query), self.norms[1](key)
         return query, key, value
@@ -181,7 +200,7 @@ class Attention(layers.Layer):
             angles = [part[:, None] for part in self.rotation]  # (T, 1, H / 2)
             query, key = rotate(query, *angles), rotate(key, *angles)
         x = attend(query, key, value, self.causal)
-        return self.out(ops.reshape(x, (-1, *x.shape[1:-2], self.dim)))
+        return _dense(self.out, ops.reshape(x, (-1, *x.shape[1:-2], self.dim)))
 
     # Token by token: keys and values are kept as rows of one matrix, head after head and in
     # it token after token. A token's rows are scattered along its leading axis, which converts
@@ -252,11 +271,17 @@ class FeedForward(layers.Layer):
         self.second.build((*shape[:-1], self.hidden))
 
     def call(self, x):
-        x = self.first(x)
+        x = _dense(self.first, x)
         if self.kind == "gelu":
-            return self.second(ops.gelu(x, approximate=True))
+            return _dense(self.second, ops.gelu(x, approximate=True))
         x, gate = ops.split(x, 2, axis=-1)
-        return self.second(x * ops.silu(gate))
+        return _dense(self.second, x * ops.silu(gate))
+
+
+def _dense(layer, x):
+    """A dense layer over `[..., D]` as one matrix: TensorFlow then adds the bias on the way."""
+    flat = layer(ops.reshape(x, (-1, x.shape[-1])))
+    return ops.reshape(flat, (-1, *x.shape[1:-1], flat.shape[-1]))
 
 
 class TransformerBlock(layers.Layer):

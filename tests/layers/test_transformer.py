@@ -69,6 +69,25 @@ def test_attention(causal, angles, qk_norm):
     np.testing.assert_allclose(numpy(layer(x)), expected, atol=2e-5)
 
 
+@pytest.mark.parametrize("length", [127, 128, 200, 784])
+def test_causal_attention_to_many_tokens(length):
+    """In one block and in several, of unequal lengths too; the gradient as well."""
+    layer = Attention(8, 2, causal=True)
+    x = np.random.default_rng(1).normal(size=(2, length, 8)).astype("float32")
+    layer(x)
+    randomise(layer)
+    expected = reference(layer, x.astype("float64"), True, None)
+    np.testing.assert_allclose(numpy(layer(x)), expected, atol=2e-5)
+    middle = length // 2
+
+    def total(x):
+        return ops.sum(layer(x)[:, middle])
+
+    gradient = ops.convert_to_numpy(input_gradient(total, ops.convert_to_tensor(x)))
+    seen = (gradient[0] != 0).any(axis=-1)
+    np.testing.assert_array_equal(seen, np.arange(length) <= middle)
+
+
 @pytest.mark.parametrize(
     "options", [{}, {"angles": ANGLES, "qk_norm": True, "mlp": "swiglu", "norm": "rms"}]
 )
