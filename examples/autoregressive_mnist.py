@@ -29,7 +29,7 @@ MODELS = {
     "pixelcnn": {"filters": 64, "num_layers": 6},
     "pixelrnn": {"filters": 16, "num_layers": 2},
     "pixelcnn_pp": {"filters": 16, "num_blocks": 1, "dropout": 0.0, "ema_decay": 0.99},
-    "image_gpt": {"dim": 64, "num_layers": 3},
+    "image_gpt": {"dim": 64, "num_layers": 3, "num_heads": 2},
 }
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
