@@ -205,7 +205,7 @@ class Worker:
         return self.read()["milliseconds"]
 
     def close(self):
-        self.process.stdin.close()
+        self.process.kill()  # left to itself, TensorFlow with XLA at times does not end
         self.process.wait()
 
 

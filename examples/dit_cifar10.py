@@ -1,6 +1,11 @@
 """A class-conditional diffusion transformer on a folder of images: CIFAR-10.
 
 python examples/dit_cifar10.py --data cifar10 --out runs/dit_cifar10
+
+Measured on CIFAR-10 (JPEG copy) with one core (AMD EPYC), TensorFlow, seed 0, 4 epochs: 35 CPU
+minutes; FD-cifar_cnn of 1,024 images 9.72, 6.89, 5.79 and 5.40 after each, of 10,000 at the end
+4.918 (floor 0.030), precision 0.904, recall 0.436, label accuracy 0.261. Colours, layout and
+texture of the classes, hardly an object: pictures/dit_cifar10.png.
 """
 
 import argparse
@@ -15,8 +20,8 @@ import kgen
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--data", required=True, help="folder with train/<class>/ and test/<class>/")
 parser.add_argument("--out", default="runs/dit_cifar10")
-parser.add_argument("--epochs", type=int, default=3)
-parser.add_argument("--batch-size", type=int, default=128)
+parser.add_argument("--epochs", type=int, default=4)
+parser.add_argument("--batch-size", type=int, default=64)
 parser.add_argument("--dim", type=int, default=128)
 parser.add_argument("--num-layers", type=int, default=6)
 parser.add_argument("--patch-size", type=int, default=4)

@@ -23,7 +23,8 @@ parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--data", required=True, help="mnist.npz in the Keras layout")
 parser.add_argument("--tokenizer", required=True, help="tokenizer.keras of vqvae_mnist.py")
 parser.add_argument("--out", default="runs/maskgit_mnist")
-parser.add_argument("--epochs", type=int, default=2)
+parser.add_argument("--epochs", type=int, default=2, help="of the causal transformer")
+parser.add_argument("--maskgit-epochs", type=int, default=6)
 parser.add_argument("--num-layers", type=int, default=3)
 parser.add_argument("--batch-size", type=int, default=128)
 parser.add_argument("--num-samples", type=int, default=10_000, help="for FD")
@@ -38,7 +39,11 @@ reference = kgen.evaluation.Reference(data.test, data.train)
 labels = reference.labels_like(args.num_samples, seed=1)
 
 
-def train(model_class):
+def train(model_class, epochs, **options):
+    name = model_class.__name__.lower()
+    if (out / f"{name}.keras").exists():
+        print(f"{name}: as in {out}/{name}.keras", flush=True)
+        return keras.saving.load_model(out / f"{name}.keras")
     keras.utils.set_random_seed(args.seed)
     model = model_class(
         (28, 28, 1),
@@ -47,11 +52,12 @@ def train(model_class):
         num_layers=args.num_layers,
         dtype=args.dtype,
         seed=args.seed,
+        **options,
     )
-    steps = args.epochs * (len(data.train) // args.batch_size)
+    steps = epochs * (len(data.train) // args.batch_size)
     model.compile(learning_rate=keras.optimizers.schedules.CosineDecay(2e-3, steps))
     start, cpu_start = time.perf_counter(), time.process_time()
-    model.fit(data.train, batch_size=args.batch_size, epochs=args.epochs, verbose=2)
+    model.fit(data.train, batch_size=args.batch_size, epochs=epochs, verbose=2)
     minutes = (time.perf_counter() - start) / 60
     cpu_minutes = (time.process_time() - cpu_start) / 60
     # What is measured and kept computes in float32, as what is exported does.
@@ -61,7 +67,6 @@ def train(model_class):
     model.compile()
     figures = model.evaluate(data.test, return_dict=True, verbose=0)
     spelled = ", ".join(f"{name} {value:.4g}" for name, value in figures.items())
-    name = model_class.__name__.lower()
     print(f"{name}: training {minutes:.1f} min ({cpu_minutes:.0f} CPU minutes); test {spelled}")
     model.save(out / f"{name}.keras")
     classes = np.repeat(np.arange(8), 8)
@@ -69,26 +74,28 @@ def train(model_class):
     return model
 
 
-def measure(model, text, **options):
-    def draw(n, seed):
-        return model.generate(n, labels[:n], seed, progress=False, **options)
-
-    draw(64, 0)  # compiles
-    start = time.perf_counter()
-    images = draw(args.num_samples, 1)
-    seconds = (time.perf_counter() - start) / args.num_samples
-    model.generate(1, labels[:1], 0, batch_size=1, **options)
-    start = time.perf_counter()
-    for seed in range(10):
-        model.generate(1, labels[:1], seed, batch_size=1, **options)
-    alone = (time.perf_counter() - start) / 10
+def measure(text, model, **options):
+    images = model.generate(args.num_samples, labels, 1, progress=False, **options)
     found = reference.measure(images, labels, ("fd", "label_accuracy"))["metrics"]
-    spelled = ", ".join(f"{title} {entry['value']:.4g}" for title, entry in found.items())
-    print(
-        f"{text}: {spelled}; {1000 * seconds:.2f} ms an image at batch 64, {1000 * alone:.1f} ms "
-        "alone",
-        flush=True,
-    )
+    print(f"{text}:", ", ".join(f"{t} {e['value']:.4g}" for t, e in found.items()), flush=True)
+
+
+def time_samplers(batch_size, rounds=5):
+    """One after the other in every round, so that all meet the same load."""
+    times = {text: [] for text in samplers}
+    for i in range(-1, rounds):  # the first round compiles
+        for text, (model, options) in samplers.items():
+            start = time.perf_counter()
+            model.generate(batch_size, labels[:batch_size], i + 1, batch_size=batch_size, **options)
+            times[text].append(time.perf_counter() - start)
+    first = np.array(next(iter(times.values()))[1:])
+    for text, seconds in times.items():
+        share = np.median(seconds[1:] / first)
+        print(
+            f"batch {batch_size}, {text}: {1000 * np.median(seconds[1:]) / batch_size:.2f} ms an "
+            f"image, {share:.2f} of the first's",
+            flush=True,
+        )
 
 
 def complete(model):
@@ -107,11 +114,18 @@ def complete(model):
 
 floor = reference.measure(data.train.images[: args.num_samples], metrics=("fd",), floor=False)
 print("floor:", {title: round(entry["value"], 3) for title, entry in floor["metrics"].items()})
-causal = train(kgen.models.VQTransformer)
-measure(causal, "causal transformer")
-model = train(kgen.models.MaskGIT)
+causal = train(kgen.models.VQTransformer, args.epochs)
+# Without smoothing: of a small code book it would draw stray codes.
+model = train(kgen.models.MaskGIT, args.maskgit_epochs, label_smoothing=0.0)
+samplers = {"causal transformer": (causal, {})}
 for num_steps in (8, 12, 16):
-    measure(model, f"MaskGIT, {num_steps} steps", num_steps=num_steps)
+    samplers[f"MaskGIT, {num_steps} steps"] = (model, {"num_steps": num_steps})
+for batch_size in (1, 64):
+    time_samplers(batch_size)
+samplers["causal transformer, guidance 2"] = (causal, {"guidance_scale": 2.0})
+samplers["MaskGIT, 8 steps, guidance 2"] = (model, {"num_steps": 8, "guidance_scale": 2.0})
+for text, (one, options) in samplers.items():
+    measure(text, one, **options)
 reconstructed = model.predict(data.test.images[: args.num_samples], batch_size=64, verbose=0)
 found = reference.measure(reconstructed, metrics=("fd",), floor=False)["metrics"]
 print("the codes' own limit, reconstructions:", {t: round(e["value"], 3) for t, e in found.items()})
