@@ -1,0 +1,113 @@
+"""The command `kgen`.
+
+Nothing heavy is imported here at the top, so that `kgen --help` answers at once; a command
+imports what it needs. What a command is about goes to standard output, progress and
+messages to standard error where they can; with `--json` standard output holds JSON alone.
+"""
+
+import contextlib
+import itertools
+import os
+import sys
+import traceback
+import warnings
+from typing import Annotated
+
+import typer
+
+from kgen.cli.common import app, say
+
+# In the order in which `kgen --help` shows them.
+from kgen.cli import training, sampling, evaluation, exporting  # noqa: F401  # isort: skip
+
+
+def main(arguments=None):
+    """Runs a command line.
+
+    Args:
+        arguments: List of strings; `None` for those of the process.
+
+    Returns:
+        Int, the exit status: 0, 1 for a failure, 2 for a wrong command line, 130 and 143
+        for a run that Ctrl-C or SIGTERM stopped.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if debug else "3")
+    try:
+        with _plain_warnings():
+            return app(arguments, prog_name="kgen", standalone_mode=False) or 0
+    except KeyboardInterrupt:
+        say("Interrupted.")
+        return 130
+    except BrokenPipeError:  # `kgen list | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        if hasattr(error, "format_message"):  # a wrong command line
+            say(f"Error: {_usage(error, arguments)}")
+            return error.exit_code
+        from kgen.training.errors import Interrupted
+
+        if isinstance(error, Interrupted):
+            say(str(error))
+            return 128 + error.signum
+        say(f"Error: {_message(error)}")
+        return 1
+
+
+def _usage(error, arguments):
+    """What is wrong with a command line, in one line."""
+    message = error.format_message().rstrip(".?") + ("?" if "Did you" in str(error) else ".")
+    options = getattr(getattr(error, "param", None), "opts", ())
+    for option, value in itertools.pairwise(arguments):
+        if option in options:
+            message += f" Received: {option} {value}."
+    if getattr(error, "ctx", None):
+        message += f" See: {error.ctx.command_path} --help"
+    return message
+
+
+def _message(error):
+    """An error in one or two lines."""
+    from kgen.training.errors import RunError
+
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"{error.strerror}: {error.filename}"
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    message = " ".join(lines[:2])
+    if not isinstance(error, RunError | ValueError | OSError | ImportError):
+        message = f"{type(error).__name__}: {message[:300]} (--debug shows where)"
+    return message
+
+
+@contextlib.contextmanager
+def _plain_warnings():
+    """Shows warnings of kgen as one line, and none of what lies under it."""
+
+    def show(message, category, *args, **kwargs):
+        if category is UserWarning:
+            say(f"Warning: {' '.join(str(message).split())}")
+
+    with warnings.catch_warnings():
+        warnings.showwarning = show
+        yield
+
+
+@app.callback(invoke_without_command=True)
+def _kgen(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show tracebacks; goes with every command.")
+    ] = False,
+):
+    if version:
+        import kgen
+
+        print(f"kgen {kgen.__version__}")
+    elif context.invoked_subcommand is None:
+        print(context.get_help())

@@ -1,0 +1,188 @@
+"""What the commands share: their options, messages, tables and what they are given."""
+
+import contextlib
+import json
+import os
+import pathlib
+import re
+import sys
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(
+    name="kgen",
+    help="Image generators for Keras: train, sample, evaluate, export and prove them.",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    rich_markup_mode="rich",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+# Options that several commands share.
+Model = Annotated[
+    pathlib.Path,
+    typer.Argument(
+        metavar="RUN", help="Folder of a run, a .keras file, or the folder of a preset."
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
+Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of what is drawn.")]
+Label = Annotated[
+    str | None,
+    typer.Option(
+        help="For a class-conditional model: a class, a list such as 0,1,2 (one per image), or "
+        "'each' for every class in turn."
+    ),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="Any option of the model's sampler."),
+]
+Source = Annotated[
+    str | None, typer.Option(help="Source of the images.", show_default="the run's own")
+]
+Split = Annotated[str, typer.Option(help="test, validation or train.")]
+
+
+def say(text):
+    """A line for the user on standard error."""
+    from rich.console import Console
+
+    Console(stderr=True, highlight=False).print(text, markup=False, soft_wrap=True)
+
+
+@contextlib.contextmanager
+def work(as_json=False):
+    """Imports Keras without its backend's greetings, and keeps standard output for JSON."""
+    quiet = os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "3"
+    with _silenced() if quiet else contextlib.nullcontext():
+        import keras  # noqa: F401
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        yield
+
+
+@contextlib.contextmanager
+def _silenced():
+    """Standard error of the process to nowhere: TensorFlow's C++ writes there on import."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)
+
+
+def print_result(value, as_json, *lines):
+    """The result of a command: JSON, or lines and tables for a person."""
+    if as_json:
+        print(json.dumps(value, indent=2))
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for line in lines:
+        if isinstance(line, str):
+            console.print(line, markup=False, soft_wrap=True)
+        else:
+            console.print(line)
+
+
+def make_table(*columns, rows, title=None):
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", header_style="bold")
+    rows = [tuple(row) for row in rows]
+    for i, column in enumerate(columns):
+        # A name stays whole, where the terminal lets it.
+        longest = max((len(str(row[i])) for row in rows), default=0) if i == 0 else 0
+        table.add_column(column, overflow="fold", min_width=min(longest, 24))
+    for row in rows:
+        table.add_row(*(escape(str(cell)) for cell in row))
+    return table
+
+
+# What is written on a command line -------------------------------------------------------
+
+
+def parse_settings(texts):
+    """`["beta=4", "likelihood=gaussian"]` to a dict; values are JSON, or else strings."""
+    settings = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise ValueError(f"--set takes name=value. Received: --set {text}")
+        try:
+            settings[name.replace("-", "_")] = json.loads(value)
+        except ValueError:
+            named = {"None": None, "True": True, "False": False}
+            settings[name.replace("-", "_")] = named.get(value, value)
+    return settings
+
+
+def parse_shape(text):
+    """`"32x32x3"` to `(32, 32, 3)`."""
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d+x\d+x\d+", text):
+        raise ValueError(
+            "--image-shape takes HEIGHTxWIDTHxCHANNELS, such as 32x32x3. "
+            f"Received: --image-shape {text}"
+        )
+    return tuple(int(side) for side in text.split("x"))
+
+
+def parse_integers(option, text):
+    """`"1,2,3"` to `[1, 2, 3]`."""
+    if not re.fullmatch(r"\d+(,\d+)*", text):
+        raise ValueError(f"{option} takes integers such as 1,2,3. Received: {option} {text}")
+    return [int(number) for number in text.split(",")]
+
+
+def parse_devices(text):
+    if text in (None, "all"):
+        return text
+    if not text.isdecimal():
+        raise ValueError(f"--devices takes a number or 'all'. Received: --devices {text}")
+    return int(text)
+
+
+def labels_of(model, text, n):
+    """The labels that `--label` means, for `n` images."""
+    if text is None:
+        if model.num_classes is not None:
+            raise ValueError(
+                f"{type(model).__name__} is class-conditional and needs a label in 0 to "
+                f"{model.num_classes - 1}. Received none: give --label 3, --label 0,1,2 or "
+                "--label each."
+            )
+        return None
+    if text == "each" and model.num_classes is not None:
+        return [i % model.num_classes for i in range(n)]
+    labels = parse_integers("--label", text if text != "each" else "0")
+    return labels[0] if len(labels) == 1 else labels
+
+
+# What a command is about -----------------------------------------------------------------
+
+
+def load(path):
+    from kgen.training.run import load_model
+
+    return load_model(path, report=say)
+
+
+def data_of(loaded, run, path, source):
+    """The images of a source, or those of the model's run."""
+    import kgen
+
+    if source is not None:
+        return kgen.data.load(source, image_shape=loaded.image_shape, progress=sys.stderr.isatty())
+    if run is None:
+        raise ValueError(f"{path} belongs to no run, so it needs --data SOURCE.")
+    return run.load_data(report=say)

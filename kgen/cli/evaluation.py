@@ -1,0 +1,179 @@
+"""The commands `evaluate` and `compare`."""
+
+import pathlib
+import sys
+from typing import Annotated
+
+import typer
+
+from kgen.cli.common import (
+    BatchSize,
+    Json,
+    Model,
+    Seed,
+    Source,
+    Split,
+    app,
+    data_of,
+    load,
+    make_table,
+    print_result,
+    say,
+    work,
+)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    data: Source = None,
+    split: Split = "test",
+    num_samples: Annotated[int, typer.Option(min=1, help="Images to draw.")] = 10_000,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            help="Names such as fd,kd,precision,recall, or none.",
+            show_default="all that can be computed",
+        ),
+    ] = None,
+    features: Annotated[
+        str,
+        typer.Option(
+            help="What images are compared by: auto, lenet128, cifar_cnn, random_conv, "
+            "inception:WEIGHTS or a .keras file."
+        ),
+    ] = "auto",
+    importance_samples: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="For a VAE: samples per image for the likelihood.", show_default="1"
+        ),
+    ] = None,
+    output: Annotated[
+        pathlib.Path | None,
+        typer.Option("-o", "--output", help="Folder to write to.", show_default="the run's own"),
+    ] = None,
+    batch_size: BatchSize = 64,
+    seed: Seed = 0,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Compute a Fréchet distance of fewer images than features."),
+    ] = False,
+    as_json: Json = False,
+):
+    """Measure a trained model, and write a page about it.
+
+    Draws images and compares them with held-out ones by every metric, beside
+    the same metric of real images (the floor). Writes evaluation.json,
+    report.html and its pictures into the run's folder.
+
+    Example: kgen evaluate runs/vae-mnist
+
+    Example: kgen evaluate runs/vae-mnist --importance-samples 500 --metrics fd,kd
+
+    Example: kgen evaluate runs/dcgan-mnist/best.keras -o best/
+
+    Example: kgen evaluate runs/dcgan-faces --features inception:weights.pth --num-samples 50000
+    """
+    with work(as_json):
+        import kgen
+
+        loaded, run = load(model)
+        loaded_data = data_of(loaded, run, model, data)
+        whole = run is not None and model.is_dir()
+        folder = output or (model if whole else model.with_name(f"{model.stem}-evaluation"))
+        report = kgen.evaluation.evaluate(
+            loaded,
+            loaded_data,
+            split=split,
+            num_samples=num_samples,
+            metrics=_names(metrics),
+            features=features,
+            importance_samples=importance_samples,
+            batch_size=batch_size,
+            seed=seed,
+            force=force,
+            folder=folder,
+            history=run.metrics if whole else (),
+            path=str(model),
+            progress=sys.stderr.isatty(),
+            verbose=1 if sys.stdout.isatty() else 0,
+        )
+    for warning in report.get("warnings", ()):
+        say(f"Warning: {warning}")
+    print_result(
+        report,
+        as_json,
+        *_report_tables(report),
+        f"Look at {folder / 'report.html'}; all figures: {folder / 'evaluation.json'}",
+    )
+
+
+def _names(text):
+    """`"fd,kd"` to `["fd", "kd"]`, `"none"` to `[]`; `None` stays."""
+    if text is None:
+        return None
+    return [] if text == "none" else [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _report_tables(report):
+    from kgen.evaluation.page import number
+
+    rows = [(name, number(value)) for name, value in report["losses"].items()]
+    if "likelihood" in report:
+        likelihood = report["likelihood"]
+        rows.append((f"nats per image ({likelihood['kind']})", number(likelihood["nats"])))
+        rows.append(("bits per dimension", number(likelihood["bits_per_dimension"])))
+    if "reconstruction" in report:
+        error = report["reconstruction"]
+        rows.append(("reconstruction, mean absolute error", f"{error['mae']:.2f} grey levels"))
+        rows.append(("reconstruction, root mean square", f"{error['rmse']:.2f} grey levels"))
+    rows.append(("images per second", f"{report['sampling']['images_per_second']:.0f}"))
+    title = f"{report['images']} {report['data']['split']} images of {report['data']['name']}"
+    tables = [make_table("figure", "value", rows=rows, title=title)]
+    if "likelihood" in report:
+        tables.append(f"Likelihood: {report['likelihood']['protocol']}.")
+    if "metrics" in report:
+        extractor, reference = report["features"], report["reference"]
+        tables.append(
+            make_table(
+                "metric",
+                "value",
+                "real images (floor)",
+                "against training images",
+                rows=[
+                    (
+                        name,
+                        number(entry["value"], entry["sd"]),
+                        number(entry["floor"], entry["floor_sd"]),
+                        number(entry["train"]),
+                    )
+                    for name, entry in report["metrics"].items()
+                ],
+                title=f"{report['samples']['n']} samples against {reference['n']} "
+                f"{reference['split']} images; {extractor['name']} {extractor['sha256'][:12]}",
+            )
+        )
+    return tables
+
+
+@app.command()
+def compare(
+    runs: Annotated[
+        list[pathlib.Path],
+        typer.Argument(metavar="RUN RUN ...", help="Folders that `kgen evaluate` wrote to."),
+    ],
+    output: Annotated[
+        pathlib.Path, typer.Option("-o", "--output", help="The .html to write.")
+    ] = pathlib.Path("comparison.html"),
+    as_json: Json = False,
+):
+    """Put evaluated runs side by side, in one table and on one page.
+
+    Example: kgen compare runs/vae-mnist runs/dcgan-mnist -o comparison.html
+    """
+    from kgen.evaluation.report import compare
+
+    header, rows = compare(runs, output)
+    result = {"output": str(output), "header": header, "rows": rows}
+    print_result(result, as_json, make_table(*header, rows=rows), f"Look at {output}")

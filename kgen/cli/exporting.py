@@ -1,0 +1,243 @@
+"""The commands `export`, `verify` and `quickstart`."""
+
+import contextlib
+import json
+import os
+import pathlib
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from kgen.cli.common import (
+    Json,
+    Model,
+    app,
+    load,
+    make_table,
+    parse_integers,
+    print_result,
+    say,
+    work,
+)
+
+
+@app.command("export")
+def export_(
+    model: Model,
+    output: Annotated[
+        pathlib.Path, typer.Option("-o", "--output", help="Folder of the artifact to write.")
+    ],
+    formats: Annotated[str, typer.Option(help="saved_model, onnx or both.")] = "saved_model,onnx",
+    opset: Annotated[int, typer.Option(min=18, max=23, help="ONNX operator set.")] = 18,
+    batch_sizes: Annotated[str, typer.Option(help="Batch sizes to prove and warm up.")] = "1,8",
+    name: Annotated[
+        str | None, typer.Option(help="Name in the manifest.", show_default="the run's")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the artifact that is there.")
+    ] = False,
+    as_json: Json = False,
+):
+    """Write a model as SavedModel and ONNX, and prove that both equal Keras.
+
+    Example: kgen export runs/vae-digits -o artifacts/vae-digits --formats saved_model,onnx
+    """
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # a .keras file of either backend loads there
+    with work(as_json):
+        artifact = _export(
+            model,
+            output,
+            formats=tuple(part.strip() for part in formats.split(",") if part.strip()),
+            opset=opset,
+            batch_sizes=tuple(parse_integers("--batch-sizes", batch_sizes)),
+            name=name,
+            overwrite=overwrite,
+        )
+    result = {
+        "artifact": str(artifact.path),
+        "name": artifact.name,
+        "bytes": artifact.size,
+        "signatures": artifact.summary(),
+    }
+    print_result(
+        result,
+        as_json,
+        _parity_table(artifact.summary(), f"{artifact.path}: proven against Keras"),
+        f"Next: kgen verify {artifact.path}",
+    )
+
+
+def _export(model, output, name=None, **options):
+    """Exports a model; what is known of its run goes into the manifest."""
+    import export
+
+    loaded, run = load(model)
+    metadata = {}
+    if run is not None:
+        info = run.info
+        metadata = {
+            "data": info["data"],
+            "training": {**info["arguments"], "metrics": (run.metrics or [None])[-1]},
+        }
+        evaluation = run.path / "evaluation.json"
+        if evaluation.is_file() and pathlib.Path(model).is_dir():
+            metadata["scores"] = _scores(json.loads(evaluation.read_text()))
+    name = name or (run.path.resolve().name if run is not None else loaded.name)
+    return export.export(
+        loaded, output, name=name, metadata=metadata, progress=sys.stderr.isatty(), **options
+    )
+
+
+def _scores(report):
+    """What of an evaluation goes into an artifact: figures, and what they rest on."""
+    kept = ("data", "losses", "reconstruction", "likelihood", "features", "samples", "reference")
+    scores = {name: report[name] for name in kept if name in report}
+    for name, entry in report.get("metrics", {}).items():
+        scores[name] = {key: entry[key] for key in ("value", "sd", "floor")}
+    return scores
+
+
+def _parity_table(rows, title):
+    return make_table(
+        "format",
+        "signature",
+        "largest difference",
+        "equal",
+        rows=[
+            (
+                row["format"],
+                row["signature"],
+                f"{row['max_difference']:.3g}",
+                f"{100 * row['equal']:.3f} %",
+            )
+            for row in rows
+        ],
+        title=title,
+    )
+
+
+@app.command()
+def verify(
+    artifact: Annotated[
+        pathlib.Path, typer.Argument(metavar="ARTIFACT", help="Folder that `kgen export` wrote.")
+    ],
+    as_json: Json = False,
+):
+    """Check every file of an artifact and prove it again, without Keras.
+
+    Example: kgen verify artifacts/vae-digits
+    """
+    import export
+
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        found = export.verify(artifact, progress=sys.stderr.isatty())
+    result = {
+        "artifact": str(artifact),
+        "verified": True,
+        "files": len(found.artifact.manifest["files"]),
+        "seconds": round(found.seconds, 2),
+        "parity": found.parity,
+    }
+    print_result(
+        result,
+        as_json,
+        f"{artifact} is what was exported: {result['files']} files are unchanged and all "
+        f"{len(found.artifact.summary())} signatures give their golden outputs "
+        f"({found.seconds:.1f} s).",
+    )
+
+
+@app.command()
+def quickstart(
+    output: Annotated[
+        pathlib.Path, typer.Option("-o", "--output", help="Folder to write everything to.")
+    ] = pathlib.Path("kgen-quickstart"),
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs to train.")] = 80,
+    as_json: Json = False,
+):
+    """Train a VAE on handwritten digits, look at it, measure it, export it and prove it.
+
+    Takes one to two minutes on two CPU cores and needs no network.
+
+    Example: kgen quickstart
+    """
+    run, grid, artifact = output / "run", output / "samples.png", output / "artifact"
+    if output.exists() and any(output.iterdir()) and not (run / "run.json").is_file():
+        raise ValueError(f"{output} holds other files; choose another folder with -o.")
+    os.environ["KERAS_BACKEND"] = "tensorflow"  # export needs it
+    start = time.perf_counter()
+    with work(as_json):
+        import kgen
+        from kgen import images
+        from kgen.training.callbacks import draw_grid
+        from kgen.training.run import train
+
+        print(f"Training a VAE on 1,437 handwritten digits for {epochs} epochs")
+        done = train(
+            "vae_8x8",
+            "digits",
+            run,
+            conditional=True,
+            epochs=epochs,
+            force=True,
+            verbose=1 if sys.stdout.isatty() else 2,
+            report=say,
+        )
+        print("Drawing, measuring, exporting, proving")
+        model, _ = load(run)
+        images.save_png(draw_grid(model, 100), grid)
+        report = kgen.evaluation.evaluate(
+            model,
+            done.load_data(report=say),
+            num_samples=2000,
+            metrics=("kd", "precision", "recall", "density", "coverage", "authenticity"),
+            importance_samples=100,
+            folder=run,
+            history=done.metrics,
+            path=str(run),
+        )
+        exported = _export(run, artifact, name="vae-digits", overwrite=True)
+    seconds = time.perf_counter() - start
+    result = {
+        "run": str(run),
+        "samples": str(grid),
+        "artifact": str(artifact),
+        "evaluation": report,
+        "signatures": exported.summary(),
+        "seconds": round(seconds, 1),
+    }
+    worst = max(
+        row["max_difference"] for row in exported.summary() if row["endpoint"] == "generate"
+    )
+    made = [
+        ("run", run, "everything about the training; TensorBoard: logs/"),
+        ("samples", grid, "100 digits that the model drew, a row for each class"),
+        ("model", run / "model.keras", "for Keras, on TensorFlow or JAX"),
+        (
+            "report",
+            run / "report.html",
+            f"test loss {report['losses']['loss']:.2f} nats, metrics beside those of real images",
+        ),
+        (
+            "artifact",
+            artifact,
+            f"SavedModel and ONNX; largest difference from Keras: {worst:g} grey levels",
+        ),
+    ]
+    following = [
+        (f"kgen sample {run} -n 64 --label 7 --seed 1 -o sevens.png", "64 other sevens"),
+        (f"kgen interpolate {run} --label 3 -o threes.png", "from three to three"),
+        (f"kgen verify {artifact}", "prove the artifact again, without Keras"),
+        ("kgen list", "other models and data"),
+        ("kgen train dcgan --data FOLDER --image-shape 64x64x3", "a GAN on your own images"),
+    ]
+    width = max(len(command) for command, _ in following)
+    print_result(
+        result,
+        as_json,
+        make_table("what", "where", "", rows=made, title=f"Made in {seconds:.0f} seconds"),
+        "\nWhat to type next:",
+        *(f"  {command:<{width}}  {what}" for command, what in following),
+    )

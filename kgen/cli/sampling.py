@@ -1,0 +1,259 @@
+"""The commands that draw pictures: `sample`, `interpolate`, `complete` and `vary`."""
+
+import pathlib
+from typing import Annotated
+
+import typer
+
+from kgen.cli.common import (
+    BatchSize,
+    Json,
+    Label,
+    Model,
+    Seed,
+    Settings,
+    Source,
+    Split,
+    app,
+    data_of,
+    labels_of,
+    load,
+    parse_integers,
+    parse_settings,
+    print_result,
+    work,
+)
+
+
+@app.command()
+def sample(
+    model: Model,
+    n: Annotated[int, typer.Option("-n", "--number", min=1, help="How many images.")] = 64,
+    seed: Seed = 0,
+    seeds: Annotated[
+        str | None, typer.Option(help="One seed per image, such as 1,2,3, in place of -n, --seed.")
+    ] = None,
+    label: Label = None,
+    output: Annotated[
+        pathlib.Path,
+        typer.Option("-o", "--output", help="A .png for a grid; else a new folder of PNGs."),
+    ] = pathlib.Path("samples.png"),
+    columns: Annotated[int | None, typer.Option(min=1, help="Images per row of the grid.")] = None,
+    settings: Settings = None,
+    batch_size: BatchSize = 64,
+    as_json: Json = False,
+):
+    """Draw images from a trained model.
+
+    Example: kgen sample runs/vae-digits -n 64 --seed 0 -o grid.png
+
+    Example: kgen sample runs/dcgan-photos -n 1000 --label 3 -o pictures/ --set temperature=0.8
+    """
+    options = parse_settings(settings or [])
+    row_seeds = None if seeds is None else parse_integers("--seeds", seeds)
+    grid = output.suffix.lower() == ".png"
+    if not grid and output.exists() and (not output.is_dir() or any(output.iterdir())):
+        raise ValueError(f"{output} exists and is not an empty folder; choose another with -o.")
+    with work(as_json):
+        import keras
+
+        from kgen import images, random
+
+        loaded, _ = load(model)
+        if row_seeds is None:
+            row_seeds = keras.ops.convert_to_numpy(random.row_seeds(seed, n)).tolist()
+        pictures = loaded.generate(
+            seeds=row_seeds,
+            labels=labels_of(loaded, label, len(row_seeds)),
+            batch_size=batch_size,
+            **options,
+        )
+        if grid:
+            if label == "each":  # a column for each class
+                columns = columns or loaded.num_classes
+            scale = images.viewing_scale(loaded.image_shape)
+            images.save_png(images.grid(pictures, columns, scale=scale), output)
+        else:
+            images.save_folder(pictures, output)
+    result = {"output": str(output), "images": len(pictures), "seeds": row_seeds}
+    print_result(result, as_json, f"{len(pictures)} images: {output}")
+
+
+@app.command()
+def interpolate(
+    model: Model,
+    rows: Annotated[int, typer.Option(min=1, help="How many ways.")] = 8,
+    steps: Annotated[int, typer.Option(min=2, help="Images on each way.")] = 10,
+    seed: Seed = 0,
+    label: Label = None,
+    output: Annotated[
+        pathlib.Path, typer.Option("-o", "--output", help="The .png to write.")
+    ] = pathlib.Path("interpolation.png"),
+    batch_size: BatchSize = 64,
+    as_json: Json = False,
+):
+    """Draw images on arcs through the latent space of a trained model.
+
+    Example: kgen interpolate runs/vae-digits --rows 8 --steps 10 -o ways.png
+    """
+    with work(as_json):
+        from kgen import evaluation, images
+
+        loaded, _ = load(model)
+        pictures = evaluation.interpolate(
+            loaded, rows, steps, seed, labels=labels_of(loaded, label, rows), batch_size=batch_size
+        )
+        flat = pictures.reshape(rows * steps, *loaded.image_shape)
+        scale = images.viewing_scale(loaded.image_shape)
+        images.save_png(images.grid(flat, steps, scale=scale), output)
+    result = {"output": str(output), "rows": rows, "steps": steps, "seed": seed}
+    print_result(result, as_json, f"{rows} ways of {steps} images: {output}")
+
+
+@app.command()
+def complete(
+    model: Model,
+    data: Source = None,
+    split: Split = "test",
+    n: Annotated[int, typer.Option("-n", "--number", min=1, help="How many images.")] = 8,
+    samples: Annotated[int, typer.Option(min=1, help="Completions of each image.")] = 6,
+    keep: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of the rows, from the top, to keep.")
+    ] = 0.5,
+    mask: Annotated[
+        pathlib.Path | None,
+        typer.Option(help="Picture of the images' size, white where pixels are kept."),
+    ] = None,
+    any_order: Annotated[
+        bool,
+        typer.Option(
+            "--any-order",
+            help="Also keep pixels after those to draw, which these cannot be conditioned on.",
+        ),
+    ] = False,
+    settings: Settings = None,
+    seed: Seed = 0,
+    output: Annotated[
+        pathlib.Path, typer.Option("-o", "--output", help="The .png to write.")
+    ] = pathlib.Path("completions.png"),
+    batch_size: BatchSize = 64,
+    as_json: Json = False,
+):
+    """Keep a part of images and have the model draw the rest.
+
+    Each row of the picture is an image, what is kept of it (the rest in grey), and
+    its completions. An autoregressive model draws a pixel given all pixels above it
+    and left of it; MaskGIT and DiT see all that is kept.
+
+    Example: kgen complete runs/gated_pixelcnn-mnist --keep 0.4 -o completions.png
+
+    Example: kgen complete runs/dit-photos --data mine/ --mask mask.png --set num_steps=16
+    """
+    options = parse_settings(settings or [])
+    with work(as_json):
+        import numpy as np
+
+        from kgen import images
+
+        loaded, run = load(model)
+        method = getattr(loaded, "complete", None) or getattr(loaded, "inpaint", None)
+        if method is None:
+            raise ValueError(f"{type(loaded).__name__} cannot complete images.")
+        given, labels = _given(loaded, run, model, data, split, n)
+        if hasattr(loaded, "cut_to_levels"):
+            given = loaded.cut_to_levels(given)
+            options |= {"strict": not any_order}
+        height, width, _ = loaded.image_shape
+        if mask is None:
+            known = np.arange(height)[:, None] < round(keep * height)
+            known = np.broadcast_to(known, (height, width))
+        else:
+            known = images.load_mask(mask)
+        drawn = method(
+            np.repeat(given, samples, axis=0),
+            known,
+            None if labels is None else np.repeat(labels, samples),
+            seed,
+            batch_size=batch_size,
+            **options,
+        )
+        kept = np.where(known[..., None], given, np.uint8(128))
+        _save_rows([given[:, None], kept[:, None], drawn], samples + 2, output)
+    result = {"output": str(output), "images": len(given), "samples": samples, "seed": seed}
+    print_result(result, as_json, f"{len(given)} images with {samples} completions each: {output}")
+
+
+@app.command()
+def vary(
+    model: Model,
+    data: Source = None,
+    split: Split = "test",
+    n: Annotated[int, typer.Option("-n", "--number", min=1, help="How many images.")] = 8,
+    strengths: Annotated[
+        str, typer.Option(help="How far to go from the image, each 0 to 1; one column each.")
+    ] = "0.2,0.4,0.6,0.8,1",
+    label: Annotated[
+        int | None, typer.Option(help="Class to turn them into.", show_default="their own")
+    ] = None,
+    settings: Settings = None,
+    seed: Seed = 0,
+    output: Annotated[
+        pathlib.Path, typer.Option("-o", "--output", help="The .png to write.")
+    ] = pathlib.Path("variations.png"),
+    batch_size: BatchSize = 64,
+    as_json: Json = False,
+):
+    """Draw variations of images, from near to far.
+
+    Each row of the picture is an image and its variations, one for each strength.
+
+    Example: kgen vary runs/dit-photos --data mine/ --strengths 0.3,0.6 -o variations.png
+
+    Example: kgen vary runs/dit-mnist --label 3 --set guidance_scale=2
+    """
+    options = parse_settings(settings or [])
+    try:
+        far = [float(part) for part in strengths.split(",")]
+    except ValueError as error:
+        raise ValueError(
+            f"--strengths takes numbers such as 0.3,0.6. Received: --strengths {strengths}"
+        ) from error
+    with work(as_json):
+        import numpy as np
+
+        loaded, run = load(model)
+        if not hasattr(loaded, "vary"):
+            raise ValueError(f"{type(loaded).__name__} cannot vary images.")
+        given, labels = _given(loaded, run, model, data, split, n)
+        if label is not None:
+            labels = np.full(len(given), label)
+        drawn = loaded.vary(
+            np.repeat(given, len(far), axis=0),
+            np.tile(far, len(given)),
+            None if labels is None else np.repeat(labels, len(far)),
+            seed,
+            batch_size=batch_size,
+            **options,
+        )
+        _save_rows([given[:, None], drawn], len(far) + 1, output)
+    result = {"output": str(output), "images": len(given), "strengths": far, "seed": seed}
+    print_result(result, as_json, f"{len(given)} images with {len(far)} variations each: {output}")
+
+
+def _given(loaded, run, model, data, split, n):
+    """The first images of a source, and their labels for a class-conditional model."""
+    chosen = data_of(loaded, run, model, data).split(split)
+    labels = None if loaded.num_classes is None or chosen.labels is None else chosen.labels[:n]
+    return chosen.images[:n], labels
+
+
+def _save_rows(parts, columns, output):
+    """Writes a picture with a row for each image, from arrays `[N, ...]` of its parts."""
+    import numpy as np
+
+    from kgen import images
+
+    count, shape = len(parts[0]), parts[0].shape[-3:]
+    rows = np.concatenate([part.reshape(count, -1, *shape) for part in parts], axis=1)
+    scale = images.viewing_scale(shape)
+    images.save_png(images.grid(rows.reshape(-1, *shape), columns, scale=scale), output)

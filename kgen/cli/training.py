@@ -1,0 +1,220 @@
+"""The commands `list` and `train`."""
+
+import pathlib
+import re
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from kgen.cli.common import (
+    Json,
+    app,
+    make_table,
+    parse_devices,
+    parse_settings,
+    parse_shape,
+    print_result,
+    say,
+    work,
+)
+
+
+@app.command("list")
+def list_(as_json: Json = False):
+    """Show models, presets and data sources.
+
+    Example: kgen list
+    """
+    with work(as_json):
+        from kgen import data, models
+
+        zoo = models.registered()
+        summary = {name: c.__doc__.strip().splitlines()[0] for name, c in zoo.items()}
+        presets = {
+            preset: {"model": name, **arguments}
+            for name, c in zoo.items()
+            for preset, arguments in c.presets.items()
+        }
+    rows = [
+        (preset, values["model"], "x".join(map(str, values["image_shape"])))
+        for preset, values in presets.items()
+    ]
+    print_result(
+        {"models": summary, "presets": presets, "sources": data.SOURCES},
+        as_json,
+        make_table("model", "what it is", rows=summary.items(), title="Models"),
+        make_table("preset", "model", "image shape", rows=rows, title="Presets"),
+        make_table("source", "what it is", rows=data.SOURCES.items(), title="Sources for --data"),
+        "Next: kgen train vae --data digits",
+    )
+
+
+@app.command()
+def train(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="MODEL",
+            help="A model or preset that `kgen list` shows, or the folder of a preset; with "
+            "--resume, the folder of the run.",
+        ),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Source of the images; `kgen list` shows them.")
+    ] = None,
+    run: Annotated[
+        pathlib.Path | None, typer.Option(help="Folder of the run.", show_default="runs/MODEL-DATA")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs to train.", show_default="20")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images per step.", show_default="64")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of the optimizer.", show_default="the model's own")
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=2**31 - 1, help="Seed of weights, order and noise.", show_default="0"
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=VALUE", help="Any argument of the model; repeatable."),
+    ] = None,
+    conditional: Annotated[
+        bool | None, typer.Option("--conditional", help="Train on the labels of the data.")
+    ] = None,
+    image_shape: Annotated[
+        str | None, typer.Option(metavar="HxWxC", help="Crop and resize to this shape.")
+    ] = None,
+    horizontal_flip: Annotated[
+        bool | None, typer.Option("--horizontal-flip", help="Mirror half of the images.")
+    ] = None,
+    background: Annotated[
+        str | None, typer.Option(help="Colour behind transparent images.", show_default="white")
+    ] = None,
+    strict: Annotated[
+        bool | None, typer.Option("--strict", help="Refuse data with files that cannot be read.")
+    ] = None,
+    data_dir: Annotated[
+        pathlib.Path | None, typer.Option(help="Folder of tensorflow-datasets.")
+    ] = None,
+    mixed_precision: Annotated[str | None, typer.Option(help="bfloat16 or float16.")] = None,
+    jit: Annotated[
+        bool | None,
+        typer.Option("--jit/--no-jit", help="Compile with XLA.", show_default="where it is faster"),
+    ] = None,
+    devices: Annotated[
+        str | None, typer.Option(help="Devices that share each batch: a number or 'all'.")
+    ] = None,
+    hosts: Annotated[
+        bool | None,
+        typer.Option("--hosts/--no-hosts", help="Train together with the hosts in TF_CONFIG."),
+    ] = None,
+    evaluate_every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Measure samples every so many epochs.", show_default="never"),
+    ] = None,
+    keep_best: Annotated[
+        str | None,
+        typer.Option(metavar="METRIC", help="Keep the best epoch by this metric, such as fd."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on from the last checkpoint.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the run that is in the folder.")
+    ] = False,
+    as_json: Json = False,
+):
+    """Train a model in a run folder.
+
+    The folder gets run.json, checkpoints, samples of every epoch,
+    metrics.csv, TensorBoard logs and model.keras. A run that was stopped or
+    killed goes on with --resume.
+
+    Example: kgen train vae --data digits --epochs 30
+
+    Example: kgen train dcgan --data photos/ --image-shape 64x64x3 --conditional
+
+    Example: kgen train dcgan --data mnist.npz --evaluate-every 2 --keep-best fd
+
+    Example: kgen train --resume runs/vae-digits
+    """
+    if resume and force:
+        raise ValueError("--resume goes on with a run, --force replaces it: give one of them.")
+    if resume and model is not None and (pathlib.Path(model) / "run.json").is_file():
+        if run is not None:
+            raise ValueError(f"Which run goes on? Received: {model} and --run {run}")
+        model, run = None, pathlib.Path(model)
+    if model is None and not resume:
+        raise ValueError(
+            "Which model? Give one that `kgen list` shows: kgen train vae --data digits"
+        )
+    if data is None and not resume:
+        raise ValueError(f"Which data? Give a source: kgen train {model} --data digits")
+    if run is None and (model is None or data is None):
+        raise ValueError("Which run goes on? Give its folder: kgen train --resume RUN")
+    data_arguments = {
+        "image_shape": parse_shape(image_shape),
+        "horizontal_flip": horizontal_flip,
+        "background": background,
+        "strict": strict,
+        "data_dir": None if data_dir is None else str(data_dir.resolve()),
+    }
+    model_arguments = parse_settings(settings or [])
+    with work(as_json):
+        from kgen.training.run import train
+
+        start = time.perf_counter()
+        done = train(
+            model,
+            data,
+            run or _default_run(model, data),
+            model_arguments=model_arguments or None,
+            conditional=conditional,
+            data_arguments={k: v for k, v in data_arguments.items() if v is not None} or None,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            seed=seed,
+            mixed_precision=mixed_precision,
+            jit=jit,
+            devices=parse_devices(devices),
+            hosts=hosts,
+            evaluate_every=evaluate_every,
+            keep_best=keep_best,
+            resume=resume,
+            force=force,
+            verbose=1 if sys.stdout.isatty() else 2,
+            report=say,
+        )
+        seconds = time.perf_counter() - start
+    last = done.metrics[-1]
+    samples = done.path / "samples" / f"epoch_{last['epoch']:04d}.png"
+    result = {
+        "run": str(done.path),
+        "model": str(done.model_path),
+        "metrics": last,
+        "samples": str(samples) if samples.is_file() else None,
+        "seconds": round(seconds, 1),
+    }
+    print_result(
+        result,
+        as_json,
+        f"Trained {last['epoch']} epochs in {seconds:.0f} s: {done.model_path}",
+        f"Samples: {samples if samples.is_file() else 'none'}",
+        f"Next:    kgen sample {done.path} -o grid.png",
+        f"         kgen evaluate {done.path}",
+        f"         kgen export {done.path} -o artifacts/{done.path.name}",
+    )
+
+
+def _default_run(model, data):
+    name = re.sub(r"[^A-Za-z0-9_]+", "-", pathlib.Path(data).name.removesuffix(".npz"))
+    return pathlib.Path("runs") / f"{pathlib.Path(model).name}-{name.strip('-')}"
