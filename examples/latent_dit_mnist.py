@@ -15,8 +15,8 @@ import kgen
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--data", required=True, help="mnist.npz in the Keras layout")
 parser.add_argument("--out", default="runs/latent_dit_mnist")
-parser.add_argument("--autoencoder-epochs", type=int, default=5)
-parser.add_argument("--epochs", type=int, default=4)
+parser.add_argument("--autoencoder-epochs", type=int, default=4)
+parser.add_argument("--epochs", type=int, default=3)
 parser.add_argument("--batch-size", type=int, default=64)
 parser.add_argument("--num-samples", type=int, default=10_000, help="for FD")
 parser.add_argument("--num-steps", type=int, default=16, help="of the sampler")
@@ -50,7 +50,7 @@ def measure(text, images, metrics):
 
 # A low weight of the KL divergence keeps details: the DiT, and no normal prior, draws the latents.
 autoencoder = kgen.models.ViTVAE(
-    (28, 28, 1), latent_channels=2, dim=96, num_layers=3, beta=0.25, seed=args.seed
+    (28, 28, 1), latent_channels=2, dim=64, num_layers=2, beta=0.25, seed=args.seed
 )
 train(autoencoder, args.autoencoder_epochs)
 test = data.test.images[: args.num_samples]
@@ -58,7 +58,7 @@ reconstructed = autoencoder.predict(test, batch_size=64, verbose=0)
 measure("reconstructions", reconstructed, ("fd",))
 
 model = kgen.models.DiT(
-    (28, 28, 1), autoencoder=autoencoder, patch_size=1, num_layers=4, seed=args.seed
+    (28, 28, 1), autoencoder=autoencoder, patch_size=1, dim=96, num_layers=4, seed=args.seed
 )
 train(model, args.epochs)
 kgen.images.save_png(
