@@ -40,7 +40,7 @@ reference = kgen.evaluation.Reference(data.test, data.train)
 labels = reference.labels_like(args.num_samples, seed=1)
 
 
-def train(model_class, epochs, **options):
+def train(model_class, epochs):
     name = model_class.__name__.lower()
     if (out / f"{name}.keras").exists():
         print(f"{name}: as in {out}/{name}.keras", flush=True)
@@ -53,7 +53,6 @@ def train(model_class, epochs, **options):
         num_layers=args.num_layers,
         dtype=args.dtype,
         seed=args.seed,
-        **options,
     )
     steps = epochs * (len(data.train) // args.batch_size)
     model.compile(learning_rate=keras.optimizers.schedules.CosineDecay(2e-3, steps))
@@ -116,8 +115,7 @@ def complete(model):
 floor = reference.measure(data.train.images[: args.num_samples], metrics=("fd",), floor=False)
 print("floor:", {title: round(entry["value"], 3) for title, entry in floor["metrics"].items()})
 causal = train(kgen.models.VQTransformer, args.epochs)
-# Without smoothing: of a small code book it would draw stray codes.
-model = train(kgen.models.MaskGIT, args.maskgit_epochs, label_smoothing=0.0)
+model = train(kgen.models.MaskGIT, args.maskgit_epochs)
 samplers = {"causal transformer": (causal, {})}
 for num_steps in (8, 12, 16):
     samplers[f"MaskGIT, {num_steps} steps"] = (model, {"num_steps": num_steps})

@@ -148,7 +148,8 @@ class MaskGIT(TwoStageGenerator):
         norm: `"layer"` or `"rms"`.
         qk_norm: Bool, normalise queries and keys: for training that diverges.
         label_smoothing: Float, the share of probability that training has the prior spread
-            over all codes.
+            over all codes; 0.1 in the paper. Stray codes are then drawn, the more of them
+            the smaller the code book.
         label_dropout: Float, share of the images whose class is hidden in training, so that
             `guidance_scale` has an unconditional model to compare with.
         seed: Int, see `ImageGenerator`.
@@ -201,7 +202,7 @@ class MaskGIT(TwoStageGenerator):
         mlp="gelu",
         norm="layer",
         qk_norm=False,
-        label_smoothing=0.1,
+        label_smoothing=0.0,
         label_dropout=0.1,
         seed=0,
         **kwargs,
