@@ -64,7 +64,7 @@ class Quantizer(layers.Layer):
             through: van den Oord et al., section 3.2); their indices, int32 `[...]`; and a
             dict of float32 scalars, losses in sums over an image, means over the batch.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must implement call")
 
     def lookup(self, indices):
         """The vectors of codes.
@@ -75,7 +75,7 @@ class Quantizer(layers.Layer):
         Returns:
             float32 tensor `[..., D]`.
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} must implement lookup")
 
     def update(self, z, indices, seeds):
         """Learns from a training step what is not learnt by gradient.

@@ -11,6 +11,8 @@ transformers" (ICCV 2023; arXiv 2212.09748), section 3.2.
 Tensors are (B, T, D): batch, tokens, features; N heads have H = D / N features each.
 """
 
+import itertools
+
 import keras
 import numpy as np
 from keras import layers, ops
@@ -125,7 +127,7 @@ def attend(query, key, value, causal):
     blocks = max(1, min(length // 64, 8))
     ends = [length * (i + 1) // blocks for i in range(blocks)]
     parts = []
-    for start, end in zip([0, *ends], ends, strict=False):
+    for start, end in itertools.pairwise([0, *ends]):
         part, keys, values = (_rows(query, start, end), _rows(key, 0, end), _rows(value, 0, end))
         seen = np.tri(end - start, end, start, dtype="bool")
         parts.append(_weigh(part, keys, values, np.where(seen, 0, HIDDEN).astype("float32")))
