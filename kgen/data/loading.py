@@ -11,8 +11,9 @@ import warnings
 
 import numpy as np
 
+from kgen.checks import check_image_shape
 from kgen.data import cache, decoding, sources
-from kgen.data.splits import Split, carve, check_fractions, check_image_shape
+from kgen.data.splits import Split, carve, check_fractions
 
 SPLITS = ("train", "validation", "test")
 
@@ -56,7 +57,7 @@ class Data:
             ValueError: There is no such split, or this data does not have it.
         """
         if name not in SPLITS:
-            from kgen.image_generator import unknown_name
+            from kgen.checks import unknown_name
 
             raise ValueError(unknown_name("split", name, SPLITS))
         if getattr(self, name) is None:

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-CHANNELS = (1, 3, 4)
+from kgen.checks import CHANNELS
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -88,20 +88,6 @@ class Split:
         from kgen.data.batches import Batches  # imports Keras
 
         return Batches(self, batch_size, shuffle, seed, drop_remainder, epoch)
-
-
-def check_image_shape(image_shape):
-    """Returns `image_shape` as a tuple of ints; `ValueError` if it is not one."""
-    try:
-        shape = tuple(int(side) for side in image_shape)
-    except (TypeError, ValueError):
-        shape = ()
-    if len(shape) != 3 or min(shape) < 1 or shape[2] not in CHANNELS:
-        raise ValueError(
-            f"image_shape must be (height, width, channels) with 1, 3 or 4 channels, "
-            f"received {image_shape!r}."
-        )
-    return shape
 
 
 def check_images(images, what):

@@ -7,8 +7,8 @@ import pathlib
 import keras
 
 from kgen import files
+from kgen.checks import unknown_name
 from kgen.evaluation.reference import METRICS, Reference
-from kgen.image_generator import unknown_name
 from kgen.training.checkpoints import save_model
 
 

@@ -20,10 +20,11 @@ import numpy as np
 from keras import layers, ops
 
 from kgen import files, random
+from kgen.checks import check_image_shape, unknown_name
 from kgen.data import cache as data_cache
-from kgen.data.splits import check_image_shape, check_images
+from kgen.data.splits import check_images
 from kgen.evaluation import classifiers
-from kgen.image_generator import _track, unknown_name
+from kgen.generation import track
 
 WEIGHTS = pathlib.Path(__file__).parent / "weights"
 
@@ -353,7 +354,7 @@ def _extract(extractor, images, batch_size, progress):
     starts = range(0, len(images), batch_size)
     parts = [
         extractor(np.asarray(images[start : start + batch_size]))
-        for start in _track(starts, f"Features ({extractor.name})", progress)
+        for start in track(starts, f"Features ({extractor.name})", progress)
     ]
     found = np.concatenate(parts).astype("float32", copy=False)
     if found.shape != (len(images), extractor.dim):

@@ -12,10 +12,10 @@ import time
 
 import numpy as np
 
+from kgen.checks import unknown_name
 from kgen.data.splits import Split
 from kgen.evaluation import classifiers, metrics
 from kgen.evaluation import features as extractors
-from kgen.image_generator import unknown_name
 
 #: Real images beyond these counts are left out, at random, so that time stays bounded.
 MAX_TEST, MAX_TRAIN = 50_000, 60_000

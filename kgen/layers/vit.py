@@ -8,7 +8,8 @@ improved VQGAN" (ICLR 2022; arXiv 2110.04627), section 3.1.
 import keras
 from keras import layers, ops
 
-from kgen.image_generator import check_ints, unknown_name
+from kgen.checks import check_ints, unknown_name
+from kgen.layers.conditioning import add_class, class_input
 from kgen.layers.transformer import (
     MLPS,
     NORMALIZATIONS,
@@ -17,7 +18,6 @@ from kgen.layers.transformer import (
     normalization,
     rotary_angles,
 )
-from kgen.variational import add_class, class_input
 
 
 def patchify(x, patch_size):

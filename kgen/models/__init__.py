@@ -2,23 +2,23 @@
 
 import importlib
 
-from kgen.image_generator import unknown_name
+from kgen.checks import unknown_name
 
 _FILES = {
-    "vae": ("kgen.models.vae", "VAE"),
-    "dcgan": ("kgen.models.dcgan", "DCGAN"),
-    "dit": ("kgen.models.dit", "DiT"),
-    "gated_pixelcnn": ("kgen.models.gated_pixelcnn", "GatedPixelCNN"),
-    "pixelcnn": ("kgen.models.pixelcnn", "PixelCNN"),
-    "pixelcnn_pp": ("kgen.models.pixelcnn_pp", "PixelCNNpp"),
-    "pixelrnn": ("kgen.models.pixelrnn", "PixelRNN"),
-    "vqvae": ("kgen.models.vqvae", "VQVAE"),
-    "vq_pixelcnn": ("kgen.models.vq_pixelcnn", "VQPixelCNN"),
-    "ladder_vae": ("kgen.models.ladder_vae", "LadderVAE"),
-    "vit_vae": ("kgen.models.vit_vae", "ViTVAE"),
-    "image_gpt": ("kgen.models.image_gpt", "ImageGPT"),
-    "vq_transformer": ("kgen.models.vq_transformer", "VQTransformer"),
-    "maskgit": ("kgen.models.maskgit", "MaskGIT"),
+    "vae": ("kgen.models.vae.vae", "VAE"),
+    "dcgan": ("kgen.models.gan.dcgan", "DCGAN"),
+    "dit": ("kgen.models.diffusion.dit", "DiT"),
+    "gated_pixelcnn": ("kgen.models.autoregressive.gated_pixelcnn", "GatedPixelCNN"),
+    "pixelcnn": ("kgen.models.autoregressive.pixelcnn", "PixelCNN"),
+    "pixelcnn_pp": ("kgen.models.autoregressive.pixelcnn_pp", "PixelCNNpp"),
+    "pixelrnn": ("kgen.models.autoregressive.pixelrnn", "PixelRNN"),
+    "vqvae": ("kgen.models.tokens.vqvae", "VQVAE"),
+    "vq_pixelcnn": ("kgen.models.tokens.vq_pixelcnn", "VQPixelCNN"),
+    "ladder_vae": ("kgen.models.vae.ladder_vae", "LadderVAE"),
+    "vit_vae": ("kgen.models.vae.vit_vae", "ViTVAE"),
+    "image_gpt": ("kgen.models.autoregressive.image_gpt", "ImageGPT"),
+    "vq_transformer": ("kgen.models.tokens.vq_transformer", "VQTransformer"),
+    "maskgit": ("kgen.models.tokens.maskgit", "MaskGIT"),
 }
 
 __all__ = [

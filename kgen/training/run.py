@@ -17,7 +17,8 @@ import keras
 
 import kgen
 from kgen import files, models
-from kgen.image_generator import ImageGenerator, unknown_name
+from kgen.checks import unknown_name
+from kgen.image_generator import ImageGenerator
 from kgen.training.callbacks import (
     Checkpointing,
     MetricsTable,
@@ -455,8 +456,7 @@ def _build(model, data, arguments):
             model = ImageGenerator.from_preset(model)
         return model
     model_class, preset = _find(model, data.image_shape)
-    known = list(inspect.signature(model_class.__init__).parameters)[1:]
-    known = [*(name for name in known if name != "kwargs"), "dtype", "name"]
+    known = inspect.signature(model_class).parameters.keys() - {"kwargs"} | {"dtype", "name"}
     for name in given:
         if name not in known:
             raise ValueError(unknown_name(f"argument of {model_class.__name__}", name, known))

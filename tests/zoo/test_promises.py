@@ -104,7 +104,7 @@ def test_the_generate_endpoint_is_sample(case):
 
 def test_every_argument_is_in_the_config(case):
     model = case[0]
-    arguments = set(inspect.signature(type(model).__init__).parameters) - {"self", "kwargs"}
+    arguments = set(inspect.signature(type(model)).parameters) - {"self", "kwargs"}
     assert arguments <= set(model.get_config())
     again = type(model).from_config(model.get_config())
     assert again.get_config() == model.get_config()

@@ -1,0 +1,83 @@
+"""Checks of arguments, and the texts of their errors."""
+
+import difflib
+import numbers
+
+import numpy as np
+
+#: How many channels an image may have: grey, RGB, RGBA.
+CHANNELS = (1, 3, 4)
+
+
+def unknown_name(kind, name, known):
+    """The message for a name that is not known, with the nearest one that is."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    known = sorted(known)
+    if len(known) > 20:  # one line holds the nearest of them
+        nearest = difflib.get_close_matches(name, known, n=8, cutoff=0)
+        more = f" and {len(known) - len(nearest)} more"
+        return f"Unknown {kind} '{name}'.{hint} Known: {', '.join(nearest)}{more}."
+    return f"Unknown {kind} '{name}'.{hint} Known: {', '.join(known) or 'none'}."
+
+
+def check_image_shape(image_shape):
+    """`image_shape` as a tuple of ints.
+
+    Raises:
+        ValueError: It is not `(height, width, channels)`.
+    """
+    try:
+        shape = tuple(int(side) for side in image_shape)
+    except (TypeError, ValueError):
+        shape = ()
+    if len(shape) != 3 or min(shape) < 1 or shape[2] not in CHANNELS:
+        raise ValueError(
+            "image_shape must be (height, width, channels) with 1, 3 or 4 channels. "
+            f"Received: image_shape={image_shape!r}"
+        )
+    return shape
+
+
+def check_ints(least, **arguments):
+    """Raises a ValueError that names an argument which is no int of `least` or more."""
+    kind = "a positive int" if least == 1 else f"an int of {least} or more"
+    for name, value in arguments.items():
+        if not isinstance(value, numbers.Integral) or value < least:
+            raise ValueError(f"{name} must be {kind}. Received: {name}={value!r}")
+
+
+def check_seed(seed):
+    """`seed` as an int; a ValueError where it is none in 0 to 2**31 - 1."""
+    if not 0 <= seed < 2**31 or int(seed) != seed:
+        raise ValueError(f"A seed must be an integer in 0 to 2**31 - 1. Received: {seed}")
+    return int(seed)
+
+
+def check_mask(mask, images):
+    """What is known of images, as an array for each of them.
+
+    Args:
+        mask: Bool or 0/1 array `[H, W]`, `[N, H, W]` or `[N, H, W, 1]`, 1 where a pixel is known.
+        images: Array `[N, H, W, C]`.
+
+    Returns:
+        uint8 NumPy array `[N, H, W]`.
+
+    Raises:
+        ValueError: The mask has another shape or other values.
+    """
+    mask = np.asarray(mask)
+    if mask.ndim == 4 and mask.shape[-1] == 1:
+        mask = mask[..., 0]
+    if mask.shape not in (images.shape[1:3], images.shape[:3]):
+        raise ValueError(
+            f"mask must have shape {images.shape[1:3]} or {images.shape[:3]}, 1 where a pixel is "
+            f"known. Received: {mask.shape}"
+        )
+    if not np.isin(mask, (0, 1)).all():
+        raise ValueError(
+            "mask must be 1 (or True) where a pixel is known and 0 where it is to be drawn. "
+            f"Received: values from {mask.min()} to {mask.max()}"
+        )
+    return np.broadcast_to(mask.astype("uint8"), images.shape[:3])

@@ -1,0 +1,75 @@
+"""One convention for constructors: every argument is kept under its own name."""
+
+import inspect
+
+import keras
+import numpy as np
+
+
+class Configurable:
+    """Keeps a constructor's arguments as attributes, and writes `get_config` from these.
+
+    Mixed in before a Keras class, as scikit-learn's `BaseEstimator` before an estimator. An
+    argument stands in one signature: a subclass hands on, as `**kwargs`, what it has only from
+    its base, and its own signature (`inspect.signature`, `help`) shows both. `__init__` begins
+    with `super().__init__(...)`, which sets all of it; what an argument becomes in the end (a
+    checked tuple, a number in place of `None`) is assigned to the same name afterwards, and is
+    what the configuration holds.
+
+    An argument that is a model or a layer is not kept: the subclass makes its own of it, and
+    overrides `get_config` to say what it has become.
+
+    Example:
+
+    >>> class Scale(Configurable, keras.layers.Layer):
+    ...     def __init__(self, factor=2.0, **kwargs):
+    ...         super().__init__(**kwargs)
+    ...
+    ...     def call(self, x):
+    ...         return self.factor * x
+    >>> Scale(3.0).get_config()["factor"]
+    3.0
+    """
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        _, *own = inspect.signature(cls.__init__).parameters.values()
+        if own and own[-1].kind is inspect.Parameter.VAR_KEYWORD:
+            *own, rest = own
+            names = {parameter.name for parameter in own}
+            base = getattr(super(cls, cls), "__signature__", None)
+            inherited = [] if base is None else list(base.parameters.values())[:-1]
+            own += [
+                parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+                for parameter in inherited
+                if parameter.name not in names
+            ]
+            own.append(rest)
+        cls.__signature__ = inspect.Signature(own)
+
+    def __new__(cls, *args, **kwargs):
+        instance = super().__new__(cls, *args, **kwargs)
+        bound = cls.__signature__.bind(*args, **kwargs)
+        bound.apply_defaults()
+        bound.arguments.pop("kwargs", None)
+        object.__setattr__(instance, "_arguments", bound.arguments)  # no part of what is saved
+        return instance
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        for name, value in self._arguments.items():
+            if not isinstance(value, keras.layers.Layer):
+                setattr(self, name, tuple(value) if isinstance(value, list) else value)
+
+    def get_config(self):
+        kept = {name: _plain(getattr(self, name, None)) for name in self._arguments}
+        return {**super().get_config(), **kept}
+
+
+def _plain(value):
+    """A value as JSON has it."""
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    if isinstance(value, (tuple, list)):
+        return [_plain(part) for part in value]
+    return value

@@ -1,0 +1,52 @@
+"""How networks are told the class of an image, and how what it says is made to say more.
+
+Guidance without a classifier: Ho and Salimans, "Classifier-free diffusion guidance" (2022; arXiv
+2207.12598). Training hides some of the labels (algorithm 1), so that one network knows the images
+with and without their class; sampling goes further in the direction of the class (equation 6).
+"""
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from kgen import random
+
+
+def class_input(num_classes):
+    """The input of a network that is told the class, one-hot; a list, empty without classes."""
+    return [] if num_classes is None else [keras.Input((num_classes,), name="one_hot_label")]
+
+
+def add_class(x, one_hot=None):
+    """Adds to (B, ..., filters) a bias for the class, (B, num_classes), if there are any."""
+    if one_hot is None:
+        return x
+    bias = layers.Dense(x.shape[-1], use_bias=False)(one_hot)
+    return layers.Add()([x, layers.Reshape((*[1] * (len(x.shape) - 2), x.shape[-1]))(bias)])
+
+
+def hide_labels(labels, seeds, share, num_classes):
+    """Labels of which some say "no class", for guidance (Ho and Salimans, algorithm 1).
+
+    Args:
+        labels: int32 tensor `[B]`, or `None`, which stays.
+        seeds: int32 tensor `[B]`, the batch's seeds.
+        share: Float, how many to hide.
+        num_classes: Int, the label that says so.
+
+    Returns:
+        int32 tensor `[B]`, or `None`.
+    """
+    if labels is None or not share:
+        return labels
+    hidden = random.uniform(seeds, (), stream=2) < share
+    return ops.where(hidden, np.int32(num_classes), labels)
+
+
+def check_guidance(guidance_scale, labels):
+    """Raises a ValueError where a model without classes is to be guided by them."""
+    if guidance_scale != 1 and labels is None:
+        raise ValueError(
+            "guidance_scale compares with a model without classes, and this one has none: leave it "
+            f"at 1, or build the model with num_classes. Received: {guidance_scale}"
+        )

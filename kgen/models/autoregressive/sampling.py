@@ -1,0 +1,194 @@
+"""The cached samplers: each new place costs one place of the network, and not the network.
+
+`draw` serves networks over pixels, row by row and column by column; `draw_tokens` serves causal
+transformers, token by token. Both are one graph of loops, which converts to ONNX.
+"""
+
+import numpy as np
+from keras import ops
+
+from kgen import random
+from kgen.layers.conditioning import check_guidance
+
+
+def check_choice(temperature, top_k=None, top_p=None):
+    """Raises a ValueError where an option of a draw is out of range."""
+    if not isinstance(temperature, (int, float)) or not temperature > 0:
+        raise ValueError(f"temperature must be above 0. Received: {temperature}")
+    if top_k is not None and (int(top_k) != top_k or top_k < 1):
+        raise ValueError(f"top_k must be a positive int, or None. Received: {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"top_p must be above 0 and at most 1, or None. Received: {top_p}")
+
+
+def keep_likeliest(logits, top_k=None, top_p=None):
+    """Logits of which the unlikely ones are never drawn.
+
+    Args:
+        logits: float32 tensor `[B, Q]`.
+        top_k: Int, how many to keep, or `None` for all.
+        top_p: Float, the probability that those kept have together, or `None` for all.
+
+    Returns:
+        float32 tensor `[B, Q]`.
+    """
+    num_choices = logits.shape[-1]
+    if top_k is not None and top_k < num_choices:
+        least = ops.top_k(logits, int(top_k))[0][:, -1:]
+        logits = ops.where(logits < least, -1e30, logits)
+    if top_p is not None and top_p < 1:
+        ordered = ops.top_k(logits, num_choices)[0]
+        shares = ops.softmax(ordered, axis=-1)
+        before = ops.cumsum(shares, axis=-1) - shares
+        # The likeliest one has nothing before it: it always stays.
+        least = ops.min(ops.where(before < top_p, ordered, np.float32(np.inf)), axis=-1)
+        logits = ops.where(logits < least[:, None], -1e30, logits)
+    return logits
+
+
+def draw(network, distribution, shape, seeds, labels=None, temperature=1.0, known=None, mask=None):
+    """The cached sampler: draws what a network describes, place by place in raster order.
+
+    Args:
+        network: See `AutoregressiveGenerator`.
+        distribution: See `kgen.models.autoregressive.distributions`.
+        shape: Tuple `(H, W, C)`.
+        seeds: int32 tensor `[B]`.
+        labels: int32 tensor `[B]` for a class-conditional network.
+        temperature: Float above 0, what logits are divided by.
+        known: float32 tensor `[B, H, W, C]` of scaled levels, or `None`, and
+        mask: Tensor `[B, H, W]`, where they are kept and not drawn.
+
+    Returns:
+        float32 tensor `[B, H, W, C]`, scaled levels.
+
+    Raises:
+        ValueError: `temperature` is 0 or below.
+    """
+    check_choice(temperature)
+    height, width, channels = shape
+    batch = ops.shape(seeds)[0]
+    if known is not None:  # rows and columns lead, as they do in all that is looped over
+        known = ops.transpose(known, (1, 2, 0, 3))
+        mask = ops.cast(ops.transpose(mask, (1, 2, 0))[..., None], "bool")
+
+    def draw_row(row, carry):
+        image, rows = carry
+        context, rows = network.begin_row(rows, row, labels)
+        noise = random.gumbel(seeds, (width, *distribution.noise_shape), stream=row)
+        noise = ops.moveaxis(noise, 1, 0)
+
+        def draw_pixel(column, carry):
+            x, columns, collected = carry
+            last = ops.take(x, column, axis=0)  # x begins with the border
+            here = _at(context, column)
+            drawn = ops.zeros_like(last)
+            for step in range(distribution.passes):
+                parameters, after, outputs = network.pixel(here, columns, column, last, drawn)
+                drawn = distribution.draw(
+                    parameters, ops.take(noise, column, axis=0), drawn, step, temperature
+                )
+                if known is not None:
+                    given = ops.take(ops.take(known, row, axis=0), column, axis=0)
+                    # As a pass draws: one channel after the other, or all in one pass.
+                    count = channels if step == distribution.passes - 1 else step + 1
+                    given = given * (np.arange(channels) < count)
+                    keep = ops.take(ops.take(mask, row, axis=0), column, axis=0)
+                    drawn = ops.where(keep, given, drawn)
+            collected = tuple(
+                _put(rows, column, new) for rows, new in zip(collected, outputs, strict=True)
+            )
+            return _put(x, column + 1, drawn), after, collected
+
+        start = ops.zeros((width + 1, batch, channels)), network.start_columns(batch)
+        collected = tuple(
+            ops.zeros((width, batch, size)) for size in getattr(network, "output_sizes", ())
+        )
+        x, _, collected = ops.fori_loop(0, width, draw_pixel, (*start, collected))
+        rows = network.end_row(rows, context, x[1:], collected)
+        return _put(image, row, x[1:]), rows
+
+    image = ops.zeros((height, width, batch, channels))
+    image, _ = ops.fori_loop(0, height, draw_row, (image, network.start(batch)))
+    return ops.transpose(image, (2, 0, 1, 3))
+
+
+def _at(tree, column):
+    """The tensors of a nested tuple at one place of their leading axis."""
+    if isinstance(tree, tuple):
+        return tuple(_at(part, column) for part in tree)
+    return ops.take(tree, column, axis=0)
+
+
+def _put(x, index, row):
+    """`x` with one place of its leading axis set. It converts to ONNX, and is fast there."""
+    return ops.scatter_update(x, ops.reshape(index, (1, 1)), ops.cast(row, x.dtype)[None])
+
+
+def draw_tokens(
+    network,
+    seeds,
+    labels=None,
+    known=None,
+    mask=None,
+    temperature=1.0,
+    top_k=None,
+    top_p=None,
+    guidance_scale=1.0,
+):
+    """The cached sampler of causal transformers: one token after the other.
+
+    Args:
+        network: An object with `length`, `num_tokens`, `num_classes`, and
+
+            - `start(batch_size)`: its cache before the first token;
+            - `step(last, cache, position, labels)`: logits `[B, Q]` of the token at an int32
+              scalar `position`, from the one before it, int32 `[B]`, and the new cache; the
+              label `num_classes` stands for none.
+        seeds: int32 tensor `[B]`.
+        labels: int32 tensor `[B]` for a class-conditional network.
+        known: int32 tensor `[B, T]`, or `None`, and
+        mask: Tensor `[B, T]`, where they are kept and not drawn.
+        temperature: Float, see `ImageGPT.sample`, as are the next three.
+        top_k: Int or `None`.
+        top_p: Float or `None`.
+        guidance_scale: Float.
+
+    Returns:
+        int32 tensor `[B, T]`.
+
+    Raises:
+        ValueError: An option is out of range, or guides a network without classes.
+    """
+    check_choice(temperature, top_k, top_p)
+    check_guidance(guidance_scale, labels)
+    length, batch = network.length, ops.shape(seeds)[0]
+    noise = random.gumbel(seeds, (length, random.categorical_size(network.num_tokens)))
+    noise = ops.moveaxis(noise, 1, 0)
+    if known is not None:
+        known, mask = ops.transpose(known), ops.cast(ops.transpose(mask), "bool")
+    guided = guidance_scale != 1
+    if guided:
+        labels = ops.concatenate([labels, ops.full_like(labels, network.num_classes)], axis=0)
+
+    def draw_token(position, carry):
+        tokens, cache = carry
+        last = ops.take(tokens, ops.maximum(position - 1, 0), axis=0)
+        if guided:
+            last = ops.concatenate([last, last], axis=0)
+        logits, cache = network.step(last, cache, position, labels)
+        logits = ops.cast(logits, "float32")
+        if guided:
+            logits, free = ops.split(logits, 2, axis=0)
+            logits = free + guidance_scale * (logits - free)
+        logits = keep_likeliest(logits / temperature, top_k, top_p)
+        drawn = random.categorical(logits, ops.take(noise, position, axis=0))
+        if known is not None:
+            keep = ops.take(mask, position, axis=0)
+            drawn = ops.where(keep, ops.take(known, position, axis=0), drawn)
+        return _put(tokens, position, drawn), cache
+
+    tokens = ops.zeros((length, batch), "int32")
+    cache = network.start(2 * batch if guided else batch)
+    tokens, _ = ops.fori_loop(0, length, draw_token, (tokens, cache))
+    return ops.transpose(tokens)

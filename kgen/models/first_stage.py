@@ -1,0 +1,111 @@
+"""The frozen autoencoder of a generator that draws what it encodes.
+
+A generator in two stages (van den Oord, Vinyals and Kavukcuoglu 2017, section 3.3; Rombach et al.
+2022, section 3) learns the codes or latent maps of an autoencoder that was trained before it.
+"""
+
+import pathlib
+
+import keras
+from keras import ops
+
+
+def load_first_stage(stage, kind, argument, image_shape, num_classes):
+    """A frozen copy of an autoencoder, whatever names it.
+
+    Args:
+        stage: A trained `kind`; the path of one: its `.keras` file, its run's or its preset's
+            folder; or the name of a preset, for a fresh one.
+        kind: Class, `VQVAE` or `VAE`.
+        argument: String, the name of the argument that is given as `stage`.
+        image_shape: Tuple `(H, W, C)`, which must be the autoencoder's, and
+        num_classes: Int or `None`, which must be the autoencoder's where that has classes.
+
+    Returns:
+        `kind` of its own, in float32: training the one that was given does not change it.
+
+    Raises:
+        ValueError: There is no such autoencoder, or it is for other images.
+    """
+    copy = _copy(stage, kind, argument, image_shape, num_classes)
+    copy.trainable = False
+    if copy.image_shape != image_shape:
+        raise ValueError(
+            f"image_shape must be the {argument}'s. Received: image_shape={image_shape}, and a "
+            f"{argument} of {copy.image_shape}"
+        )
+    if copy.num_classes not in (None, num_classes):
+        raise ValueError(
+            f"A class-conditional {argument} needs a generator of as many classes. Received: "
+            f"num_classes={num_classes}, and a {argument} of {copy.num_classes}"
+        )
+    return copy
+
+
+def _copy(stage, kind, argument, image_shape, num_classes):
+    from kgen import models
+
+    presets = [
+        preset
+        for model_class in models.registered().values()
+        if issubclass(model_class, kind)
+        for preset in model_class.presets
+    ]
+    if isinstance(stage, str) and stage in presets:
+        return kind.from_preset(
+            stage, image_shape=image_shape, num_classes=num_classes, dtype="float32"
+        )
+    if isinstance(stage, (str, pathlib.Path)):
+        from kgen.training.run import load_model
+
+        if not pathlib.Path(stage).exists():
+            raise ValueError(
+                f"{argument} must be a {kind.__name__}, the path of a trained one (a .keras file, "
+                f"a run's or a preset's folder), or one of {', '.join(presets)}. There is no "
+                f"{str(stage)!r}."
+            )
+        stage = load_model(stage)[0]
+    weights = None
+    if isinstance(stage, kind):
+        weights = stage.get_weights()
+        stage = keras.saving.serialize_keras_object(stage)
+    if not isinstance(stage, dict):
+        raise ValueError(
+            f"{argument} must be a {kind.__name__}, the path of a trained one or a preset's name. "
+            f"Received: {type(stage).__name__}"
+        )
+    # Built as if it were to be trained: Keras would not freeze the layers of a frozen model.
+    # In float32, whatever it was trained in: the generator learns what is exported.
+    arguments = {**stage["config"], "trainable": True, "dtype": "float32"}
+    config = {**stage, "config": arguments}
+    config.pop("compile_config", None)
+    copy = keras.saving.deserialize_keras_object(config)
+    if weights is not None:
+        copy.set_weights(weights)
+    return copy
+
+
+def untrained(stage, argument):
+    """What `diagnose` says of an autoencoder that was never trained: a list of strings."""
+    if ops.convert_to_numpy(stage.training_steps) > 0:
+        return []
+    return [
+        f"untrained {argument}: the {type(stage).__name__} has fresh weights, so that the images "
+        f"will mean nothing. Train one first, and give it, or its run's folder, as {argument}."
+    ]
+
+
+def known_cells(mask, height, width):
+    """Which cells of a coarse grid are known: those whose pixels all are.
+
+    Args:
+        mask: Tensor `[B, H, W]`, 1 where a pixel is known.
+        height: Int, rows of the grid, which divides H.
+        width: Int, its columns.
+
+    Returns:
+        Bool tensor `[B, height, width]`.
+    """
+    down, across = mask.shape[1] // height, mask.shape[2] // width
+    parts = ops.reshape(ops.cast(mask, "int32"), (-1, height, down, width, across))
+    return ops.cast(ops.min(parts, axis=(2, 4)), "bool")

@@ -1,0 +1,145 @@
+"""Adversarial losses: pairs of pure functions of a discriminator's logits, in float32.
+
+`D` below is the discriminator's output before any sigmoid, a logit (or, for the
+Wasserstein losses, the critic's score); `x` is a real image and `G(z)` a generated one.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from keras import ops
+
+from kgen.checks import unknown_name
+
+
+class AdversarialLoss(NamedTuple):
+    """What the two players minimise.
+
+    Args:
+        discriminator: Callable of real and fake logits `[B]`; gives a float32 scalar.
+        generator: Callable of fake logits `[B]`; gives a float32 scalar.
+        threshold: Float, the logit above which an image counts as real; `None` where a
+            logit has no zero point, as a critic's score has none.
+    """
+
+    discriminator: Callable
+    generator: Callable
+    threshold: float | None
+
+
+def get(name):
+    """The pair of losses with a name.
+
+    Args:
+        name: String, one of `LOSSES`.
+
+    Returns:
+        `AdversarialLoss`.
+
+    Raises:
+        ValueError: There is no such loss; the message names the nearest one.
+
+    Example:
+
+    >>> loss = kgen.models.gan.losses.get("hinge")
+    >>> float(loss.discriminator(ops.array([2.0]), ops.array([0.5])))
+    1.5
+    """
+    if name not in LOSSES:
+        raise ValueError(unknown_name("loss", str(name), LOSSES))
+    return LOSSES[name]
+
+
+def cross_entropy_discriminator(real, fake):
+    """-E[log sigmoid(D(x))] - E[log(1 - sigmoid(D(G(z))))].
+
+    Goodfellow et al., "Generative adversarial nets" (NIPS 2014; arXiv 1406.2661),
+    equation 1, as a loss. -log(sigmoid(l)) is softplus(-l), which never overflows.
+    """
+    return ops.mean(ops.softplus(-_float(real))) + ops.mean(ops.softplus(_float(fake)))
+
+
+def minimax_generator(fake):
+    """E[log(1 - sigmoid(D(G(z))))]: Goodfellow et al. (2014), equation 1.
+
+    It saturates: where the discriminator is sure, the gradient vanishes.
+    """
+    return -ops.mean(ops.softplus(_float(fake)))
+
+
+def non_saturating_generator(fake):
+    """-E[log sigmoid(D(G(z)))]: Goodfellow et al. (2014), section 3, last paragraph."""
+    return ops.mean(ops.softplus(-_float(fake)))
+
+
+def least_squares_discriminator(real, fake):
+    """E[(D(x) - 1)**2] / 2 + E[D(G(z))**2] / 2.
+
+    Mao et al., "Least squares generative adversarial networks" (ICCV 2017; arXiv
+    1611.04076), equation 9: a = 0, b = c = 1.
+    """
+    return 0.5 * (ops.mean(ops.square(_float(real) - 1)) + ops.mean(ops.square(_float(fake))))
+
+
+def least_squares_generator(fake):
+    """E[(D(G(z)) - 1)**2] / 2: Mao et al. (2017), equation 9."""
+    return 0.5 * ops.mean(ops.square(_float(fake) - 1))
+
+
+def wasserstein_discriminator(real, fake):
+    """E[D(G(z))] - E[D(x)].
+
+    Arjovsky, Chintala and Bottou, "Wasserstein GAN" (ICML 2017; arXiv 1701.07875),
+    equation 2 and algorithm 1, line 5, as a loss. The critic must be kept Lipschitz: by
+    clipping its weights (line 7), or by `gradient_penalty`.
+    """
+    return ops.mean(_float(fake)) - ops.mean(_float(real))
+
+
+def wasserstein_generator(fake):
+    """-E[D(G(z))]: Arjovsky, Chintala and Bottou (2017), algorithm 1, line 10."""
+    return -ops.mean(_float(fake))
+
+
+def hinge_discriminator(real, fake):
+    """E[max(0, 1 - D(x))] + E[max(0, 1 + D(G(z)))].
+
+    Lim and Ye, "Geometric GAN" (2017; arXiv 1705.02894); Miyato et al., "Spectral
+    normalization for generative adversarial networks" (ICLR 2018; arXiv 1802.05957),
+    equation 16. The generator's loss is Wasserstein's (equation 17).
+    """
+    return ops.mean(ops.relu(1 - _float(real))) + ops.mean(ops.relu(1 + _float(fake)))
+
+
+def gradient_penalty(gradients):
+    """E[(|g| - 1)**2], the penalty on a critic's gradients with respect to its images.
+
+    Gulrajani et al., "Improved training of Wasserstein GANs" (NIPS 2017; arXiv
+    1704.00028), equation 3, without the weight. The gradients are taken at random points
+    on the lines between real and generated images (section 4).
+
+    Args:
+        gradients: Float tensor `[B, ...]`, the gradient of every image's own score.
+
+    Returns:
+        float32 scalar.
+    """
+    gradients = _float(gradients)
+    squared = ops.sum(ops.square(gradients), axis=tuple(range(1, len(gradients.shape))))
+    # A square root's slope is infinite at 0, where a dead critic's gradients are.
+    return ops.mean(ops.square(ops.sqrt(squared + 1e-12) - 1))
+
+
+#: Dict of name to `AdversarialLoss`.
+LOSSES = {
+    "minimax": AdversarialLoss(cross_entropy_discriminator, minimax_generator, 0.0),
+    "non_saturating": AdversarialLoss(cross_entropy_discriminator, non_saturating_generator, 0.0),
+    "least_squares": AdversarialLoss(least_squares_discriminator, least_squares_generator, 0.5),
+    "wasserstein": AdversarialLoss(wasserstein_discriminator, wasserstein_generator, None),
+    "wasserstein_gp": AdversarialLoss(wasserstein_discriminator, wasserstein_generator, None),
+    "hinge": AdversarialLoss(hinge_discriminator, wasserstein_generator, 0.0),
+}
+
+
+def _float(x):
+    return ops.cast(x, "float32")

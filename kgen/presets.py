@@ -1,0 +1,82 @@
+"""Presets: a model by a name, or in a folder of its configuration and its weights."""
+
+import json
+import os
+import pathlib
+import shutil
+import tempfile
+
+import keras
+
+from kgen import models
+from kgen.checks import unknown_name
+
+
+class Presets:
+    """Gives a model `from_preset` and `save_to_preset`."""
+
+    #: Dict of preset name to constructor arguments.
+    presets = {}
+
+    #: The preset that the zoo's tests use: small enough to train in a second.
+    tiny_preset = None
+
+    @classmethod
+    def from_preset(cls, preset, **overrides):
+        """Builds a model from a preset's name, or loads one from a preset's folder.
+
+        Args:
+            preset: String, a name from `presets` (fresh weights), or the path of a folder
+                written by `save_to_preset` (its weights).
+            **overrides: Constructor arguments that replace the preset's; for names only.
+
+        Raises:
+            ValueError: There is no such preset.
+        """
+        folder = pathlib.Path(preset)
+        if (folder / "config.json").is_file():
+            if overrides:
+                raise ValueError(
+                    "A preset folder's weights fit its own arguments only. Received: "
+                    f"{', '.join(overrides)}"
+                )
+            config = json.loads((folder / "config.json").read_text())
+            model = keras.saving.deserialize_keras_object(config)
+            if not isinstance(model, cls):
+                raise ValueError(
+                    f"The preset in {folder} is a {type(model).__name__}, not a {cls.__name__}."
+                )
+            model.load_weights(folder / "model.weights.h5")
+            return model
+        known = {}
+        for model_class in models.registered().values():
+            if issubclass(model_class, cls):
+                known |= dict.fromkeys(model_class.presets, model_class)
+        if preset not in known:
+            raise ValueError(unknown_name("preset", str(preset), known))
+        return known[preset](**{**known[preset].presets[preset], **overrides})
+
+    def save_to_preset(self, path):
+        """Writes `config.json` and `model.weights.h5` into a new folder.
+
+        Args:
+            path: The folder to write. It appears only when it is complete.
+
+        Raises:
+            FileExistsError: The folder is there already.
+        """
+        path = pathlib.Path(path)
+        if path.exists():
+            raise FileExistsError(f"{path} exists already; choose another folder")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = pathlib.Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        try:
+            config = keras.saving.serialize_keras_object(self)
+            config.pop("compile_config", None)  # a preset is a model, not a training run
+            (temporary / "config.json").write_text(json.dumps(config, indent=2))
+            self.save_weights(temporary / "model.weights.h5")
+            os.chmod(temporary, 0o755)
+            os.rename(temporary, path)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise

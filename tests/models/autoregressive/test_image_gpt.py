@@ -1,0 +1,271 @@
+"""ImageGPT: the promises of an autoregressive model, its options, and palettes."""
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import kgen
+from kgen import random
+from kgen.models import ImageGPT
+from kgen.models.autoregressive.sampling import keep_likeliest
+from kgen.training.step import input_gradient
+
+SEEDS = np.arange(7, dtype="int32") * 11
+
+
+def numpy(x):
+    return ops.convert_to_numpy(x)
+
+
+def build(image_shape=(4, 3, 1), seed=0, **options):
+    """A small model with random weights, so that nothing is uniform."""
+    options = {"dim": 16, "num_layers": 2, "num_heads": 2, "num_levels": 4, **options}
+    model = ImageGPT(image_shape, **options)
+    rng = np.random.default_rng(seed)
+    for variable in model.network.weights:
+        variable.assign(rng.normal(0, 0.3, variable.shape))
+    return model
+
+
+def recompute(model, seeds, labels=None, temperature=1.0, images=None, mask=None, scale=1.0):
+    """The slow sampler: the whole network for every token."""
+    network, channels = model.network, model.grid[-1]
+    shape = (network.length, random.categorical_size(network.num_tokens))
+    noise = numpy(random.gumbel(ops.convert_to_tensor(seeds), shape))
+    tokens = np.zeros((len(seeds), network.length), "int32")
+    none = None if labels is None else np.full_like(labels, model.num_classes)
+    for t in range(network.length):
+        if mask is not None and mask.ravel()[t // channels]:
+            tokens[:, t] = images.reshape(len(seeds), -1)[:, t] // 85
+            continue
+        logits = numpy(network(tokens, labels))[:, t]
+        if scale != 1:
+            free = numpy(network(tokens, none))[:, t]
+            logits = free + scale * (logits - free)
+        tokens[:, t] = np.argmax(logits / temperature + noise[:, t], axis=-1)
+    return (tokens * 85).astype("uint8").reshape(-1, *model.image_shape)
+
+
+@pytest.mark.parametrize(
+    "channels, options",
+    [
+        (1, {}),
+        (1, {"rotary": False, "qk_norm": True}),
+        (3, {"num_classes": 3, "mlp": "swiglu", "norm": "rms"}),
+    ],
+)
+def test_the_cached_sampler_draws_what_recomputing_draws(channels, options):
+    model = build((4, 3, channels), **options)
+    labels = SEEDS % 3 if model.num_classes else None
+    drawn = model.generate(seeds=SEEDS, labels=labels, temperature=0.7)
+    np.testing.assert_array_equal(drawn, recompute(model, SEEDS, labels, temperature=0.7))
+    assert len(np.unique(drawn)) == 4
+
+
+def test_many_levels_and_one_image_by_itself():
+    model = build(num_levels=256)
+    drawn = model.generate(seeds=SEEDS)
+    for i in (0, 5):
+        np.testing.assert_array_equal(model.generate(seeds=SEEDS[i : i + 1])[0], drawn[i])
+
+
+def test_causality():
+    """By gradient with respect to what stands before each token: no blind spot."""
+    model = build((3, 2, 3))
+    network = model.network
+    x = np.random.default_rng(0).normal(size=(4, 18, 16)).astype("float32")
+    for t in range(18):
+        gradient = input_gradient(
+            lambda x, t=t: ops.sum(ops.square(network.run(x)[:, t])), ops.convert_to_tensor(x)
+        )
+        seen = (numpy(gradient) != 0).any(axis=(0, 2))
+        np.testing.assert_array_equal(seen, np.arange(18) <= t)  # 0 is the start
+    tokens = np.random.default_rng(0).integers(0, 4, (2, 18))
+    before = numpy(network(tokens))
+    tokens[:, 9] = (tokens[:, 9] + 1) % 4
+    changed = (numpy(network(tokens)) != before).any(axis=(0, 2))
+    np.testing.assert_array_equal(changed, np.arange(18) > 9)
+
+
+@pytest.mark.parametrize(
+    "shape, num_levels, num_classes",
+    [((2, 2, 1), 2, 2), ((2, 1, 1), 4, None), ((1, 1, 3), 3, None)],
+)
+def test_probabilities_sum_to_one(shape, num_levels, num_classes, total_probability):
+    model = build(shape, num_levels=num_levels, num_classes=num_classes)
+    np.testing.assert_allclose(total_probability(model), 1, atol=1e-5)
+
+
+def test_samples_follow_the_probabilities():
+    model = build((2, 2, 1), num_levels=2)
+    grid = np.array([[i >> 3 & 1, i >> 2 & 1, i >> 1 & 1, i & 1] for i in range(16)])
+    images = (255 * grid).astype("uint8").reshape(-1, 2, 2, 1)
+    n = 20_000
+    expected = np.exp(numpy(model.log_prob(images)).astype("float64")) * n
+    drawn = model.generate(n, batch_size=n, progress=False).reshape(n, -1) // 255
+    counts = np.bincount(drawn @ [8, 4, 2, 1], minlength=16)
+    assert np.sum((counts - expected) ** 2 / expected) < 15 + 4 * np.sqrt(30)
+
+
+# Options -------------------------------------------------------------------------------
+
+
+def test_guidance():
+    model = build(num_classes=3)
+    labels = SEEDS % 3
+    plain = model.generate(seeds=SEEDS, labels=labels)
+    for scale in (0.0, 2.5):
+        drawn = model.generate(seeds=SEEDS, labels=labels, guidance_scale=scale)
+        np.testing.assert_array_equal(drawn, recompute(model, SEEDS, labels, scale=scale))
+        assert (drawn != plain).any()
+    # Without a class every label gives the same.
+    other = model.generate(seeds=SEEDS, labels=(labels + 1) % 3, guidance_scale=0.0)
+    np.testing.assert_array_equal(
+        other, model.generate(seeds=SEEDS, labels=labels, guidance_scale=0.0)
+    )
+    np.testing.assert_array_equal(
+        plain, model.generate(seeds=SEEDS, labels=labels, guidance_scale=1.0)
+    )
+
+
+def test_greedy():
+    model = build()
+    greedy = model.generate(seeds=SEEDS, top_k=1)
+    assert (greedy == greedy[:1]).all()
+    np.testing.assert_array_equal(greedy, model.generate(seeds=SEEDS, top_p=1e-6))
+    np.testing.assert_array_equal(greedy, model.generate(seeds=SEEDS, temperature=1e-4))
+    plain = model.generate(seeds=SEEDS)
+    np.testing.assert_array_equal(plain, model.generate(seeds=SEEDS, top_k=4, top_p=1.0))
+
+
+def test_the_likeliest_are_kept():
+    logits = np.log(np.array([[0.1, 0.4, 0.2, 0.3], [0.97, 0.01, 0.01, 0.01]], "float32"))
+    for options, kept in (
+        ({"top_k": 2}, [[0, 1, 0, 1], [1, 1, 1, 1]]),  # of equal ones all stay
+        ({"top_p": 0.65}, [[0, 1, 0, 1], [1, 0, 0, 0]]),
+        ({"top_p": 0.75}, [[0, 1, 1, 1], [1, 0, 0, 0]]),
+        ({"top_k": 1, "top_p": 0.9}, [[0, 1, 0, 0], [1, 0, 0, 0]]),
+        ({"top_k": 9}, [[1, 1, 1, 1], [1, 1, 1, 1]]),
+    ):
+        found = numpy(keep_likeliest(ops.convert_to_tensor(logits), **options))
+        np.testing.assert_array_equal(found > -1e29, np.array(kept, bool), err_msg=str(options))
+        np.testing.assert_array_equal(found[found > -1e29], logits[np.array(kept, bool)])
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"temperature": 0}, r"temperature must be above 0\. Received: 0"),
+        ({"top_k": 0}, r"top_k must be a positive int, or None\. Received: 0"),
+        ({"top_p": 1.5}, r"top_p must be above 0 and at most 1, or None\. Received: 1.5"),
+        ({"guidance_scale": 2.0}, r"build the model with num_classes\. Received: 2.0"),
+        ({"topk": 3}, "Unknown option 'topk'. Did you mean 'top_k'?"),
+    ],
+)
+def test_options_are_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        build().generate(2, **options)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_completion(channels):
+    model = build((4, 3, channels))
+    images = model.generate(seeds=SEEDS + 1)
+    mask = np.zeros((4, 3), bool)
+    mask[:2], mask[2, :1] = True, True
+    drawn = model.complete(images, mask, seeds=SEEDS, temperature=0.8)
+    np.testing.assert_array_equal(drawn[:, mask], images[:, mask])
+    np.testing.assert_array_equal(drawn, recompute(model, SEEDS, None, 0.8, images, mask))
+    assert (drawn != images).any()
+
+
+# Palettes ------------------------------------------------------------------------------
+
+
+def test_a_palette_is_learnt_and_drawn_from():
+    rng = np.random.default_rng(0)
+    colors = np.array([[250, 10, 20], [0, 200, 30], [40, 40, 240], [255, 255, 255]])
+    picked = rng.integers(0, 4, (64, 4, 3))
+    images = np.clip(colors[picked] + rng.integers(-4, 5, (64, 4, 3, 3)), 0, 255).astype("uint8")
+    model = ImageGPT((4, 3, 3), dim=16, num_layers=1, num_heads=2, num_colors=4)
+    assert model.network.length == 12
+    model.compile()
+    model.fit(images, epochs=1, batch_size=16, verbose=0)
+    palette = numpy(model.palette)
+    nearest = np.abs(palette[None] - colors[:, None]).max(axis=-1)
+    assert nearest.min(axis=1).max() <= 4, "every colour is found"
+    drawn = model.generate(8)
+    assert np.isin(drawn.reshape(-1, 3) @ [1, 256, 65536], palette @ [1, 256, 65536]).all()
+    cut = model.cut_to_levels(images)
+    assert np.abs(cut.astype(int) - images).max() <= 8
+    np.testing.assert_array_equal(model.cut_to_levels(cut), cut)
+    mask = np.arange(12).reshape(4, 3) < 6
+    np.testing.assert_array_equal(model.complete(cut, mask)[:, mask], cut[:, mask])
+    with pytest.raises(ValueError, match="4 colours, see its palette"):
+        model.complete(images, mask)
+    assert not model.likelihood_protocol()["discrete"]
+    before = palette.copy()
+    model.fit(images[::-1], epochs=2, initial_epoch=1, batch_size=16, verbose=0)
+    np.testing.assert_array_equal(numpy(model.palette), before)
+
+
+def test_palettes_that_cannot_be_learnt():
+    model = ImageGPT((4, 3, 3), dim=16, num_layers=1, num_heads=2, num_colors=8)
+    model.compile()
+    black = np.zeros((16, 4, 3, 3), "uint8")
+    with pytest.raises(ValueError, match=r"palette of 8 colours cannot be learnt .* have 1\."):
+        model.fit(black, batch_size=8)
+
+    class Batches(keras.utils.PyDataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            return (black,)
+
+    with pytest.raises(ValueError, match=r"call model.adapt\(images\)"):
+        model.fit(Batches())
+
+
+# Training ------------------------------------------------------------------------------
+
+
+def test_it_learns_stripes_by_class():
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 512).astype("int32")
+    rows = rng.integers(0, 2, (512, 6, 1, 1))
+    striped = np.broadcast_to(rows, (512, 6, 6, 1))
+    images = np.where(labels[:, None, None, None] == 0, striped, striped.swapaxes(1, 2))
+    images = (255 * images).astype("uint8")
+    model = kgen.models.ImageGPT(
+        (6, 6, 1), num_classes=2, dim=32, num_layers=2, num_heads=2, num_levels=2
+    )
+    model.compile(learning_rate=3e-3)
+    model.fit(images, labels, epochs=15, batch_size=32, verbose=0)
+    nats = model.negative_log_likelihood(images, labels).mean()
+    assert nats == pytest.approx(6 * np.log(2), abs=0.5)
+    drawn = model.generate(60, labels=np.arange(60) % 2)
+    assert (drawn[::2] == drawn[::2, :, :1]).all(axis=(1, 2, 3)).mean() > 0.8
+    assert (drawn[1::2] == drawn[1::2, :1]).all(axis=(1, 2, 3)).mean() > 0.8
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"mlp": "relu"}, "Unknown mlp 'relu'"),
+        ({"norm": "batch"}, "Unknown norm 'batch'"),
+        (
+            {"num_colors": 1, "num_levels": 256},
+            "must be 2 to 4096, or None. Received: 1",
+        ),
+        ({"num_colors": 8}, "give one of the two. Received: num_levels=4, num_colors=8"),
+        ({"label_dropout": 1.0}, "label_dropout must be 0 or more and below 1. Received: 1.0"),
+        ({"num_heads": 3}, "num_heads must divide dim.*Received: dim=16, num_heads=3, rotary=True"),
+        ({"num_heads": 8}, "a head must have a multiple of 4 features"),
+    ],
+)
+def test_wrong_arguments(options, message):
+    with pytest.raises(ValueError, match=message):
+        build(**options)

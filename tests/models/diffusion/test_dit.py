@@ -1,0 +1,241 @@
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+from kgen import random
+from kgen.models import VAE, DiT
+from kgen.models.diffusion import flow
+from kgen.training.step import Batch
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (48, 8, 8, 1), "uint8")
+LABELS = np.arange(48, dtype="int32") % 3
+SMALL = {"patch_size": 4, "dim": 16, "num_layers": 2, "num_heads": 2}
+
+
+def numpy(x):
+    return ops.convert_to_numpy(x)
+
+
+def noisy(model):
+    """Weights that make every input count."""
+    rng = np.random.default_rng(0)
+    for network in (model.network, model.ema_network):
+        for weight in network.weights:
+            weight.assign(rng.normal(size=weight.shape) * 0.2)
+    return model
+
+
+def small(num_classes=3, **overrides):
+    keras.utils.set_random_seed(0)
+    return noisy(DiT((8, 8, 1), num_classes, **{**SMALL, **overrides}))
+
+
+@pytest.fixture(scope="module")
+def vae():
+    keras.utils.set_random_seed(0)
+    model = VAE.from_preset("vae_tiny", latent_dim=None, latent_channels=2)
+    model.compile()
+    model.fit(IMAGES, batch_size=16, epochs=2, verbose=0)
+    return model
+
+
+def test_the_network_against_numpy():
+    """One block, written out: patches, conditions, adaLN-Zero, attention over all places."""
+    model = small(num_layers=1, num_heads=1, rotary=False)
+    weights = {w.path.split("network/", 1)[1]: numpy(w) for w in model.network.weights}
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(2, 8, 8, 1)).astype("float32")
+    times, labels = np.array([0.3, 0.9], "float32"), np.array([2, 3], "int32")
+
+    def dense(x, name):
+        return x @ weights[f"{name}/kernel"] + weights[f"{name}/bias"]
+
+    def silu(x):
+        return x / (1 + np.exp(-x))
+
+    def normal(x):
+        return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6)
+
+    angles = 1000 * times[:, None] * 10_000 ** -(np.arange(128) / 128)
+    c = np.concatenate([np.cos(angles), np.sin(angles)], axis=-1)
+    c = dense(silu(dense(c, "time_in")), "time_out") + weights["label/embeddings"][labels]
+    patches = [x[:, i : i + 4, j : j + 4].reshape(2, 16) for i in (0, 4) for j in (0, 4)]
+    h = dense(np.stack(patches, axis=1), "patches")
+    h = h + weights["rows/embeddings"][[0, 0, 1, 1]] + weights["columns/embeddings"][[0, 1, 0, 1]]
+    parts = np.split(dense(silu(c), "block_0/modulation")[:, None], 6, axis=-1)
+    shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = parts
+    y = dense(normal(h) * (1 + scale) + shift, "block_0/attention/qkv")
+    query, key, value = np.split(y, 3, axis=-1)
+    scores = np.exp(query @ key.transpose(0, 2, 1) / 4)
+    y = scores / scores.sum(-1, keepdims=True) @ value
+    h = h + gate * dense(y, "block_0/attention/out")
+    y = dense(normal(h) * (1 + mlp_scale) + mlp_shift, "block_0/mlp/first")
+    y = 0.5 * y * (1 + np.tanh(np.sqrt(2 / np.pi) * (y + 0.044715 * y**3)))
+    h = h + mlp_gate * dense(y, "block_0/mlp/second")
+    shift, scale = np.split(dense(silu(c), "modulation")[:, None], 2, axis=-1)
+    out = dense(normal(h) * (1 + scale) + shift, "velocity").reshape(2, 2, 2, 4, 4)
+    out = out.transpose(0, 1, 3, 2, 4).reshape(2, 8, 8, 1)
+    np.testing.assert_allclose(numpy(model.network(x, times, labels)), out, atol=2e-3, rtol=2e-3)
+
+
+def test_a_fresh_network_has_no_velocity():
+    """adaLN-Zero and a last layer of zeros (section 3.2): training begins at the mean."""
+    model = DiT((8, 8, 1), 3, **SMALL)
+    velocity = model.network(np.ones((1, 8, 8, 1), "float32"), np.ones(1, "float32"), np.ones(1))
+    np.testing.assert_array_equal(numpy(velocity), 0.0)
+
+
+def test_the_loss_is_that_of_the_velocity():
+    model = small(None)
+    batch = Batch(ops.convert_to_tensor(IMAGES[:16]), None, ops.arange(16, dtype="int32"))
+    loss, logs = model.objective(batch, training=False)
+    x = IMAGES[:16].astype("float32") / 127.5 - 1
+    noise = numpy(random.normal(batch.seeds, (8, 8, 1)))
+    times = 1 / (1 + np.exp(-numpy(random.normal(batch.seeds, (), stream=3))))
+    along = times[:, None, None, None]
+    velocity = numpy(model.ema_network((1 - along) * x + along * noise, times.astype("float32")))
+    assert float(loss) == pytest.approx(np.square(velocity - (noise - x)).mean(), rel=1e-4)
+    assert logs["loss"] is loss
+
+
+@pytest.mark.parametrize("times", ["uniform", "logit_normal"])
+def test_times_of_training(times):
+    drawn = numpy(small(times=times)._draw_times(ops.arange(20_000, dtype="int32")))
+    middle = np.logical_and(drawn > 0.25, drawn < 0.75).mean()
+    expected = 0.5 if times == "uniform" else 0.7281  # P(|Z| < log 3)
+    assert abs(middle - expected) < 4 * np.sqrt(expected * (1 - expected) / 20_000)
+    assert drawn.min() > 0 and drawn.max() < 1
+
+
+def test_training_learns_and_averages():
+    images = np.repeat(np.arange(4, dtype="uint8") * 80, 12)[:, None, None, None]
+    images = np.broadcast_to(images, (48, 8, 8, 1))
+    model = DiT((8, 8, 1), ema_decay=0.9, **{**SMALL, "patch_size": 2})
+    model.compile(learning_rate=1e-2)
+    history = model.fit(images, batch_size=16, epochs=60, verbose=0).history["loss"]
+    assert np.mean(history[-5:]) < 0.6 * history[0]
+    pairs = zip(model.network.weights, model.ema_network.weights, strict=True)
+    assert any((numpy(a) != numpy(b)).any() for a, b in pairs)
+    drawn = model.generate(16, seed=1).astype("int32")
+    # What it was taught is flat; what it draws is nearly so.
+    assert drawn.std(axis=(1, 2, 3)).mean() < 30
+
+
+def test_steps_are_chosen_at_call_time():
+    """Other steps leave nothing behind: each call gives what a fresh model gives."""
+    seeds, model = np.arange(5), small()
+    calls = [
+        {"num_steps": 4},
+        {"num_steps": 8},
+        {"num_steps": 4},
+        {"num_steps": 4, "sampler": "heun"},
+    ]
+    results = [model.generate(seeds=seeds, labels=1, **call) for call in calls]
+    for call, result in zip(calls, results, strict=True):
+        np.testing.assert_array_equal(result, small().generate(seeds=seeds, labels=1, **call))
+    np.testing.assert_array_equal(results[0], results[2])
+    assert (results[0] != results[1]).any() and (results[0] != results[3]).any()
+
+
+def test_guidance():
+    model, seeds = small(), np.arange(6)
+
+    def draw(labels, **options):
+        return model.generate(seeds=seeds, labels=labels, num_steps=8, **options)
+
+    np.testing.assert_array_equal(draw(1), draw(1, guidance_scale=1.0))
+    free = draw(0, guidance_scale=0.0)
+    np.testing.assert_array_equal(free, draw(2, guidance_scale=0.0))
+    none = flow.integrate(
+        lambda x, t: model.ema_network(x, t, np.full(6, 3, "int32")),
+        random.normal(ops.convert_to_tensor(seeds.astype("int32")), (8, 8, 1)),
+        8,
+    )
+    assert np.abs(numpy(model.decode(none)).astype(int) - free).max() <= 1
+    assert (draw(1, guidance_scale=3.0) != draw(1)).any()
+
+
+def test_inpainting_keeps_what_is_known_and_looks_at_nothing_else():
+    model = small()
+    mask = np.zeros((8, 8), "uint8")
+    mask[:, 3:] = 1
+    drawn = model.inpaint(IMAGES[:8], mask, labels=1, seed=3)
+    np.testing.assert_array_equal(drawn[:, :, 3:], IMAGES[:8, :, 3:])
+    other = IMAGES[:8].copy()
+    other[:, :, :3] = 255 - other[:, :, :3]
+    np.testing.assert_array_equal(drawn, model.inpaint(other, mask, labels=1, seed=3))
+    # What is drawn depends on what is known, here later in raster order.
+    other[:, :, 3:] = 255 - other[:, :, 3:]
+    assert (model.inpaint(other, mask, labels=1, seed=3)[:, :, :3] != drawn[:, :, :3]).any()
+    nothing = model.inpaint(IMAGES[:8], np.zeros((8, 8)), labels=1, seed=3)
+    np.testing.assert_array_equal(nothing, model.generate(8, labels=1, seed=3))
+
+
+def test_variations():
+    model = small()
+    same = model.vary(IMAGES[:8], 0.0, labels=1)
+    np.testing.assert_array_equal(same, IMAGES[:8])
+    seeds = np.arange(8)
+    new = model.vary(IMAGES[:8], 1.0, labels=1, seeds=seeds)
+    np.testing.assert_array_equal(new, model.generate(seeds=seeds, labels=1))
+    strengths = np.array([0.0, 0.1, 0.4, 1.0])
+    images = np.repeat(IMAGES[:1], 4, axis=0)
+    varied = model.vary(images, strengths, labels=1, seeds=[5, 5, 5, 5]).astype(int)
+    distances = np.abs(varied - images).mean(axis=(1, 2, 3))
+    assert distances[0] == 0 and (np.diff(distances) > 0).all()
+    alone = model.vary(images[2:3], 0.4, labels=1, seeds=[5])
+    assert np.abs(alone[0].astype(int) - varied[2]).max() <= 1
+
+
+def test_latents_of_a_vae(vae, tmp_path):
+    before = [numpy(w).copy() for w in vae.variables]
+    model = DiT((8, 8, 1), 3, vae, **{**SMALL, "patch_size": 1})
+    assert model.latent_shape == vae.latent_shape and model.needs_adapting()
+    model.compile(learning_rate=1e-2)
+    history = model.fit(IMAGES, LABELS, batch_size=16, epochs=10, verbose=0).history["loss"]
+    assert history[-1] < history[0]
+    latents = numpy(model.encode(IMAGES))
+    np.testing.assert_allclose(latents.mean(axis=(0, 1, 2)), 0, atol=1e-3)
+    np.testing.assert_allclose(latents.std(axis=(0, 1, 2)), 1, atol=1e-3)
+    for ours, theirs in zip(before, model.autoencoder.variables, strict=True):
+        np.testing.assert_array_equal(ours, numpy(theirs))
+    # There and back is what the VAE itself gives back, up to a rounding.
+    given = numpy(vae.endpoints()["reconstruct"].function(image=IMAGES[:8])["image"])
+    assert np.abs(model.predict_on_batch(IMAGES[:8]).astype(int) - given).max() <= 1
+    mask = np.arange(8) < np.full((8, 8), 4)
+    drawn = model.inpaint(IMAGES[:8], mask, LABELS[:8])
+    np.testing.assert_array_equal(drawn[:, :, :4], IMAGES[:8, :, :4])
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    assert not again.needs_adapting()
+    np.testing.assert_array_equal(again.generate(4, labels=2), model.generate(4, labels=2))
+
+
+def test_an_untrained_autoencoder_is_named():
+    model = DiT((8, 8, 1), autoencoder="vae_tiny", **{**SMALL, "patch_size": 1})
+    assert model.diagnose({})[0].startswith("untrained autoencoder: the VAE")
+
+
+def test_bad_input(vae):
+    model = small()
+    for call, message in [
+        (lambda: model.generate(2, labels=1, num_steps=0), "num_steps must be a positive int"),
+        (lambda: model.generate(2, labels=1, sampler="rk4"), "Unknown sampler 'rk4'"),
+        (lambda: model.generate(2, labels=1, steps=4), "Unknown option 'steps'"),
+        (lambda: model.inpaint(IMAGES[:2], np.ones((4, 4)), labels=1), "mask must have shape"),
+        (lambda: model.inpaint(IMAGES[:2, :4], np.ones((4, 8)), labels=1), "takes images of shape"),
+        (lambda: model.vary(IMAGES[:2], 1.5, labels=1), "strength must be 0 to 1"),
+        (lambda: model.vary(IMAGES[:2], [0.1, 0.2, 0.3], labels=1), "strength must be 0 to 1"),
+        (lambda: small(None).generate(2, guidance_scale=2.0), "guidance_scale compares"),
+        (lambda: DiT((8, 8, 1), patch_size=3), "patch_size must divide the sides of the image"),
+        (lambda: DiT((8, 8, 1), times="logit"), "Unknown times 'logit'. Did you mean"),
+        (lambda: DiT((8, 8, 1), ema_decay=1), "ema_decay must be"),
+        (lambda: DiT((8, 8, 1), dim=20, num_heads=3), "num_heads must divide dim"),
+        (lambda: DiT((8, 8, 1), autoencoder="nowhere"), "autoencoder must be a VAE"),
+        (lambda: DiT((16, 16, 1), autoencoder=vae), "image_shape must be the autoencoder's"),
+        (lambda: DiT((8, 8, 1), autoencoder=vae, patch_size=3), "sides of the latent map"),
+        (lambda: DiT((8, 8, 1), autoencoder="vqvae_tiny"), "autoencoder must be a VAE"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            call()

@@ -1,0 +1,84 @@
+import math
+
+import numpy as np
+import pytest
+from keras import ops
+
+from kgen.models.gan import losses as adversarial
+
+REAL = [2.0, -0.5]
+FAKE = [1.0, -3.0]
+
+
+def softplus(x):
+    return math.log1p(math.exp(x))
+
+
+# Worked out by hand from the papers' equations for the logits above.
+CROSS_ENTROPY = (softplus(-2) + softplus(0.5)) / 2 + (softplus(1) + softplus(-3)) / 2
+EXPECTED = {
+    "minimax": (CROSS_ENTROPY, -(softplus(1) + softplus(-3)) / 2),
+    "non_saturating": (CROSS_ENTROPY, (softplus(-1) + softplus(3)) / 2),
+    "least_squares": ((1 + 2.25) / 4 + (1 + 9) / 4, (0 + 16) / 4),
+    "wasserstein": (-1.0 - 0.75, 1.0),
+    "wasserstein_gp": (-1.0 - 0.75, 1.0),
+    "hinge": ((0 + 1.5) / 2 + (2 + 0) / 2, 1.0),
+}
+
+
+def tensor(values):
+    return ops.convert_to_tensor(np.array(values, "float32"))
+
+
+def test_every_loss_is_listed_here():
+    assert EXPECTED.keys() == adversarial.LOSSES.keys()
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_losses_by_hand(name):
+    loss = adversarial.get(name)
+    discriminator, generator = EXPECTED[name]
+    assert float(loss.discriminator(tensor(REAL), tensor(FAKE))) == pytest.approx(
+        discriminator, rel=1e-6
+    )
+    assert float(loss.generator(tensor(FAKE))) == pytest.approx(generator, rel=1e-6)
+
+
+def test_cross_entropy_is_the_textbook_formula():
+    def sigmoid(x):
+        return 1 / (1 + np.exp(-np.array(x)))
+
+    discriminator = -np.log(sigmoid(REAL)).mean() - np.log(1 - sigmoid(FAKE)).mean()
+    assert EXPECTED["minimax"][0] == pytest.approx(discriminator)
+    assert EXPECTED["minimax"][1] == pytest.approx(np.log(1 - sigmoid(FAKE)).mean())
+    assert EXPECTED["non_saturating"][1] == pytest.approx(-np.log(sigmoid(FAKE)).mean())
+
+
+@pytest.mark.parametrize("name", ["minimax", "non_saturating"])
+def test_large_logits_stay_finite(name):
+    loss = adversarial.get(name)
+    sure, wrong = tensor([1000.0]), tensor([-1000.0])
+    assert float(loss.discriminator(sure, wrong)) == 0.0
+    assert float(loss.discriminator(wrong, sure)) == 2000.0
+    assert float(loss.generator(wrong)) == {"minimax": 0.0, "non_saturating": 1000.0}[name]
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_half_precision_logits_give_float32(name):
+    loss = adversarial.get(name)
+    real, fake = (ops.cast(tensor(values), "bfloat16") for values in (REAL, FAKE))
+    for value in (loss.discriminator(real, fake), loss.generator(fake)):
+        assert ops.shape(value) == () and value.dtype in ("float32", np.float32)
+
+
+def test_gradient_penalty_by_hand():
+    # Norms 5, 1 and 0: (5 - 1)**2, 0 and 1.
+    gradients = np.zeros((3, 2, 2, 1), "float32")
+    gradients[0, 0, 0], gradients[0, 1, 1], gradients[1, 0, 1] = 3, 4, 1
+    penalty = float(adversarial.gradient_penalty(tensor(gradients)))
+    assert penalty == pytest.approx(17 / 3, rel=1e-5)
+
+
+def test_an_unknown_loss_names_the_nearest():
+    with pytest.raises(ValueError, match="Did you mean 'wasserstein_gp'"):
+        adversarial.get("wasserstein-gp")

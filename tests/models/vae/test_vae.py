@@ -1,0 +1,455 @@
+import inspect
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import ops
+
+import kgen
+from kgen.losses import likelihood
+from kgen.models import VAE
+from kgen.training.step import Batch
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (48, 8, 8, 1), "uint8")
+LABELS = np.arange(48, dtype="int32") % 3
+LOG_2PI = np.log(2 * np.pi)
+#: In place of the preset's latent vector.
+MAPS = {"latent_dim": None, "latent_channels": 2}
+
+
+def tiny(**overrides):
+    keras.utils.set_random_seed(0)
+    return VAE.from_preset("vae_tiny", **overrides)
+
+
+def batch(images=IMAGES, labels=None):
+    return Batch(
+        ops.convert_to_tensor(images),
+        None if labels is None else ops.convert_to_tensor(labels),
+        kgen.random.row_seeds(5, len(images)),
+    )
+
+
+def numpy(x):
+    return ops.convert_to_numpy(x).astype("float64")
+
+
+def numbers(logs):
+    return {name: float(ops.convert_to_numpy(value)) for name, value in logs.items()}
+
+
+def test_elbo_against_its_formula():
+    model = tiny(binarization="threshold")
+    rows = batch()
+    loss, logs = model.objective(rows, training=False)
+    binary = 255 * (IMAGES > 127.5).astype("uint8")
+    mean, log_variance = map(ops.convert_to_numpy, model.encode(binary))
+    noise = ops.convert_to_numpy(kgen.random.normal(rows.seeds, (4,)))
+    logits = ops.convert_to_numpy(model.decoder([mean + np.exp(log_variance / 2) * noise]))
+    p = 1 / (1 + np.exp(-logits))
+    reconstruction = -np.where(binary > 0, np.log(p), np.log(1 - p)).sum((1, 2, 3)).mean()
+    kl = 0.5 * (mean**2 + np.exp(log_variance) - 1 - log_variance).sum(1).mean()
+    logs = numbers(logs)
+    np.testing.assert_allclose(logs["reconstruction_loss"], reconstruction, rtol=1e-5)
+    np.testing.assert_allclose(logs["kl_loss"], kl, rtol=1e-4)
+    np.testing.assert_allclose(float(ops.convert_to_numpy(loss)), reconstruction + kl, rtol=1e-5)
+    assert logs["active_units"] == (mean.var(0) > 0.01).sum()
+
+
+def test_beta_warmup_and_free_bits_shape_the_training_loss_alone():
+    plain = tiny()
+    parts = numbers(plain.objective(batch(), training=True)[1])
+    evaluated = numbers(plain.objective(batch(), training=False)[1])
+    assert parts == pytest.approx(evaluated)
+
+    def loss(training, steps=0, **arguments):
+        model = tiny(**arguments)
+        model.training_steps.assign(steps)
+        return float(ops.convert_to_numpy(model.objective(batch(), training=training)[0]))
+
+    reconstruction, kl = parts["reconstruction_loss"], parts["kl_loss"]
+    assert loss(True, beta=4.0) == pytest.approx(reconstruction + 4 * kl, rel=1e-5)
+    assert loss(True, steps=25, kl_warmup_steps=100) == pytest.approx(
+        reconstruction + 0.25 * kl, rel=1e-5
+    )
+    assert loss(True, steps=500, kl_warmup_steps=100) == pytest.approx(reconstruction + kl)
+    assert loss(True, free_bits=2.0) == pytest.approx(reconstruction + 4 * 2.0, rel=1e-5)
+    for arguments in ({"beta": 4.0}, {"kl_warmup_steps": 100}, {"free_bits": 2.0}):
+        assert loss(False, **arguments) == pytest.approx(reconstruction + kl, rel=1e-5)
+
+
+def test_dynamic_binarization_draws_with_the_grey_level_as_probability():
+    model = tiny()
+    grey = np.full((2000, 8, 8, 1), 64, "uint8")
+    first = ops.convert_to_numpy(model._binarize(batch(grey)))
+    assert set(np.unique(first)) == {0, 255}
+    assert abs((first > 0).mean() - 64 / 255) < 0.005
+    binary = (grey * 0 + 255, grey * 0)
+    for levels in binary:  # already binary: stays
+        np.testing.assert_array_equal(ops.convert_to_numpy(model._binarize(batch(levels))), levels)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"likelihood": "bernoulli"},
+        {"likelihood": "bernoulli", "binarization": "none"},
+        {"likelihood": "bernoulli", "binarization": "threshold"},
+        {"likelihood": "continuous_bernoulli"},
+        {"likelihood": "gaussian"},
+        {"likelihood": "gaussian", "variance": 0.5},
+        {"likelihood": "discretized_logistic"},
+    ],
+    ids=lambda a: "-".join(map(str, a.values())),
+)
+def test_every_likelihood_trains_conditionally(arguments):
+    model = tiny(num_classes=3, **arguments)
+    model.compile(learning_rate=1e-2)
+    history = model.fit(IMAGES, LABELS, batch_size=16, epochs=15, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0]
+    images = model.generate(6, labels=[0, 1, 2, 0, 1, 2])
+    assert images.dtype == np.uint8 and images.shape == (6, 8, 8, 1)
+    assert (model.generate(seeds=[3], labels=0) != model.generate(seeds=[3], labels=1)).any()
+
+
+def test_fixed_variance_is_the_mean_squared_error_of_the_textbooks():
+    model = tiny(likelihood="gaussian", variance=0.5)
+    latents = ops.convert_to_tensor(np.zeros((48, 4), "float32"))
+    logs = ops.convert_to_numpy(model.log_likelihood(IMAGES, latents))
+    squared = ((IMAGES / 255 - ops.convert_to_numpy(model.decoder([latents]))) ** 2).sum((1, 2, 3))
+    np.testing.assert_allclose(-logs, squared + 32 * np.log(np.pi), rtol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(8, 8, 1), (12, 20, 3), (32, 16, 4), (128, 128, 3), (100, 8, 1)])
+def test_shapes(shape):
+    model = tiny(image_shape=shape)
+    assert model.generate(2).shape == (2, *shape)
+    images = np.zeros((2, *shape), "uint8")
+    assert ops.convert_to_numpy(model(images)).shape == (2, *shape)
+
+
+@pytest.mark.parametrize("shape", [(7, 8, 1), (4, 4, 1), (132, 128, 3), (8, 8, 2), (8, 8)])
+def test_shapes_it_cannot_take(shape):
+    with pytest.raises(ValueError, match="image_shape"):
+        tiny(image_shape=shape)
+
+
+@pytest.mark.parametrize("shape, latent_shape", [((8, 8, 1), (4, 4, 2)), ((12, 20, 3), (6, 10, 2))])
+def test_latent_maps_enter_and_leave_as_vectors(shape, latent_shape):
+    model = tiny(image_shape=shape, num_classes=3, **MAPS)
+    assert model.latent_shape == latent_shape and model.latent_dim == np.prod(latent_shape)
+    assert tiny().latent_shape == (1, 1, 4)
+    assert VAE.from_preset("vae_tiny", latent_dim=None).latent_shape == (1, 1, 32)
+    images = np.random.default_rng(0).integers(0, 256, (4, *shape), "uint8")
+    inputs = [images / np.float32(127.5) - 1, np.eye(3, dtype="float32")[LABELS[:4]]]
+    # The map itself, means and log-variances as channels, is what the last convolution gives.
+    convolutions = [x for x in model.encoder.layers if isinstance(x, keras.layers.Conv2D)]
+    outputs = numpy(keras.Model(model.encoder.inputs, convolutions[-1].output)(inputs))
+    flat = (numpy(x) for x in model.encode(images, LABELS[:4]))
+    mean, log_variance = (x.reshape(4, *latent_shape) for x in flat)
+    np.testing.assert_allclose(mean, outputs[..., :2], atol=1e-6)
+    np.testing.assert_allclose(log_variance, outputs[..., 2:], atol=1e-6)
+    assert model.generate(2, labels=1).shape == (2, *shape)
+    assert (model.generate(seeds=[3], labels=0) != model.generate(seeds=[3], labels=1)).any()
+
+
+def test_a_latent_place_tells_of_its_surroundings():
+    model = tiny(image_shape=(32, 32, 1), num_blocks=1, **MAPS)
+    assert model.latent_shape == (4, 4, 2)
+    latents = np.zeros((2, 4, 4, 2), "float32")
+    latents[1, 0, 0] = 10  # a corner
+    outputs = numpy(model.decoder([latents.reshape(2, -1)]))
+    changed = np.abs(outputs[1] - outputs[0])[..., 0] > 0
+    assert changed[:8, :8].all() and not changed[-4:].any() and not changed[:, -4:].any()
+
+
+@pytest.mark.parametrize("prior", ["standard", "vamp"])
+def test_latent_maps_train(prior):
+    model = tiny(num_classes=3, prior=prior, num_pseudo_inputs=5, **MAPS)
+    model.compile(learning_rate=1e-2)
+    history = model.fit(IMAGES, LABELS, batch_size=16, epochs=15, verbose=0).history
+    assert history["loss"][-1] < history["loss"][0]
+    bounds = [
+        model.negative_log_likelihood(IMAGES, LABELS, importance_samples=k).mean() for k in (1, 50)
+    ]
+    assert bounds[1] < bounds[0]
+    config = model.get_config()
+    assert config["latent_dim"] is None and config["latent_channels"] == 2
+    again = VAE.from_config(config)
+    assert again.get_config() == config and again.latent_shape == (4, 4, 2)
+
+
+def test_latent_maps_survive_saving(tmp_path):
+    model = tiny(**MAPS)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    np.testing.assert_array_equal(again.generate(4), model.generate(4))
+
+
+def test_a_latent_map_ships(tmp_path, tensorflow_only):
+    import export
+
+    export.export(tiny(num_classes=3, **MAPS), tmp_path / "artifact", progress=False)
+
+
+def test_every_argument_is_in_the_config_and_survives_saving(tmp_path):
+    arguments = {
+        "image_shape": (12, 8, 3),
+        "num_classes": 5,
+        "latent_dim": 3,
+        "latent_channels": None,
+        "filters": 6,
+        "num_blocks": 1,
+        "units": 7,
+        "likelihood": "gaussian",
+        "binarization": "none",
+        "variance": 0.25,
+        "beta": 0.5,
+        "kl_warmup_steps": 9,
+        "free_bits": 0.0,
+        "importance_samples": 1,
+        "prior": "vamp",
+        "num_pseudo_inputs": 7,
+        "seed": 11,
+    }
+    signature = inspect.signature(VAE).parameters
+    assert set(arguments) == set(signature) - {"self", "kwargs"}
+    model = VAE(**arguments)
+    model.save(tmp_path / "model.keras")
+    again = keras.saving.load_model(tmp_path / "model.keras")
+    config = json.loads(json.dumps(again.get_config()))
+    assert {name: config[name] for name in arguments} == json.loads(json.dumps(arguments))
+    np.testing.assert_array_equal(again.generate(4, labels=2), model.generate(4, labels=2))
+
+
+def test_importance_samples_and_free_bits_survive_saving(tmp_path):
+    for arguments in ({"importance_samples": 4}, {"free_bits": 0.125, "num_pseudo_inputs": 9}):
+        tiny(**arguments).save(tmp_path / "model.keras")
+        config = keras.saving.load_model(tmp_path / "model.keras").get_config()
+        assert {name: config[name] for name in arguments} == arguments
+
+
+def test_importance_weighted_likelihood_tightens_the_bound():
+    """With a linear-Gaussian decoder log p(x) is known; here one that ignores the latents."""
+    model = tiny(binarization="none")
+    for weight in model.decoder.weights:
+        weight.assign(np.zeros(weight.shape))
+    # Every pixel has logit 0 whatever the latent vector: log p(x) = -64 log 2.
+    result = model.negative_log_likelihood(IMAGES, importance_samples=2000)
+    np.testing.assert_allclose(result, 64 * np.log(2), atol=0.15)
+    assert result.shape == (48,) and result.dtype == np.float32
+    # One sample is the ELBO in expectation; more samples come nearer, from above.
+    trained = tiny(binarization="threshold")
+    trained.compile(learning_rate=1e-2)
+    rng = np.random.default_rng(1)  # stripes of random brightness, so that the latents matter
+    stripes = 255 * (rng.random((200, 8, 1, 1)) < 0.5).astype("uint8").repeat(8, axis=2)
+    trained.fit(stripes, batch_size=16, epochs=20, verbose=0)
+    bounds = [
+        trained.negative_log_likelihood(stripes, importance_samples=k).mean() for k in (1, 10, 500)
+    ]
+    assert bounds[0] > bounds[1] + 0.1 > bounds[2] + 0.2
+    elbo = trained.evaluate(stripes, return_dict=True, verbose=0)["loss"]
+    assert abs(bounds[0] - elbo) < 1.0
+
+
+def test_importance_weights_against_numpy():
+    model = tiny(binarization="threshold")
+    seeds = kgen.random.row_seeds(0, 48)
+    binary = 255 * (IMAGES > 127.5).astype("uint8")
+    mean, log_variance = model.encode(binary)
+    weights = []
+    for k in range(5):
+        noise = kgen.random.normal(seeds, (4,), stream=k + 16)
+        latents = mean + ops.exp(log_variance / 2) * noise
+        weights.append(
+            ops.convert_to_numpy(
+                model.log_likelihood(binary, latents)
+                + likelihood.normal_log_density(latents)
+                - likelihood.normal_log_density(latents, mean, log_variance)
+            )
+        )
+    expected = np.log(5) - np.logaddexp.reduce(np.array(weights, "float64"), axis=0)
+    result = model.negative_log_likelihood(IMAGES, importance_samples=5)
+    np.testing.assert_allclose(result, expected, rtol=1e-5)
+
+
+def single_weights(model, images, labels, samples, seeds):
+    """float64 NumPy `[samples, B]`: log p(x, z) - log q(z|x), with every density written out."""
+    mean, log_variance = (numpy(t) for t in model.encode(images, labels))
+    weights, parts = [], []
+    for k in range(samples):
+        noise = numpy(kgen.random.normal(seeds, (model.latent_dim,), stream=k + 16))
+        z = mean + np.exp(log_variance / 2) * noise
+        q = -0.5 * ((z - mean) ** 2 / np.exp(log_variance) + log_variance + LOG_2PI).sum(1)
+        likelihoods = numpy(model.log_likelihood(images, ops.cast(z, "float32"), labels))
+        ratio = q - log_prior(model, z)
+        weights.append(likelihoods - ratio)
+        parts.append((-likelihoods.mean(), ratio.mean()))
+    return np.array(weights), np.mean(parts, axis=0)
+
+
+def log_prior(model, z):
+    """float64 NumPy `[B]`."""
+    if model.prior == "standard":
+        return -0.5 * (z**2 + LOG_2PI).sum(1)
+    pixels = 2 / (1 + np.exp(-numpy(model.pseudo_inputs))) - 1
+    inputs = [ops.cast(pixels, "float32")]
+    if model.num_classes:
+        classes = np.arange(model.num_pseudo_inputs) % model.num_classes
+        inputs.append(ops.cast(np.eye(model.num_classes)[classes], "float32"))
+    mean, log_variance = np.split(numpy(model.encoder(inputs)), 2, axis=1)
+    squared = (z[:, None] - mean) ** 2 / np.exp(log_variance)
+    densities = -0.5 * (squared + log_variance + LOG_2PI).sum(-1)
+    return np.logaddexp.reduce(densities, axis=1) - np.log(len(mean))
+
+
+@pytest.mark.parametrize("prior", ["standard", "vamp"])
+def test_importance_weighted_objective_against_numpy(prior):
+    model = tiny(
+        binarization="threshold",
+        num_classes=3,
+        importance_samples=5,
+        prior=prior,
+        num_pseudo_inputs=7,
+    )
+    rows = batch(labels=LABELS)
+    binary = 255 * (IMAGES > 127.5).astype("uint8")
+    weights, (reconstruction, kl) = single_weights(model, binary, LABELS, 5, rows.seeds)
+    expected = np.log(5) - np.logaddexp.reduce(weights, axis=0).mean()
+    for training in (True, False):
+        loss, logs = model.objective(rows, training)
+        logs = numbers(logs)
+        assert float(numpy(loss)) == pytest.approx(expected, rel=1e-6)
+        assert logs["loss"] == pytest.approx(expected, rel=1e-6)
+        assert logs["reconstruction_loss"] == pytest.approx(reconstruction, rel=1e-6)
+        assert logs["kl_loss"] == pytest.approx(kl, abs=1e-5)
+
+
+@pytest.mark.parametrize("prior", ["standard", "vamp"])
+def test_likelihood_is_the_same_however_many_samples_go_at_once(prior):
+    model = tiny(binarization="threshold", num_classes=3, prior=prior, num_pseudo_inputs=5)
+    seeds = kgen.random.row_seeds(3, 48)
+    binary = 255 * (IMAGES > 127.5).astype("uint8")
+    weights, _ = single_weights(model, binary, LABELS, 20, seeds)
+    expected = np.log(20) - np.logaddexp.reduce(weights, axis=0)
+    for at_once in (1, 3, 20, 1000, "auto"):
+        result = model.negative_log_likelihood(
+            IMAGES, LABELS, importance_samples=20, seed=3, batch_size=16, samples_at_once=at_once
+        )
+        np.testing.assert_allclose(result, expected, rtol=2e-6, err_msg=str(at_once))
+
+
+def test_importance_weighted_training_tightens_its_bound():
+    model = tiny(binarization="threshold", importance_samples=8)
+    model.compile(learning_rate=1e-2)
+    stripes = 255 * (np.arange(8)[:, None, None] % 2 == 0) * np.ones((64, 8, 8, 1))
+    stripes = np.where(np.arange(64)[:, None, None, None] % 2, stripes, 255 - stripes)
+    history = model.fit(stripes.astype("uint8"), batch_size=16, epochs=15, verbose=0).history
+    assert history["loss"][-1] < 0.5 * history["loss"][0]
+    logs = model.evaluate(stripes.astype("uint8"), return_dict=True, verbose=0)
+    assert logs["loss"] < logs["reconstruction_loss"] + logs["kl_loss"]  # the ELBO
+
+
+def test_vamp_prior_is_trained_and_drawn_from():
+    model = tiny(prior="vamp", num_pseudo_inputs=3, num_classes=2)
+    model.compile(learning_rate=1e-2)
+    before = numpy(model.pseudo_inputs)
+    model.fit(IMAGES, LABELS % 2, batch_size=16, epochs=5, verbose=0)
+    assert (before != numpy(model.pseudo_inputs)).all()
+    seeds = kgen.random.row_seeds(0, 3000)
+    gumbel = numpy(kgen.random.gumbel(seeds, (3,), stream=2))
+    picked = gumbel.argmax(1)
+    assert np.bincount(picked).min() > 900
+    noise = numpy(kgen.random.normal(seeds, (4,)))
+    pixels = ops.cast(2 / (1 + np.exp(-numpy(model.pseudo_inputs))) - 1, "float32")
+    classes = ops.cast(np.eye(2)[[0, 1, 0]], "float32")
+    mean, log_variance = np.split(numpy(model.encoder([pixels, classes])), 2, axis=1)
+    expected = mean[picked] + 0.5 * np.exp(log_variance[picked] / 2) * noise
+    found = numpy(model.sample_latents(seeds, temperature=0.5))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+    images = numpy(model.decode(model.sample_latents(seeds[:9]), np.zeros(9, "int32")))
+    np.testing.assert_array_equal(images, model.generate(seeds=numpy(seeds)[:9], labels=0))
+
+
+def test_interpolation_ends_in_what_the_vamp_prior_draws():
+    model = tiny(prior="vamp", num_pseudo_inputs=3)
+    ways = kgen.evaluation.interpolate(model, pairs=2, steps=3, seed=5)
+    ends = ways[:, [0, -1]].reshape(4, 8, 8, 1)
+    assert np.abs(ends.astype(int) - model.generate(4, seed=5)).max() <= 1
+
+
+def test_the_vamp_prior_ships(tmp_path, tensorflow_only):
+    import export
+
+    model = tiny(prior="vamp", num_pseudo_inputs=6, num_classes=3)
+    export.export(model, tmp_path / "artifact", progress=False)  # proves itself
+
+
+ON_JAX = """
+import sys
+import keras, numpy as np
+import kgen
+from kgen.models import VAE
+images, folder = np.load(sys.argv[1]), sys.argv[2]
+for name in ("iwae", "vamp"):
+    model = keras.saving.load_model(f"{folder}/{name}.keras")
+    logs = model.evaluate(images, return_dict=True, verbose=0)
+    nll = model.negative_log_likelihood(images, importance_samples=7)
+    np.savez(f"{folder}/{name}.npz", nll=nll, images=model.generate(9), **logs)
+    model.compile()
+    assert np.isfinite(model.fit(images, batch_size=16, epochs=1, verbose=0).history["loss"])
+"""
+
+
+def test_the_same_figures_on_jax(tmp_path, run_python, tensorflow_only):
+    pytest.importorskip("jax")
+    np.save(tmp_path / "images.npy", IMAGES)
+    models = {
+        "iwae": tiny(importance_samples=3),
+        "vamp": tiny(prior="vamp", num_pseudo_inputs=5),
+    }
+    for name, model in models.items():
+        model.compile()
+        model.save(tmp_path / f"{name}.keras")
+    run_python(ON_JAX, tmp_path / "images.npy", tmp_path, backend="jax")
+    for name, model in models.items():
+        theirs = np.load(tmp_path / f"{name}.npz")
+        for key, value in model.evaluate(IMAGES, return_dict=True, verbose=0).items():
+            assert theirs[key] == pytest.approx(value, rel=1e-4, abs=1e-5), (name, key)
+        nll = model.negative_log_likelihood(IMAGES, importance_samples=7)
+        np.testing.assert_allclose(theirs["nll"], nll, rtol=1e-5)
+        assert np.abs(theirs["images"].astype(int) - model.generate(9)).max() <= 1
+
+
+def test_posterior_collapse_is_named():
+    model = tiny(beta=1000.0)
+    model.compile(learning_rate=1e-2)
+    with pytest.warns(UserWarning, match="posterior collapse"):
+        model.fit(IMAGES, batch_size=8, epochs=40, verbose=0)
+    assert model.diagnose({"active_units": 20.0, "kl_loss": 18.0}) == []
+    assert tiny().diagnose({"active_units": 0.0, "kl_loss": 0.0}) == []  # not yet trained
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ({"likelihood": "gausian"}, "Did you mean 'gaussian'"),
+        ({"binarization": "dynamc"}, "Did you mean 'dynamic'"),
+        ({"variance": -1.0}, "variance"),
+        ({"num_classes": 0}, "num_classes"),
+        ({"latent_channels": 2}, "set latent_dim=None. Received: latent_dim=4, latent_channels=2"),
+        ({"latent_dim": None, "latent_channels": 0}, "positive int. Received: latent_channels=0"),
+        ({"importance_samples": 0}, "importance_samples must be a positive int"),
+        ({"importance_samples": 2.5}, "importance_samples must be a positive int"),
+        ({"importance_samples": 2, "beta": 2.0}, "importance_samples=2, beta=2.0"),
+        ({"importance_samples": 2, "kl_warmup_steps": 5}, "kl_warmup_steps=5"),
+        ({"importance_samples": 2, "free_bits": 0.5}, "free_bits=0.5"),
+        ({"prior": "vampp"}, "Did you mean 'vamp'"),
+        ({"prior": "vamp", "free_bits": 0.5}, "free_bits=0.5"),
+        ({"prior": "vamp", "num_pseudo_inputs": 0}, "num_pseudo_inputs"),
+    ],
+)
+def test_bad_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tiny(**arguments)
