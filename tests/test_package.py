@@ -21,6 +21,24 @@ def test_public_names_are_there():
         assert getattr(kgen.models, name) is not None
 
 
+def test_every_model_has_a_family_and_half_a_line():
+    families = kgen.models.families()
+    assert list(families) == ["gan", "vae", "autoregressive", "tokens", "diffusion"]
+    said = [pair for family in families.values() for pair in family.models.items()]
+    assert [name for name, _ in said] == list(kgen.models.registered())
+    for name, what in [*said, *((name, family.what) for name, family in families.items())]:
+        assert 20 <= len(what) <= 88 and "\n" not in what, name
+    assert all(re.search(r"\d minutes", what) for _, what in said)
+
+
+def test_presets_that_are_listed_are_those_of_the_classes():
+    assert kgen.models.presets() == {
+        preset: {"model": name, **arguments}
+        for name, model_class in kgen.models.registered().items()
+        for preset, arguments in model_class.presets.items()
+    }
+
+
 def test_version_is_the_packages():
     import importlib.metadata
 

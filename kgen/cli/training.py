@@ -23,28 +23,38 @@ from kgen.cli.common import (
 
 @app.command("list")
 def list_(as_json: Json = False):
-    """Show models, presets and data sources.
+    """Show models by family, presets and data sources.
 
     Example: kgen list
     """
-    with work(as_json):
-        from kgen import data, models
+    from kgen import data, models
 
-        zoo = models.registered()
-        summary = {name: c.__doc__.strip().splitlines()[0] for name, c in zoo.items()}
-        presets = {
-            preset: {"model": name, **arguments}
-            for name, c in zoo.items()
-            for preset, arguments in c.presets.items()
-        }
+    families, presets = models.families(), models.presets()
+    zoo = {name: what for family in families.values() for name, what in family.models.items()}
     rows = [
         (preset, values["model"], "x".join(map(str, values["image_shape"])))
         for preset, values in presets.items()
     ]
     print_result(
-        {"models": summary, "presets": presets, "sources": data.SOURCES},
+        {
+            "families": {
+                name: {"what": family.what, "models": list(family.models)}
+                for name, family in families.items()
+            },
+            "models": zoo,
+            "presets": presets,
+            "sources": data.SOURCES,
+        },
         as_json,
-        make_table("model", "what it is", rows=summary.items(), title="Models"),
+        *(
+            make_table(
+                "model",
+                "what it is for, CPU minutes on MNIST",
+                rows=family.models.items(),
+                title=f"{name}: {family.what}",
+            )
+            for name, family in families.items()
+        ),
         make_table("preset", "model", "image shape", rows=rows, title="Presets"),
         make_table("source", "what it is", rows=data.SOURCES.items(), title="Sources for --data"),
         "Next: kgen train vae --data digits",

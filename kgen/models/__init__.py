@@ -1,24 +1,75 @@
-"""The zoo. A model is one file here and one line in `_FILES`."""
+"""The zoo. A model is one file in its family's folder and one line in `_FAMILIES`."""
 
+import ast
+import dataclasses
 import importlib
+import pathlib
 
 from kgen.checks import unknown_name
 
-_FILES = {
-    "vae": ("kgen.models.vae.vae", "VAE"),
-    "dcgan": ("kgen.models.gan.dcgan", "DCGAN"),
-    "dit": ("kgen.models.diffusion.dit", "DiT"),
-    "gated_pixelcnn": ("kgen.models.autoregressive.gated_pixelcnn", "GatedPixelCNN"),
-    "pixelcnn": ("kgen.models.autoregressive.pixelcnn", "PixelCNN"),
-    "pixelcnn_pp": ("kgen.models.autoregressive.pixelcnn_pp", "PixelCNNpp"),
-    "pixelrnn": ("kgen.models.autoregressive.pixelrnn", "PixelRNN"),
-    "vqvae": ("kgen.models.tokens.vqvae", "VQVAE"),
-    "vq_pixelcnn": ("kgen.models.tokens.vq_pixelcnn", "VQPixelCNN"),
-    "ladder_vae": ("kgen.models.vae.ladder_vae", "LadderVAE"),
-    "vit_vae": ("kgen.models.vae.vit_vae", "ViTVAE"),
-    "image_gpt": ("kgen.models.autoregressive.image_gpt", "ImageGPT"),
-    "vq_transformer": ("kgen.models.tokens.vq_transformer", "VQTransformer"),
-    "maskgit": ("kgen.models.tokens.maskgit", "MaskGIT"),
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """What a family of models shares, and its members.
+
+    Args:
+        what: String, half a line.
+        models: Dict of a model's name to half a line: what it is for and what it costs.
+    """
+
+    what: str
+    models: dict
+
+
+# Class, and what it is for and what it costs. The CPU minutes are those that its example takes
+# to train on MNIST; see benchmarks/RESULTS.md for what they buy.
+_FAMILIES = {
+    "gan": (
+        "two networks play against each other: sharp images in one pass, no likelihood",
+        {
+            "dcgan": ("DCGAN", "sharp small images at once; can collapse; 10 minutes"),
+        },
+    ),
+    "vae": (
+        "an encoder and a decoder: latents, reconstructions and a bound on the likelihood",
+        {
+            "vae": ("VAE", "to begin with; a latent vector; soft images; 20 minutes"),
+            "ladder_vae": ("LadderVAE", "several layers of latents: a better bound; 25 minutes"),
+            "vit_vae": ("ViTVAE", "small maps of latents, for dit to draw; 7 minutes"),
+        },
+    ),
+    "autoregressive": (
+        "pixel after pixel: exact likelihood, completions; drawing takes a step per pixel",
+        {
+            "pixelcnn": ("PixelCNN", "the plain form, to compare with; 5 minutes"),
+            "gated_pixelcnn": ("GatedPixelCNN", "the best exact likelihood here; 55 minutes"),
+            "pixelcnn_pp": ("PixelCNNpp", "mixtures of logistics suit colour; 3 minutes"),
+            "pixelrnn": ("PixelRNN", "sees all earlier pixels by recurrence; 3 minutes"),
+            "image_gpt": ("ImageGPT", "a transformer, with top_k and top_p; 33 minutes"),
+        },
+    ),
+    "tokens": (
+        "an image becomes a small picture of codes, which a second model draws",
+        {
+            "vqvae": ("VQVAE", "makes the codes that the others draw; 9 minutes"),
+            "vq_pixelcnn": ("VQPixelCNN", "codes by convolutions; 11 minutes after vqvae"),
+            "vq_transformer": ("VQTransformer", "codes one by one; 8 minutes after vqvae"),
+            "maskgit": ("MaskGIT", "all codes in 8 passes, completes; 16 minutes after vqvae"),
+        },
+    ),
+    "diffusion": (
+        "from noise to an image in as many steps as you choose",
+        {
+            "dit": ("DiT", "the best on CIFAR-10 here; inpaints, varies; 29 minutes"),
+        },
+    ),
+}
+
+# Name of each model to its module and its class.
+_MODELS = {
+    name: (f"kgen.models.{family}.{name}", class_name)
+    for family, (_, members) in _FAMILIES.items()
+    for name, (class_name, _) in members.items()
 }
 
 __all__ = [
@@ -26,6 +77,7 @@ __all__ = [
     "VAE",
     "VQVAE",
     "DiT",
+    "Family",
     "GatedPixelCNN",
     "ImageGPT",
     "LadderVAE",
@@ -36,17 +88,30 @@ __all__ = [
     "VQPixelCNN",
     "VQTransformer",
     "ViTVAE",
+    "families",
     "get",
+    "presets",
     "registered",
 ]
 
 
+def families():
+    """The zoo by family: a dict of name to `Family`, without importing a model.
+
+    Example:
+
+    >>> list(kgen.models.families()["vae"].models)
+    ['vae', 'ladder_vae', 'vit_vae']
+    """
+    return {
+        family: Family(what, {name: said for name, (_, said) in members.items()})
+        for family, (what, members) in _FAMILIES.items()
+    }
+
+
 def registered():
     """All models of the zoo: a dict of name to class."""
-    return {
-        name: getattr(importlib.import_module(module), attribute)
-        for name, (module, attribute) in _FILES.items()
-    }
+    return {name: get(name) for name in _MODELS}
 
 
 def get(name):
@@ -55,14 +120,37 @@ def get(name):
     Raises:
         ValueError: There is no such model; the message names the nearest one.
     """
-    if name not in _FILES:
-        raise ValueError(unknown_name("model", name, _FILES))
-    module, attribute = _FILES[name]
-    return getattr(importlib.import_module(module), attribute)
+    if name not in _MODELS:
+        raise ValueError(unknown_name("model", name, _MODELS))
+    module, class_name = _MODELS[name]
+    return getattr(importlib.import_module(module), class_name)
+
+
+def presets():
+    """All presets: a dict of name to `{"model": its name, **arguments}`.
+
+    They are read from the models' files, where they are literals, so that who only lists
+    them does not wait for Keras and its backend.
+    """
+    return {
+        preset: {"model": name, **arguments}
+        for name, (module, class_name) in _MODELS.items()
+        for preset, arguments in _literal_presets(module, class_name).items()
+    }
+
+
+def _literal_presets(module, class_name):
+    path = pathlib.Path(__file__).parents[2].joinpath(*module.split(".")).with_suffix(".py")
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    classes = {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+    for node in classes[class_name].body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "presets":
+            return ast.literal_eval(node.value)
+    return {}
 
 
 def __getattr__(name):
-    for module, attribute in _FILES.values():
-        if name == attribute:
-            return getattr(importlib.import_module(module), attribute)
+    for module, class_name in _MODELS.values():
+        if name == class_name:
+            return getattr(importlib.import_module(module), class_name)
     raise AttributeError(f"module 'kgen.models' has no attribute '{name}'")

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -81,9 +82,24 @@ def test_list(kgen, result):
     assert listed["presets"]["vae_28x28"]["image_shape"] == [28, 28, 1]
     assert listed["presets"]["vae_28x28"]["model"] == "vae"
     assert "digits" in listed["sources"]
+    assert listed["families"]["vae"]["models"] == ["vae", "ladder_vae", "vit_vae"]
+    members = [name for family in listed["families"].values() for name in family["models"]]
+    assert sorted(members) == sorted(listed["models"])
     status, out, _ = kgen("list")
     assert status == 0
     assert all(word in out for word in ("dcgan", "vae_tiny", "tfds:<name>"))
+    shown = " ".join(re.sub("[│┃]", " ", out).split())
+    for name, family in listed["families"].items():
+        assert f"{name}: {family['what']}" in shown
+        assert all(f"{member} {listed['models'][member]}" in shown for member in family["models"])
+
+
+def test_list_imports_no_framework(run_python):
+    code = (
+        "import sys; from kgen.cli import main; status = main(['list']); "
+        "print(status, sorted({'keras', 'tensorflow', 'jax'} & set(sys.modules)))"
+    )
+    assert run_python(code).stdout.endswith("0 []\n")
 
 
 # train -----------------------------------------------------------------------------------
