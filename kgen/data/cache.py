@@ -2,7 +2,9 @@
 
 An entry holds `<split>_images.npy` (uint8 `[N, H, W, C]`), `<split>_labels.npy` (int32
 `[N]`) where there are labels, and `entry.json`. It is written under another name and
-renamed when it is complete, so that a reader never meets half an entry.
+renamed when it is complete, so that a reader never meets half an entry. Who writes it holds
+its lock, which the operating system frees when the process ends, however it ends: a folder
+under such a name whose lock is free is what a killed process has left behind.
 """
 
 import contextlib
@@ -11,21 +13,23 @@ import json
 import os
 import pathlib
 import shutil
-import socket
-import uuid
 import warnings
 
+import filelock
 import numpy as np
 
 FORMAT = 1  # part of every key: raise it when decoding changes
 _BLOCKS, _BLOCK = 256, 2**20
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
 
 def default_folder():
-    """`KGEN_CACHE_DIR`, or the folder `kgen` in the user's cache (`XDG_CACHE_HOME`, `~/.cache`)."""
+    """`KGEN_CACHE_DIR`, or the folder `kgen` where the system keeps a user's caches."""
     if folder := os.environ.get("KGEN_CACHE_DIR"):
         return pathlib.Path(folder)
-    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "kgen"
+    import platformdirs
+
+    return platformdirs.user_cache_path("kgen", appauthor=False)
 
 
 def digest(value):
@@ -33,56 +37,77 @@ def digest(value):
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def read(entry):
-    """Reads an entry.
+def load(entry, fill):
+    """Reads an entry; one that is missing or damaged is written first.
+
+    Of several processes that want an entry, one writes it and the others wait for it.
 
     Args:
-        entry: Path of the entry's folder.
+        entry: Path of the entry's folder. Locks are kept beside the folder that it is in.
+        fill: Function that is given a `Writer`, adds all images and returns a dict of what
+            else to keep.
 
     Returns:
         Tuple of a dict of split name to `(images, labels)`, the images memory-mapped, and
-        the dict that was given to `Writer.finish`; or `None` where there is no entry or,
-        with a warning, where it is damaged; the damaged one is removed.
-    """
-    if not entry.exists():
-        return None
-    try:
-        content = json.loads((entry / "entry.json").read_text("utf-8"))
-        for file, expected in content["files"].items():
-            if _file_digest(entry / file) != expected:
-                raise ValueError(f"{file} has changed")
-        return _load(entry, content["splits"]), content["info"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        warnings.warn(f"Cache entry {entry} is damaged ({error}): rebuilding it.", stacklevel=3)
-        with _errors_name(entry.parent):
-            shutil.rmtree(entry)
-        return None
-
-
-@contextlib.contextmanager
-def writing(entry):
-    """Context manager that gives a `Writer`. The entry exists once it was left without error.
+        the dict that `fill` gave.
 
     Raises:
         OSError: If the entry cannot be written, for instance because the disk is full.
             Nothing of it is left.
     """
-    unique = f"{socket.gethostname()}.{os.getpid()}.{uuid.uuid4().hex}"
-    partial = entry.parent / f".{entry.name}.{unique}"
-    try:
-        with _errors_name(entry.parent):
-            partial.mkdir(parents=True)
-            _remove_leftovers(entry.parent)
-        with contextlib.closing(Writer(partial)) as writer:
-            yield writer
-        with _errors_name(entry.parent):
+    with contextlib.suppress(*_DAMAGE):
+        return _read(entry)
+    with _errors_name(entry.parent):
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        _lock(entry).parent.mkdir(exist_ok=True)
+        _remove_leftovers(entry.parent)
+    with _locked(entry):
+        if entry.exists():  # another process has just written it, or it is damaged
             try:
-                os.rename(partial, entry)
-            except OSError:
-                if not entry.exists():  # else another process was faster: its entry is as good
-                    raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+                return _read(entry)
+            except _DAMAGE as error:
+                warnings.warn(
+                    f"Cache entry {entry} is damaged ({error}): rebuilding it.", stacklevel=3
+                )
+                with _errors_name(entry.parent):
+                    shutil.rmtree(entry)
+        partial = entry.with_name(f".{entry.name}")
+        try:
+            with _errors_name(entry.parent):
+                partial.mkdir()
+            with contextlib.closing(Writer(partial)) as writer:
+                writer.finish(fill(writer))
+            with _errors_name(entry.parent):
+                partial.rename(entry)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+        return _read(entry)
+
+
+def _read(entry):
+    content = json.loads((entry / "entry.json").read_text("utf-8"))
+    for file, expected in content["files"].items():
+        if _file_digest(entry / file) != expected:
+            raise ValueError(f"{file} has changed")
+    return _load(entry, content["splits"]), content["info"]
+
+
+def _lock(entry):
+    """Path of the lock of an entry. The file stays when the lock is free."""
+    return entry.parent.with_name("locks") / f"{entry.name}.lock"
+
+
+@contextlib.contextmanager
+def _locked(entry):
+    with contextlib.ExitStack() as stack:
+        with _errors_name(entry.parent):
+            lock = filelock.FileLock(_lock(entry))
+            try:
+                stack.enter_context(lock.acquire(blocking=False))
+            except filelock.Timeout:
+                warnings.warn(f"Waiting for the process that writes {entry}.", stacklevel=5)
+                stack.enter_context(lock.acquire())
+        yield
 
 
 class Writer:
@@ -109,7 +134,7 @@ class Writer:
         self._labels[split].append(label)
 
     def arrays(self):
-        """Completes the arrays and returns them as `read` does."""
+        """Completes the arrays and returns them as `load` does."""
         with _errors_name(self._folder.parent):
             for split, file in self._files.items():
                 file.seek(0)
@@ -121,7 +146,7 @@ class Writer:
             return _load(self._folder, self._files)
 
     def finish(self, info):
-        """Completes the entry, after `arrays`. `info` is a dict that `read` gives back."""
+        """Completes the entry, after `arrays`. `info` is a dict that `load` gives back."""
         with _errors_name(self._folder.parent):
             files = {path.name: _file_digest(path) for path in sorted(self._folder.iterdir())}
             content = {"splits": sorted(self._files), "files": files, "info": info}
@@ -181,16 +206,8 @@ def _file_digest(path):
 
 
 def _remove_leftovers(folder):
-    """Removes what processes of this computer that were killed have left behind."""
-    if os.name != "posix":
-        return
-    for path in folder.glob(".*"):
-        host, _, rest = path.name.rpartition(f".{socket.gethostname()}.")
-        pid = rest.split(".")[0]
-        if host and pid.isdigit():
-            try:
-                os.kill(int(pid), 0)  # sends nothing: asks whether the process lives
-            except ProcessLookupError:
-                shutil.rmtree(path, ignore_errors=True)
-            except PermissionError:
-                pass  # it lives and is another user's
+    """Removes what processes that were killed have left behind."""
+    for partial in folder.glob(".*"):
+        lock = filelock.FileLock(_lock(folder / partial.name[1:]))
+        with contextlib.suppress(filelock.Timeout), lock.acquire(blocking=False):
+            shutil.rmtree(partial, ignore_errors=True)

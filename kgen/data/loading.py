@@ -157,12 +157,7 @@ def load(
         name = re.sub(r"[^A-Za-z0-9_-]+", "-", found.name)
         folder = pathlib.Path(cache_dir or cache.default_folder()).expanduser() / "data"
         entry = folder / f"{name}-{cache.digest(key)[:24]}"
-        if not (cached := cache.read(entry)):
-            with cache.writing(entry) as writer:
-                _, info = fill(writer)
-                writer.finish(info)
-            cached = cache.read(entry)
-        arrays, info = cached
+        arrays, info = cache.load(entry, lambda writer: fill(writer)[1])
 
     skipped = [tuple(item) for item in info["skipped"]]
     _report(skipped, found.description, strict)

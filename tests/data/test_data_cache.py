@@ -1,9 +1,12 @@
+import concurrent.futures
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -189,25 +192,82 @@ def test_a_killed_decode_leaves_no_entry_and_is_cleaned_up(
     assert not entry.name.startswith(".")
 
 
-def test_an_interrupted_decode_leaves_nothing(folder, cache_folder, monkeypatch):
-    entry = cache_folder / "data" / "entry"
-    with pytest.raises(KeyboardInterrupt), cache.writing(entry) as writer:
+def add_one_image(writer):
+    writer.add("train", np.zeros((4, 4, 1), np.uint8), None)
+    writer.arrays()
+
+
+def test_an_interrupted_decode_leaves_nothing(cache_folder):
+    def fill(writer):
         writer.add("train", np.zeros((4, 4, 1), np.uint8), None)
         raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        cache.load(cache_folder / "data" / "entry", fill)
     assert entries(cache_folder) == []
 
 
-def test_the_slower_of_two_writers_leaves_the_faster_ones_entry(cache_folder):
+def test_the_second_of_two_writers_waits_and_takes_the_firsts_entry(cache_folder):
     entry = cache_folder / "data" / "entry"
-    with cache.writing(entry) as slow:
-        slow.add("train", np.zeros((4, 4, 1), np.uint8), None)
-        slow.arrays()
-        slow.finish({"by": "slow"})
-        with cache.writing(entry) as fast:
-            fast.add("train", np.zeros((4, 4, 1), np.uint8), None)
-            fast.arrays()
-            fast.finish({"by": "fast"})
-    assert cache.read(entry)[1] == {"by": "fast"}
+    waiting = threading.Event()
+
+    def first(writer):
+        assert waiting.wait(60)
+        add_one_image(writer)
+        return {"by": "first"}
+
+    def second(writer):
+        raise AssertionError("the first one writes it")
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        writing = pool.submit(cache.load, entry, first)
+        while not list(cache_folder.glob("data/.*")):
+            time.sleep(0.01)
+        with pytest.warns(UserWarning, match="Waiting for the process that writes .*entry") as seen:
+            reading = pool.submit(cache.load, entry, second)
+            while not (seen.list or reading.done()):
+                time.sleep(0.01)
+            waiting.set()
+            reading.result(60)
+    assert writing.result()[1] == reading.result()[1] == {"by": "first"}
+    assert entries(cache_folder) == [entry]
+
+
+def test_leftovers_are_told_from_what_another_process_writes(cache_folder):
+    folder = cache_folder / "data"
+
+    def outer(writer):
+        (folder / ".killed").mkdir()
+        cache.load(folder / "inner", add_one_image)
+        assert [entry.name for entry in entries(cache_folder)] == [".outer", "inner"]
+        add_one_image(writer)
+
+    cache.load(folder / "outer", outer)
+    assert [entry.name for entry in entries(cache_folder)] == ["inner", "outer"]
+
+
+KILLED = """
+import os, pathlib, signal, sys
+import numpy as np
+from kgen.data import cache
+
+def fill(writer):
+    writer.add("train", np.zeros((4, 4, 1), np.uint8), None)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+cache.load(pathlib.Path(sys.argv[1]), fill)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+def test_nobody_waits_for_a_killed_writer(cache_folder, run_python):
+    entry = cache_folder / "data" / "entry"
+    assert run_python(KILLED, entry, check=False).returncode == -signal.SIGKILL
+    assert [path.name for path in entries(cache_folder)] == [".entry"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        arrays, _ = cache.load(entry, add_one_image)
+    assert arrays["train"][0].shape == (1, 4, 4, 1)
     assert entries(cache_folder) == [entry]
 
 
@@ -217,8 +277,8 @@ def test_two_processes_at_once(folder, cache_folder):
         subprocess.Popen([sys.executable, "-c", code, folder], stdout=subprocess.PIPE, text=True)
         for _ in range(3)
     ]
-    fingerprints = {process.communicate()[0].strip() for process in processes}
-    assert fingerprints == {kgen.data.load(folder).fingerprint}
+    fingerprints = [process.communicate()[0].strip() for process in processes]
+    assert fingerprints == 3 * [kgen.data.load(folder).fingerprint]
     assert len(entries(cache_folder)) == 1
 
 
