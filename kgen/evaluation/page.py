@@ -7,8 +7,6 @@ and opened without a network. The same report gives the same bytes.
 import base64
 import dataclasses
 import functools
-import html
-import io
 import json
 import math
 import pathlib
@@ -18,13 +16,11 @@ import shlex
 import numpy as np
 
 from kgen import files
+from kgen.evaluation import curves
 from kgen.images import encode_png, save_png
 from kgen.training.callbacks import read_metrics
 
 MISSING = "\N{EN DASH}"
-
-#: More curves than this are no longer looked at.
-MAX_CURVES = 9
 
 #: Of more classes than this, those are shown whose shares differ most.
 MAX_CLASSES = 20
@@ -37,8 +33,6 @@ RECONSTRUCTION = {
     "ssim": ("SSIM", "higher"),
 }
 
-_SERIES = 6  # colours for curves; templates/base.html has one for each
-_NEUTRAL = _SERIES
 _WIDTH, _HEIGHT = 968, 640  # of a picture on the page, in CSS pixels
 
 # Numbers ------------------------------------------------------------------------------
@@ -127,7 +121,7 @@ def write(path, report, pictures, history=()):
             for name in ("sd", "train", "floor")
         },
         classes=_class_shares(report.get("classes", ())),
-        curves=_curves(history),
+        curves=curves.of_run(history),
         command=_command(report),
     )
     files.write_text(path, text)
@@ -250,8 +244,8 @@ def write_comparison(path, entries):
         common={name: value for name, value in measured.items() if name not in differing},
         rows=_rows(entries),
         pictures=pictures,
-        curves=_overlaid(entries),
-        colours=_SERIES,
+        curves=curves.of_several([entry["history"] for entry in entries]),
+        colours=curves.COLOURS,
     )
     files.write_text(path, text)
 
@@ -396,133 +390,6 @@ def _named(entries):
         name = name if seen[name] == 1 else f"{name} ({seen[name]})"
         named.append({**entry, "name": name})
     return named
-
-
-# Curves -------------------------------------------------------------------------------
-
-
-def _curves(history):
-    """One panel for each quantity of a run, training and validation together."""
-    columns = dict.fromkeys(key for row in history for key in row)
-    names = dict.fromkeys(key.removeprefix("val_") for key in columns)
-    panels = {}
-    for name in names:
-        lines = [(_points(history, key), i, "-") for i, key in enumerate((name, f"val_{name}"))]
-        lines = [line for line in lines if len(line[0]) > 1]
-        # What has no counterpart is neither: a score of samples, a loss of a GAN.
-        panels[name] = lines if len(lines) == 2 else [(p, _NEUTRAL, "-") for p, *_ in lines]
-    return _drawn(panels)
-
-
-def _overlaid(entries):
-    """One panel for each quantity that two runs share, on validation images if they can be."""
-    columns = [dict.fromkeys(key for row in e["history"] for key in row) for e in entries]
-    names = dict.fromkeys(key.removeprefix("val_") for keys in columns for key in keys)
-    panels = {}
-    for name in names:
-        for key in (f"val_{name}", name):
-            lines = [
-                (_points(e["history"], key), i % _SERIES, "-" if i < _SERIES else "--")
-                for i, e in enumerate(entries)
-            ]
-            lines = [line for line in lines if len(line[0]) > 1]
-            if len(lines) > 1:
-                panels[key.replace("val_", "validation ", 1)] = lines
-                break
-    return _drawn(panels)
-
-
-def _points(history, key):
-    """Pairs of epoch and value, where there is one."""
-    return [
-        (row.get("epoch", i + 1), row[key])
-        for i, row in enumerate(history)
-        if row.get(key) is not None and math.isfinite(row[key])
-    ]
-
-
-def _drawn(panels):
-    """Panels of curves as SVG, the losses first, and the names of those that are left out."""
-    panels = {n: lines for n, lines in panels.items() if lines and n not in ("epoch", "steps")}
-    names = sorted(panels, key=_importance)
-    shown = names[:MAX_CURVES]
-    return {
-        "panels": [
-            {"name": name, "svg": _svg(panels[name], f"{name} by epoch", f"curve{i}-")}
-            for i, name in enumerate(shown)
-        ],
-        "left_out": names[MAX_CURVES:],
-        "pairs": any(colour != _NEUTRAL for name in shown for _, colour, _ in panels[name]),
-    }
-
-
-def _importance(name):
-    """First the whole loss, then its parts, then scores of samples, then the rest."""
-    name = name.removeprefix("validation ")
-    kinds = (name == "loss", name.endswith("loss"), name.startswith(("FD", "KD")), True)
-    return kinds.index(True)
-
-
-# Matplotlib knows colours, not CSS variables: these stand for them and are replaced.
-_COLOURS = {f"#0102{i:02x}": f"var(--series-{i})" for i in range(_SERIES)}
-_COLOURS |= {"#010300": "currentColor", "#010301": "var(--line)"}
-
-
-def _limits(lines):
-    """Lowest and highest value to draw: the steep start must not flatten all that follows."""
-    drawn = [v for points, *_ in lines for _, v in points]
-    late = [v for points, *_ in lines for _, v in points[len(points) // 20 :]]
-    if 0 < 3 * np.ptp(late) < np.ptp(drawn):
-        drawn = late
-    margin = 0.06 * np.ptp(drawn) or 0.06 * abs(drawn[0]) or 1
-    return min(drawn) - margin, max(drawn) + margin
-
-
-def _svg(lines, label, prefix):
-    """Curves as inline SVG in the page's own font and colours."""
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
-
-    text, line = list(_COLOURS)[_NEUTRAL:]
-    with matplotlib.rc_context({"svg.hashsalt": "kgen", "svg.fonttype": "none", "font.size": 8}):
-        figure = Figure(figsize=(3.6, 2.0), layout="constrained")
-        axes = figure.subplots()
-        for points, colour, style in lines:
-            marker = "o" if len(points) <= 12 else None
-            axes.plot(
-                *zip(*points, strict=True),
-                color=list(_COLOURS)[colour],
-                linestyle=style,
-                linewidth=1.5,
-                marker=marker,
-                markersize=3,
-            )
-        axes.set_ylim(*_limits(lines))
-        axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        axes.yaxis.set_major_locator(MaxNLocator(4))
-        axes.ticklabel_format(useOffset=False)
-        axes.tick_params(color=line, labelcolor=text, length=3)
-        axes.set_xlabel("epoch", color=text)
-        axes.grid(axis="y", color=line, linewidth=0.6)
-        axes.set_axisbelow(True)
-        axes.spines[["top", "right", "left"]].set_visible(False)
-        axes.spines["bottom"].set_color(line)
-        buffer = io.StringIO()
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    # Several figures in one page: no two elements may have the same id.
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)
-    svg = re.sub(r'(id="|xlink:href="#|url\(#)', rf"\g<1>{prefix}", svg)
-    svg = svg.replace("xlink:href", "href")
-    view = re.search(r'viewBox="[^"]*"', svg).group()
-    head = f'<svg {view} role="img" aria-label="{html.escape(label)}">'
-    svg = re.sub(r"<svg[^>]*>", lambda _: head, svg, count=1)
-    svg = re.sub(r"<defs>\s*<style.*?</style>\s*</defs>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r"font-family: [^;\"]*", "font-family: inherit", svg)
-    return re.sub("|".join(_COLOURS), lambda found: _COLOURS[found.group()], svg)
 
 
 # Templates ----------------------------------------------------------------------------

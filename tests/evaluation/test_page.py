@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from kgen.evaluation import page
+from kgen.evaluation import curves, page
 
 DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 
@@ -479,14 +479,75 @@ def test_one_point_is_no_curve(tmp_path, report, rows):
 
 def test_a_steep_start_does_not_flatten_the_rest():
     falling = [(i, 1000.0 if i < 3 else 10 - i / 10) for i in range(100)]
-    low, high = page._limits([(falling, 0, "-")])
+    low, high = curves.limits([(falling, 0, False)])
     assert -1 < low < 0.1 and 9 < high < 11
     rising = [(i, float(i)) for i in range(100)]
-    low, high = page._limits([(rising, 0, "-")])
+    low, high = curves.limits([(rising, 0, False)])
     assert low < 0 and high > 99
     constant = [(i, 1.0 if i < 2 else 8.0) for i in range(100)]
-    low, high = page._limits([(constant, 0, "-")])
+    low, high = curves.limits([(constant, 0, False)])
     assert low < 1 and high > 8
+
+
+@pytest.mark.parametrize(
+    ("arguments", "labels"),
+    [
+        ((0.0, 1.0, 4), "0.00 0.25 0.50 0.75 1.00"),
+        ((0.02, 1.1, 4), "0.4 0.8"),
+        ((-0.93, 0.05, 4), f"{MINUS}0.75 {MINUS}0.50 {MINUS}0.25 0.00"),
+        ((79.0, 1480.0, 4), "400 800 1200"),
+        ((0.0, 0.00015, 4), "0.00000 0.00004 0.00008 0.00012"),
+        ((1e-7, 3e-7, 4), f"1e{MINUS}07 1.5e{MINUS}07 2e{MINUS}07 2.5e{MINUS}07 3e{MINUS}07"),
+        ((3e6, 6.1e6, 4), "3e+06 4e+06 5e+06 6e+06"),
+        ((0.95, 2.05, 5, True), "1 2"),
+        ((-0.5, 31.5, 5, True), "0 10 20 30"),
+        ((0.0, 12.0, 5, True), "0 4 8 12"),
+    ],
+)
+def test_ticks(arguments, labels):
+    found = curves.ticks(*arguments)
+    assert " ".join(label for _, label in found) == labels
+    for value, label in found:
+        assert float(label.replace(MINUS, "-")) == pytest.approx(value, abs=1e-12)
+
+
+def coordinates(path):
+    return [tuple(map(float, pair.split(","))) for pair in path.get("d")[1:].split("L")]
+
+
+def test_curves_lie_where_their_axes_say(tmp_path, report, history):
+    path, _ = write(tmp_path, report, {}, history)
+    figures = {words(f.find("figcaption")): f for f in parsed(path).iter("figure")}
+    for name, key, count in (("kl_loss", "kl_loss", 30), ("FD-lenet128", "FD-lenet128", 6)):
+        svg = figures[name].find("svg")
+        texts = list(svg.iter("text"))
+        rows = [t for t in texts if t.get("class") == "y"]
+        columns = [t for t in texts if t.get("class") != "y" and t.text != "epoch"]
+        (curve,) = [p for p in svg.iter("path") if "curve" in p.get("class")]
+        points = coordinates(curve)
+        wanted = [(row["epoch"], row[key]) for row in history if row[key] is not None]
+        assert len(points) == len(wanted) == count
+        for axis, labels in ((0, columns), (1, rows)):
+            # By the labels of the axis, a place in the picture is a number.
+            places = [float(t.get("xy"[axis])) - (3 if axis else 0) for t in labels]
+            values = [float(t.text) for t in labels]
+            scale, offset = np.polyfit(places, values, 1)
+            read = [scale * point[axis] + offset for point in points]
+            span = max(w[axis] for w in wanted)
+            np.testing.assert_allclose(read, [w[axis] for w in wanted], atol=2e-3 * span)
+        markers = [(float(c.get("cx")), float(c.get("cy"))) for c in svg.iter("circle")]
+        assert markers == (points if count <= 12 else [])
+
+
+def test_what_lies_above_the_limits_is_cut_off(tmp_path, report):
+    rows = [{"epoch": i, "loss": 1e4 if i < 3 else 10 - i / 10} for i in range(1, 101)]
+    path, _ = write(tmp_path, report, {}, rows)
+    svg = next(parsed(path).iter("svg"))
+    clip, group = svg.find("clipPath"), svg.find("g")
+    assert group.get("clip-path") == f"url(#{clip.get('id')})"
+    top = float(clip.find("rect").get("y"))
+    heights = [y for _, y in coordinates(group.find("path"))]
+    assert min(heights) < top and all(y > top for y in heights[2:])
 
 
 # Several models -----------------------------------------------------------------------
@@ -541,6 +602,18 @@ def test_comparison_marks_the_best(tmp_path, entries):
     caption = words(tree.find(".//p[@id='common']"))
     for part in ("images drawn: 5,000", "reference images: 9,876", "features: lenet128"):
         assert part in caption
+
+
+def test_more_runs_than_colours_are_dashed(tmp_path, entries):
+    path = tmp_path / "comparison.html"
+    page.write_comparison(path, 4 * entries)
+    tree = parsed(path)
+    (legend,) = [ul for ul in tree.iter("ul") if ul.get("class") == "legend"]
+    for svg in tree.iter("svg"):
+        lines = [p for p in svg.iter("path") if "curve" in p.get("class")]
+        assert [("dashed" in p.get("class"), p.get("style")[-2]) for p in lines] == [
+            (item.get("class") == "dashed", item.get("style")[-2]) for item in legend
+        ]
 
 
 @pytest.mark.parametrize(
