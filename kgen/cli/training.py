@@ -19,6 +19,7 @@ from kgen.cli.common import (
     say,
     work,
 )
+from kgen.training.run_config import RunConfig
 
 
 @app.command("list")
@@ -78,10 +79,11 @@ def train(
         pathlib.Path | None, typer.Option(help="Folder of the run.", show_default="runs/MODEL-DATA")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs to train.", show_default="20")
+        int | None, typer.Option(min=1, help="Epochs to train.", show_default=str(RunConfig.epochs))
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(min=1, help="Images per step.", show_default="64")
+        int | None,
+        typer.Option(min=1, help="Images per step.", show_default=str(RunConfig.batch_size)),
     ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="Of the optimizer.", show_default="the model's own")
@@ -89,7 +91,10 @@ def train(
     seed: Annotated[
         int | None,
         typer.Option(
-            min=0, max=2**31 - 1, help="Seed of weights, order and noise.", show_default="0"
+            min=0,
+            max=2**31 - 1,
+            help="Seed of weights, order and noise.",
+            show_default=str(RunConfig.seed),
         ),
     ] = None,
     settings: Annotated[

@@ -1,4 +1,4 @@
-"""A training run: a folder that says what was done, and from which it can go on."""
+"""A training run: what it does, from its first step to `model.keras`, and how it goes on."""
 
 import contextlib
 import dataclasses
@@ -10,8 +10,6 @@ import json
 import math
 import pathlib
 import platform
-import shutil
-import sys
 
 import keras
 
@@ -26,134 +24,14 @@ from kgen.training.callbacks import (
     StopOnNonFinite,
     StopSignals,
     TensorBoardLogs,
-    read_metrics,
 )
-from kgen.training.checkpoints import Checkpoints, Position, save_model
+from kgen.training.checkpoints import Position, save_model
 from kgen.training.distribution import data_parallel, is_main_host
 from kgen.training.errors import Interrupted, NonFiniteError, RunError
+from kgen.training.run_config import MAY_CHANGE, RunConfig
+from kgen.training.run_folder import Run, load_model, load_source
 
-__all__ = ["Interrupted", "NonFiniteError", "Run", "RunError", "load_model", "train"]
-
-#: What `train` does when it is not told otherwise.
-DEFAULTS = {
-    "model_arguments": {},
-    "conditional": False,
-    "data_arguments": {},
-    "epochs": 20,
-    "batch_size": 64,
-    "learning_rate": None,
-    "seed": 0,
-    "mixed_precision": None,
-    "jit": "auto",
-    "devices": None,
-    "hosts": False,
-    "evaluate_every": None,
-    "keep_best": None,
-}
-
-#: What a run that goes on may do otherwise than before.
-_MAY_CHANGE = ("epochs", "devices", "hosts", "evaluate_every", "keep_best")
-
-#: What a run, and `kgen evaluate`, write into its folder beside the folders.
-_FILES = (
-    "run.json",
-    "metrics.csv",
-    "model.keras",
-    "best.keras",
-    "best.keras.json",
-    "evaluation.json",
-    "report.html",
-)
-
-_POLICIES = {
-    "bfloat16": "mixed_bfloat16",
-    "float16": "mixed_float16",
-    "mixed_bfloat16": "mixed_bfloat16",
-    "mixed_float16": "mixed_float16",
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """The folder of a run.
-
-    - `run.json`: model, every argument, data and its fingerprint, seed, versions, status
-    - `checkpoints/`: the last three, see `kgen.training.checkpoints`
-    - `samples/epoch_NNNN.png`: images from the same seeds after every epoch
-    - `metrics.csv`: a row per epoch
-    - `logs/`: the same for TensorBoard
-    - `model.keras`: the model, when all epochs are done
-    - `best.keras`: with `keep_best`, the model of the best epoch
-
-    Args:
-        path: `pathlib.Path` of the folder.
-    """
-
-    path: pathlib.Path
-
-    @property
-    def info(self):
-        """Dict, what `run.json` says; raises `RunError` where there is none."""
-        try:
-            return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise RunError(
-                f"There is no run in {self.path}: it holds no run.json. Give the folder that "
-                "`kgen train --run` wrote."
-            ) from error
-        except ValueError as error:
-            raise RunError(f"{self.path / 'run.json'} is not JSON: {error}") from error
-
-    @property
-    def exists(self):
-        return (self.path / "run.json").is_file()
-
-    @property
-    def model_path(self):
-        return self.path / "model.keras"
-
-    @property
-    def checkpoints(self):
-        return Checkpoints(self.path / "checkpoints")
-
-    @property
-    def metrics(self):
-        """List of dicts, the rows of `metrics.csv`."""
-        return read_metrics(self.path / "metrics.csv")
-
-    def load_data(self, report=print):
-        """Loads the data of the run again.
-
-        Args:
-            report: Callable that is given a line when the data is not what it was.
-
-        Returns:
-            `kgen.data.Data`.
-        """
-        info = self.info
-        about = info["data"]
-        if about["source"] is None:
-            raise RunError(f"The data of {self.path} was not loaded from a source: give it again.")
-        data = _load(about["source"], about["image_shape"], info["arguments"]["data_arguments"])
-        if data.fingerprint != about["fingerprint"]:
-            report(f"{data.name} is not what it was in training: its fingerprint differs.")
-        return data
-
-    def update(self, **changes):
-        """Changes entries of `run.json`. (Of several hosts, the first one does.)"""
-        if is_main_host():
-            self._write({**self.info, **changes})
-
-    def create(self, info):
-        """Begins a run here. What an older run wrote is removed, other files are not."""
-        for name in ("checkpoints", "samples", "logs", "report"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in _FILES:
-            (self.path / name).unlink(missing_ok=True)
-        self._write(info)
-
-    def _write(self, info):
-        files.write_text(self.path / "run.json", json.dumps(info, indent=2) + "\n")
+__all__ = ["Interrupted", "NonFiniteError", "Run", "RunConfig", "RunError", "load_model", "train"]
 
 
 def train(
@@ -161,25 +39,13 @@ def train(
     data=None,
     run=None,
     *,
-    model_arguments=None,
-    conditional=None,
-    data_arguments=None,
-    epochs=None,
-    batch_size=None,
-    learning_rate=None,
-    seed=None,
-    mixed_precision=None,
-    jit=None,
-    devices=None,
-    hosts=None,
-    evaluate_every=None,
-    keep_best=None,
     resume=False,
     force=False,
     num_samples=64,
     callbacks=(),
     verbose="auto",
     report=print,
+    **options,
 ):
     """Trains a model in a run folder, from which a run that was stopped goes on.
 
@@ -194,24 +60,7 @@ def train(
             the data, from a preset if there is one of that shape.
         data: A source, as for `kgen.data.load`, or a `kgen.data.Data`.
         run: Path of the run's folder.
-        model_arguments: Dict of arguments of the model that replace the preset's.
-        conditional: Bool, train on the labels of the data.
-        data_arguments: Dict of further arguments of `kgen.data.load`.
-        epochs: Int, the epoch to train up to; 20.
-        batch_size: Int, images per step; 64.
-        learning_rate: Float; `None` for the model's own default.
-        seed: Int, for the initial weights, the order of the images and all noise; 0.
-        mixed_precision: `"bfloat16"`, `"float16"` or `None`.
-        jit: Bool or `"auto"`, compile with XLA.
-        devices: `"all"` or int, the devices that share each batch, see
-            `kgen.training.distribution.data_parallel`; `None` for one.
-        hosts: Bool, train together with other hosts. The first one writes the run; there
-            are no samples, and Ctrl-C goes back to the last epoch.
-        evaluate_every: Int, epochs between evaluations of samples on the validation
-            images, see `kgen.evaluation.EvaluateSamples`; `None` for none.
-        keep_best: Name of a metric; the model of the epoch that is best by it is kept as
-            `best.keras`. Without `evaluate_every` every epoch is evaluated.
-        resume: Bool, go on from the last checkpoint. Arguments that are `None` are those
+        resume: Bool, go on from the last checkpoint. Options that are not given are those
             of the run; others must equal them, except that `epochs` may be larger, and
             `devices`, `hosts`, `evaluate_every` and `keep_best` others.
         force: Bool, replace a run that is in the folder.
@@ -219,11 +68,13 @@ def train(
         callbacks: Sequence of further `keras.callbacks.Callback`.
         verbose: As in `keras.Model.fit`.
         report: Callable that is given lines for the user.
+        **options: The fields of `RunConfig`; one that is `None` is not given.
 
     Returns:
         `Run`.
 
     Raises:
+        TypeError: There is no such option.
         ValueError: An argument is not what it should be.
         RunError: The folder holds a run already, or none that can go on; the disk is full.
         NonFiniteError: A loss became NaN or infinite.
@@ -237,37 +88,20 @@ def train(
     if run is None:
         raise ValueError("run must be the path of a folder. Received: None")
     run = Run(pathlib.Path(run))
-    given = {
-        "model_arguments": model_arguments,
-        "conditional": conditional,
-        "data_arguments": data_arguments,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "seed": seed,
-        "mixed_precision": mixed_precision,
-        "jit": jit,
-        "devices": devices,
-        "hosts": hosts,
-        "evaluate_every": evaluate_every,
-        "keep_best": keep_best,
-    }
-    given = {name: value for name, value in given.items() if value is not None}
-    if not (resume or force or hosts):  # of several hosts, the first one looks, below
+    given = _given(options)
+    if not (resume or force or given.get("hosts")):  # of several hosts, the first one looks, below
         _check_free(run)
     before = run.info if resume and run.exists else None
     if before is not None:
-        model, data, arguments = _arguments_of(run, before, model, data, given)
+        model, data, config = _going_on(run, before, model, data, given)
     elif model is None or data is None:
         raise RunError(f"There is no run in {run.path} to resume, and no model and data to begin.")
     else:
-        arguments = {**DEFAULTS, **given}
-    arguments["mixed_precision"] = _policy(arguments["mixed_precision"])
-    _check_positive(arguments)
+        config = RunConfig(**given)
 
-    with data_parallel(arguments["devices"], arguments["hosts"]):
-        keras.utils.set_random_seed(arguments["seed"])
-        source, data = data, _load_data(model, data, arguments, before)
+    with data_parallel(config.devices, config.hosts):
+        keras.utils.set_random_seed(config.seed)
+        source, data = data, _load_data(model, data, config, before)
         restored = None
         if before is not None:
             _check_fingerprint(run, before, data)
@@ -276,17 +110,17 @@ def train(
             model, position, sums = restored
         else:
             name, position, sums = model, Position(), []
-            model = _build(model, data, arguments)
-            model.compile(learning_rate=arguments["learning_rate"], jit_compile=arguments["jit"])
+            model = _build(model, data, config)
+            model.compile(learning_rate=config.learning_rate, jit_compile=config.jit)
             # What does not fit is refused before the folder is touched.
-            model._batches(data.train, batch_size=arguments["batch_size"])
-        evaluation = _evaluation(run, model, data, arguments)
+            model._batches(data.train, batch_size=config.batch_size)
+        evaluation = _evaluation(run, model, data, config)
         if before is None:
             if is_main_host():
                 if not force:
                     _check_free(run)
-                run.create(_describe(name, model, source, data, arguments))
-        elif run.model_path.is_file() and position.epoch >= arguments["epochs"]:
+                run.create(_describe(name, model, source, data, config))
+        elif run.model_path.is_file() and position.epoch >= config.epochs:
             report(
                 f"{run.path} is finished: {position.epoch} epochs are done. "
                 f"Train on with --epochs {position.epoch + 10}."
@@ -294,87 +128,45 @@ def train(
             return run
         else:
             report(f"Going on with {run.path} after {position}.")
-            changes = {name: arguments[name] for name in _MAY_CHANGE}
-            run.update(arguments=_plain({**before["arguments"], **changes}))
+            run.update(arguments=_plain(vars(config)))
         callbacks = [*callbacks, *evaluation]
-        _fit(run, model, data, arguments, position, sums, num_samples, callbacks, verbose)
+        _fit(run, model, data, config, position, sums, num_samples, callbacks, verbose)
     return run
-
-
-def load_model(path, report=print):
-    """Loads the model of a run, a `.keras` file or a preset's folder.
-
-    Args:
-        path: Path. Of a run that is not finished, the last good checkpoint is taken.
-        report: Callable that is given lines for the user.
-
-    Returns:
-        Tuple of the `ImageGenerator` and the `Run` in whose folder it lies, or `None`.
-
-    Raises:
-        RunError: There is no model.
-    """
-    models.registered()  # so that Keras knows the classes
-    path = pathlib.Path(path)
-    run = Run(path)
-    if run.exists:
-        if run.model_path.is_file():
-            return _load_keras(run.model_path), run
-        restored = run.checkpoints.load_last(report)
-        if restored is None:
-            raise RunError(f"The run in {path} has no checkpoint yet. Wait for its first epoch.")
-        model, position, _ = restored
-        report(f"{path} is not finished: using its checkpoint after {position}.")
-        return model, run
-    if (path / "config.json").is_file():
-        return ImageGenerator.from_preset(path), None
-    if path.is_file():
-        beside = Run(path.parent)
-        return _load_keras(path), beside if beside.exists else None
-    what = "is a folder without run.json or config.json" if path.is_dir() else "does not exist"
-    raise RunError(
-        f"There is no model in {path}: it {what}. Give the folder of a run, a .keras file or "
-        "the folder of a preset."
-    )
-
-
-def _load_keras(path):
-    try:
-        model = keras.saving.load_model(path)
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0][:200]
-        raise RunError(f"{path} is not a model that Keras can load: {reason}") from error
-    if not isinstance(model, ImageGenerator):
-        raise RunError(f"{path} holds a {type(model).__name__}, not an image generator of kgen.")
-    return model
 
 
 # Arguments ----------------------------------------------------------------------------
 
 
-def _arguments_of(run, info, model, data, given):
-    """The arguments of a run that goes on; `RunError` where other ones are given."""
-    before = {**DEFAULTS, **info["arguments"]}
-    now = {**before, **given}
+def _given(options):
+    known = [field.name for field in dataclasses.fields(RunConfig)]
+    for name in options:
+        if name not in known:
+            raise TypeError(unknown_name("option of train", name, known))
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _going_on(run, info, model, data, given):
+    """Model, data and `RunConfig` of a run that goes on; `RunError` where others are given."""
+    before = RunConfig(**info["arguments"])
     for name in ("model_arguments", "data_arguments"):
-        now[name] = {**before[name], **given.get(name, {})}
-    now["mixed_precision"] = _policy(now["mixed_precision"])
+        given = {**given, name: {**getattr(before, name), **given.get(name, {})}}
+    config = dataclasses.replace(before, **given)
+    name = info["model"]["name"]
     if model is None:
-        model = info["model"]["name"]
-    if isinstance(model, str):
-        before["model"], now["model"] = info["model"]["name"], model
-    for name, value in _plain(now).items():
-        if name not in _MAY_CHANGE and value != before[name]:
+        model = name
+    begun = {**vars(before), "model": name}
+    wanted = {**_plain(vars(config)), "model": model if isinstance(model, str) else name}
+    for name, value in wanted.items():
+        if name not in MAY_CHANGE and value != begun[name]:
             raise RunError(
-                f"{run.path} was begun with {name}={before[name]!r}. Received: {name}={value!r}. "
+                f"{run.path} was begun with {name}={begun[name]!r}. Received: {name}={value!r}. "
                 "Leave it out to go on with the run, or begin another one with --run."
             )
     if data is None:
         data = info["data"]["source"]
         if data is None:
             raise RunError(f"The data of {run.path} was not loaded from a source: give it again.")
-    now.pop("model", None)
-    return model, data, now
+    return model, data, config
 
 
 def _check_free(run):
@@ -385,19 +177,6 @@ def _check_free(run):
         )
 
 
-def _policy(name):
-    if name in (None, *_POLICIES):
-        return _POLICIES.get(name)
-    raise ValueError(unknown_name("mixed precision", str(name), _POLICIES))
-
-
-def _check_positive(arguments):
-    for name in ("epochs", "batch_size", "learning_rate", "evaluate_every"):
-        value = arguments[name]
-        if value is not None and not value > 0:
-            raise ValueError(f"{name} must be positive. Received: {name}={value}")
-
-
 def _plain(value):
     """A value as it comes back from `run.json`."""
     return json.loads(json.dumps(value, default=str))
@@ -406,22 +185,16 @@ def _plain(value):
 # Data and model -----------------------------------------------------------------------
 
 
-def _load_data(model, data, arguments, before):
+def _load_data(model, data, config, before):
     """The data, in the shape that the run, the user or a preset asks for, or in its own."""
     if not isinstance(data, (str, pathlib.Path)):
         return data
     image_shape = (
         (before and before["data"]["image_shape"])
-        or arguments["data_arguments"].get("image_shape")
-        or _preset_shape(model, arguments["model_arguments"])
+        or config.data_arguments.get("image_shape")
+        or _preset_shape(model, config.model_arguments)
     )
-    return _load(data, image_shape, arguments["data_arguments"])
-
-
-def _load(source, image_shape, options):
-    # The progress bar of a process that nobody watches would only fill its log.
-    options = {"progress": sys.stderr.isatty(), **options, "image_shape": image_shape}
-    return kgen.data.load(source, **options)
+    return load_source(data, image_shape, config.data_arguments)
 
 
 def _preset_shape(model, model_arguments):
@@ -442,11 +215,11 @@ def _is_preset_folder(model):
     return pathlib.Path(model, "config.json").is_file()
 
 
-def _build(model, data, arguments):
+def _build(model, data, config):
     """The model that trains: from an object, a preset's name or folder, or a model's name."""
-    given = dict(arguments["model_arguments"])
-    if arguments["mixed_precision"]:
-        given["dtype"] = arguments["mixed_precision"]
+    given = dict(config.model_arguments)
+    if config.mixed_precision:
+        given["dtype"] = config.mixed_precision
     if isinstance(model, ImageGenerator) or _is_preset_folder(model):
         if given:
             raise ValueError(
@@ -460,11 +233,11 @@ def _build(model, data, arguments):
     for name in given:
         if name not in known:
             raise ValueError(unknown_name(f"argument of {model_class.__name__}", name, known))
-    if arguments["conditional"]:
+    if config.conditional:
         if data.num_classes is None:
             raise ValueError(f"A conditional model needs labels, and {data.name} has none.")
         given.setdefault("num_classes", data.num_classes)
-    defaults = {"image_shape": data.image_shape, "seed": arguments["seed"]}
+    defaults = {"image_shape": data.image_shape, "seed": config.seed}
     values = {**model_class.presets.get(preset, {}), **defaults, **given}
     try:
         return model_class(**values)
@@ -521,7 +294,7 @@ def _check_fingerprint(run, info, data):
         )
 
 
-def _describe(name, model, source, data, arguments):
+def _describe(name, model, source, data, config):
     """What `run.json` says of a run that begins."""
     if isinstance(source, (str, pathlib.Path)):
         # A path is kept whole, so that the run can go on from any folder.
@@ -544,7 +317,7 @@ def _describe(name, model, source, data, arguments):
                 "config": model.get_config(),
                 "parameters": sum(math.prod(v.shape) for v in model.trainable_weights),
             },
-            "arguments": arguments,
+            "arguments": vars(config),
             "data": {
                 "name": data.name,
                 "source": source,
@@ -574,20 +347,20 @@ def _now():
 # Training -----------------------------------------------------------------------------
 
 
-def _fit(run, model, data, arguments, position, sums, num_samples, callbacks, verbose):
+def _fit(run, model, data, config, position, sums, num_samples, callbacks, verbose):
     """Trains from `position` to the last epoch and writes `model.keras`."""
     finite = StopOnNonFinite(lambda: _last_good(run))
     callbacks = [*callbacks, finite]
     signals, samples = StopSignals(), None
-    if not arguments["hosts"]:  # the sampler runs on one host, and its devices are everywhere
-        samples = SampleGrid(run.path / "samples", num_samples, arguments["seed"])
+    if not config.hosts:  # the sampler runs on one host, and its devices are everywhere
+        samples = SampleGrid(run.path / "samples", num_samples, config.seed)
         callbacks.append(samples)
     if is_main_host():
         callbacks.append(MetricsTable(run.path / "metrics.csv", position.epoch))
         callbacks.append(TensorBoardLogs(run.path / "logs", samples))
     callbacks.append(Checkpointing(run.checkpoints, position, sums, signals))
     options = {
-        "batch_size": arguments["batch_size"],
+        "batch_size": config.batch_size,
         "validation_data": data.validation,
         "callbacks": callbacks,
         "verbose": verbose,
@@ -596,13 +369,13 @@ def _fit(run, model, data, arguments, position, sums, num_samples, callbacks, ve
         run.update(status="running", finished=None)
         run.model_path.unlink(missing_ok=True)  # of fewer epochs
         epoch = position.epoch
-        with contextlib.nullcontext() if arguments["hosts"] else signals:
+        with contextlib.nullcontext() if config.hosts else signals:
             if position.step:
                 finite.first_step = position.step
-                rest = _Rest(model, data.train, arguments["batch_size"], position)
+                rest = _Rest(model, data.train, config.batch_size, position)
                 model.fit(rest, epochs=epoch + 1, initial_epoch=epoch, **options)
                 epoch += 1
-            model.fit(data.train, epochs=arguments["epochs"], initial_epoch=epoch, **options)
+            model.fit(data.train, epochs=config.epochs, initial_epoch=epoch, **options)
         save_model(model, run.model_path)
         run.update(status="finished", finished=_now())
     except BaseException as error:
@@ -615,14 +388,14 @@ def _fit(run, model, data, arguments, position, sums, num_samples, callbacks, ve
         raise explained from error
 
 
-def _evaluation(run, model, data, arguments):
+def _evaluation(run, model, data, config):
     """The callback that measures samples, in a list; an empty one where it is not wanted."""
-    every, best = arguments["evaluate_every"], arguments["keep_best"]
+    every, best = config.evaluate_every, config.keep_best
     if every is None and best is None:
         return []
     from kgen.evaluation import METRICS, EvaluateSamples, Reference
 
-    if arguments["hosts"]:
+    if config.hosts:
         raise ValueError("Samples cannot be evaluated with several hosts; leave hosts out.")
     if data.validation is None:
         raise ValueError(f"Samples are evaluated on validation images, and {data.name} has none.")
@@ -634,7 +407,7 @@ def _evaluation(run, model, data, arguments):
         Reference(data.validation, data.train, split="validation"),
         every or 1,
         metrics=metrics if best in (None, *metrics) else (*metrics, best),
-        seed=arguments["seed"],
+        seed=config.seed,
         best=best,
         path=None if best is None else run.path / "best.keras",
     )

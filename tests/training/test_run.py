@@ -7,7 +7,7 @@ import pytest
 
 import kgen
 from kgen.training.errors import Interrupted, NonFiniteError, RunError
-from kgen.training.run import Run, load_model, train
+from kgen.training.run import Run, RunConfig, load_model, train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*collapse")
 
@@ -246,6 +246,29 @@ def test_resume_with_another_argument_names_it(vae_run, name, value, before):
 @pytest.fixture(scope="module")
 def vae_run(tmp_path_factory):
     return begin("vae_tiny", tmp_path_factory.mktemp("vae"), epochs=1)
+
+
+def test_run_json_keeps_the_config(vae_run):
+    arguments = vae_run.info["arguments"]
+    assert arguments == json.loads(json.dumps(vars(RunConfig(epochs=1))))
+    assert RunConfig(**arguments) == RunConfig(epochs=1)
+
+
+def test_a_run_of_an_older_kgen_goes_on(tmp_path, vae_run):
+    """Its run.json lacks options that there are now."""
+    info = vae_run.info
+    for name in ("devices", "hosts", "evaluate_every", "keep_best"):
+        del info["arguments"][name]
+    (tmp_path / "run.json").write_text(json.dumps(info))
+    resumed = go_on(tmp_path, epochs=2, evaluate_every=None)
+    assert resumed.info["arguments"] == vars(RunConfig(epochs=2))
+    assert resumed.metrics[0] == vae_run.metrics[0]
+
+
+def test_an_option_that_there_is_not(tmp_path):
+    with pytest.raises(TypeError, match="Did you mean 'batch_size'"):
+        begin("vae_tiny", tmp_path / "run", batch_sizes=3)
+    assert not (tmp_path / "run").exists()
 
 
 def test_resume_with_other_data(tmp_path):

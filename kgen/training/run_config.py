@@ -1,0 +1,62 @@
+"""What a training run is told beside its model and its data."""
+
+import dataclasses
+
+#: What a run that goes on may do otherwise than before.
+MAY_CHANGE = ("epochs", "devices", "hosts", "evaluate_every", "keep_best")
+
+_POLICIES = {name: f"mixed_{name.removeprefix('mixed_')}" for name in ("bfloat16", "float16")}
+_POLICIES |= {policy: policy for policy in _POLICIES.values()}
+
+
+@dataclasses.dataclass(frozen=True)
+class RunConfig:
+    """The options of `kgen.training.run.train`, which `run.json` keeps as `arguments`.
+
+    Raises:
+        ValueError: A number is not positive, or `mixed_precision` is not known.
+    """
+
+    #: Dict of arguments of the model that replace the preset's.
+    model_arguments: dict = dataclasses.field(default_factory=dict)
+    #: Bool, train on the labels of the data.
+    conditional: bool = False
+    #: Dict of further arguments of `kgen.data.load`.
+    data_arguments: dict = dataclasses.field(default_factory=dict)
+    #: Int, the epoch to train up to.
+    epochs: int = 20
+    #: Int, images per step, of all devices and hosts together.
+    batch_size: int = 64
+    #: Float; `None` for the model's own default.
+    learning_rate: float | None = None
+    #: Int, for the initial weights, the order of the images and all noise.
+    seed: int = 0
+    #: `"bfloat16"`, `"float16"` or `None`.
+    mixed_precision: str | None = None
+    #: Bool or `"auto"`, compile with XLA.
+    jit: bool | str = "auto"
+    #: `"all"` or int, the devices that share each batch, see
+    #: `kgen.training.distribution.data_parallel`; `None` for one.
+    devices: int | str | None = None
+    #: Bool, train together with other hosts. The first one writes the run; there are no
+    #: samples, and Ctrl-C goes back to the last epoch.
+    hosts: bool = False
+    #: Int, epochs between evaluations of samples on the validation images, see
+    #: `kgen.evaluation.EvaluateSamples`; `None` for none.
+    evaluate_every: int | None = None
+    #: Name of a metric; the model of the epoch that is best by it is kept as `best.keras`.
+    #: Without `evaluate_every` every epoch is evaluated.
+    keep_best: str | None = None
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "learning_rate", "evaluate_every"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"{name} must be positive. Received: {name}={value}")
+        if self.mixed_precision is not None:
+            if self.mixed_precision not in _POLICIES:
+                from kgen.checks import unknown_name
+
+                name = str(self.mixed_precision)
+                raise ValueError(unknown_name("mixed precision", name, _POLICIES))
+            object.__setattr__(self, "mixed_precision", _POLICIES[self.mixed_precision])
