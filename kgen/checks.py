@@ -47,6 +47,20 @@ def check_ints(least, **arguments):
             raise ValueError(f"{name} must be {kind}. Received: {name}={value!r}")
 
 
+def check_shares(**arguments):
+    """Raises a ValueError that names an argument which is not 0 or more and below 1."""
+    for name, value in arguments.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"{name} must be 0 or more and below 1. Received: {name}={value}")
+
+
+def check_names(**arguments):
+    """Raises a ValueError where an argument, given as a pair, is none of its known names."""
+    for name, (value, known) in arguments.items():
+        if value not in known:
+            raise ValueError(unknown_name(name, value, known))
+
+
 def check_seed(seed):
     """`seed` as an int; a ValueError where it is none in 0 to 2**31 - 1."""
     if not 0 <= seed < 2**31 or int(seed) != seed:

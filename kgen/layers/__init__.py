@@ -1,1 +1,22 @@
-"""What two models share: causal convolutions, quantizers."""
+"""Layers that models share, as public as Keras's own: registered, configured, built by shape."""
+
+from kgen.layers.quantizers import FSQ, VectorQuantizer
+from kgen.layers.transformer import (
+    Attention,
+    FeedForward,
+    RMSNorm,
+    TransformerBlock,
+    TransformerSpec,
+)
+from kgen.layers.vit import GridPositions
+
+__all__ = [
+    "FSQ",
+    "Attention",
+    "FeedForward",
+    "GridPositions",
+    "RMSNorm",
+    "TransformerBlock",
+    "TransformerSpec",
+    "VectorQuantizer",
+]

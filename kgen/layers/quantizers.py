@@ -16,6 +16,7 @@ import numpy as np
 from keras import layers, ops
 
 from kgen import random
+from kgen.configurable import Configurable
 from kgen.training.step import batch_moments, whole_batch
 
 #: How slowly the running use of the codes forgets: over some 100 steps.
@@ -28,19 +29,16 @@ USED = 0.01
 RESTART_STREAM = 64
 
 
-class Quantizer(layers.Layer):
+class Quantizer(Configurable, layers.Layer):
     """What both share: a running count of how often each code is chosen in training.
 
-    Args:
-        num_codes: Int, K.
-        dim: Int, D, length of the vectors.
+    A subclass has `num_codes`, K, and `dim`, D, the length of the vectors, and counts by
+    `_count_usage`.
     """
 
-    def __init__(self, num_codes, dim, **kwargs):
-        super().__init__(**kwargs)
-        self.num_codes = num_codes
-        self.dim = dim
-        self.usage = self._state((num_codes,), "usage")
+    def _count_usage(self):
+        self.usage = self._state((self.num_codes,), "usage")
+        self.built = True
 
     def _state(self, shape, name, initializer="zeros", trainable=False):
         # Every device computes the same, so any one's is right.
@@ -144,27 +142,14 @@ class VectorQuantizer(Quantizer):
     def __init__(
         self, num_codes, dim, commitment=0.25, ema_decay=0.99, restart_threshold=0.1, **kwargs
     ):
-        super().__init__(num_codes, dim, **kwargs)
-        self.commitment = commitment
-        self.ema_decay = ema_decay
-        self.restart_threshold = restart_threshold
+        super().__init__(**kwargs)
+        self._count_usage()
         self.codebook = self._state(
             (num_codes, dim), "codebook", "random_normal", trainable=ema_decay is None
         )
         self.counts = self._state((num_codes,), "counts")  # N of equation 6
         if ema_decay is not None:
             self.sums = self._state((num_codes, dim), "sums")  # m of equation 7
-        self.built = True
-
-    def get_config(self):
-        return {
-            **super().get_config(),
-            "num_codes": self.num_codes,
-            "dim": self.dim,
-            "commitment": self.commitment,
-            "ema_decay": self.ema_decay,
-            "restart_threshold": self.restart_threshold,
-        }
 
     def nearest(self, z):
         """Index of the nearest code, int32 `[...]`; of two at one distance the first."""
@@ -257,14 +242,13 @@ class FSQ(Quantizer):
                 f"levels must multiply to at most 2**16 codes. Received: levels={levels}, which "
                 f"multiply to {math.prod(levels)}"
             )
-        super().__init__(math.prod(levels), len(levels), **kwargs)
+        super().__init__(**kwargs)
         self.levels = levels
+        self.num_codes = math.prod(levels)
+        self.dim = len(levels)
+        self._count_usage()
         self.half = (np.array(levels) // 2).astype("float32")
         self.radix = np.cumprod([1, *levels[:-1]]).astype("int32")
-        self.built = True
-
-    def get_config(self):
-        return {**super().get_config(), "levels": list(self.levels)}
 
     def bound(self, z):
         """Floats to the range whose integers are the levels."""

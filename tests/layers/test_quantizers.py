@@ -145,10 +145,15 @@ def test_codes_used_and_drawn():
     drawn = np.bincount(numpy(layer.draw(noise)), minlength=4) / 4000
     np.testing.assert_allclose(drawn, [0.75, 0.25, 0, 0], atol=1e-3)
     # Forgotten when its share is under a hundredth of the average code's.
-    steps = int(np.log(USED) / np.log(0.99)) + 1
-    for _ in range(steps):
+    first, then = numpy(layer.usage), np.array([1, 0, 0, 0], "float32")
+    for steps in (60, 80):
+        before, after = (0.99**n * first + (1 - 0.99**n) * then for n in (steps - 1, steps))
+        layer.usage.assign(before)
         step(layer, z[None, :3])
-    assert float(layer.codes_used()) == 0.25
+        np.testing.assert_allclose(numpy(layer.usage), after, rtol=1e-4)
+        forgotten = after[1] < USED * after.sum() / 4
+        assert float(layer.codes_used()) == (0.25 if forgotten else 0.5)
+    assert forgotten and before[1] > 0
 
 
 @pytest.mark.parametrize("levels", [(3,), (5, 4), (8, 5, 5), (7, 6, 5, 4)])

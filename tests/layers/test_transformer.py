@@ -1,16 +1,22 @@
 """Attention, its cache and rotary positions, against NumPy."""
 
+import types
+
 import numpy as np
 import pytest
 from keras import ops
 
+from kgen import random
 from kgen.layers.transformer import (
     Attention,
     FeedForward,
     RMSNorm,
     TransformerBlock,
+    TransformerSpec,
     grid_positions,
     rotary_angles,
+    run_blocks,
+    transformer_optimizer,
 )
 from kgen.training.step import input_gradient
 
@@ -42,7 +48,7 @@ def reference(layer, x, causal, angles):
         q, k, v = query[..., part], key[..., part], value[..., part]
         if layer.norms:
             q, k = (
-                a / np.sqrt((a**2).mean(-1, keepdims=True) + 1e-6) * numpy(norm.scale)
+                a / np.sqrt((a**2).mean(-1, keepdims=True) + 1e-6) * numpy(norm.factors)
                 for a, norm in zip((q, k), layer.norms, strict=True)
             )
         if angles is not None:  # pairs of features as complex numbers, turned
@@ -158,6 +164,96 @@ def test_feed_forward_and_norms():
         np.testing.assert_allclose(numpy(layer(x)), expected, atol=1e-4)
     expected = x / np.sqrt((x.astype("float64") ** 2).mean(axis=-1, keepdims=True) + 1e-6)
     np.testing.assert_allclose(numpy(RMSNorm(scale=False)(x)), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_dropout_against_its_formula(conditional):
+    """Of what each sublayer adds, by the row's seed; the others make up for it."""
+    block = TransformerBlock(8, 2, conditional=conditional, dropout=0.25)
+    x, other = np.random.default_rng(1).normal(size=(2, 3, 6, 8)).astype("float32")
+    condition = (other[:, 0],) if conditional else (None,)
+    block(x, *condition)
+    randomise(block)
+    seeds = np.array([3, 4, 5], "int32")
+    dropped = numpy(block(x, *condition, seeds))
+    assert (dropped != numpy(block(x, *condition))).all()
+    keep = [numpy(random.uniform(seeds, (6, 8), stream)) > 0.25 for stream in (0, 1)]
+    assert keep[0].mean() == pytest.approx(0.75, abs=0.15)
+    modulations = [numpy(part) for part in block._modulations(other[:, 0])] if conditional else None
+    shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = modulations or (0, 0, 1, 0, 0, 1)
+    y = block.attention(numpy(block.attention_norm(x)) * (1 + scale) + shift)
+    h = x + gate * numpy(y) * keep[0] / 0.75
+    y = block.mlp(numpy(block.mlp_norm(h)) * (1 + mlp_scale) + mlp_shift)
+    expected = h + mlp_gate * numpy(y) * keep[1] / 0.75
+    np.testing.assert_allclose(dropped, expected, atol=1e-5)
+    # A row's own, whatever stands beside it.
+    alone = block(x[1:2], *(c if c is None else c[1:2] for c in condition), seeds[1:2])
+    np.testing.assert_allclose(numpy(alone)[0], dropped[1], atol=1e-5)
+
+
+def test_each_block_drops_for_itself():
+    spec = TransformerSpec(8, 2, 2, rotary=False, dropout=0.5)
+    blocks = spec.blocks(grid_positions(2, 3))
+    assert [block.name for block in blocks] == ["block_0", "block_1"]
+    x = np.random.default_rng(1).normal(size=(4, 6, 8)).astype("float32")
+    seeds = np.arange(4, dtype="int32")
+    for block in blocks:
+        block(x)
+    blocks[1].set_weights(blocks[0].get_weights())
+    expected = x
+    for i, block in enumerate(blocks):
+        expected = block(expected, seeds=random.fold_in(seeds, i))
+    np.testing.assert_array_equal(numpy(run_blocks(blocks, x, seeds=seeds)), numpy(expected))
+    first, second = (block(x, seeds=random.fold_in(seeds, i)) for i, block in enumerate(blocks))
+    assert (numpy(first) != numpy(second)).any()
+
+
+def test_a_specification_is_that_of_a_models_attributes():
+    model = types.SimpleNamespace(dim=8, num_layers=3, num_heads=2, norm="rms", filters=5)
+    assert TransformerSpec.of(model) == TransformerSpec(8, 3, 2, norm="rms")
+    everything = TransformerSpec(24, 1, 3, False, "swiglu", "rms", True, 0.1)
+    assert TransformerSpec.of(everything) == everything
+    (block,) = everything.blocks(grid_positions(2, 3), causal=True)
+    config = block.get_config()
+    expected = {
+        "dim": 24,
+        "num_heads": 3,
+        "angles": None,
+        "causal": True,
+        "qk_norm": True,
+        "mlp": "swiglu",
+        "norm": "rms",
+        "conditional": False,
+        "dropout": 0.1,
+    }
+    assert {name: config[name] for name in expected} == expected
+    (block,) = TransformerSpec(8, 1, 2).blocks(grid_positions(2, 3))
+    np.testing.assert_array_equal(block.angles, rotary_angles(grid_positions(2, 3), 4))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_heads": 3}, "num_heads must divide dim.*Received: dim=16, num_heads=3, rotary=True"),
+        ({"num_heads": 8}, "a multiple of 4 features. Received: dim=16, num_heads=8"),
+        ({"num_heads": 3, "rotary": False}, "num_heads must divide dim"),
+        ({"dim": 0}, "dim must be a positive int. Received: dim=0"),
+        ({"num_layers": 0}, "positive int. Received: num_layers=0"),
+        ({"mlp": "gelo"}, "Did you mean 'gelu'"),
+        ({"norm": "layr"}, "Did you mean 'layer'"),
+        ({"dropout": 1.0}, "dropout must be 0 or more and below 1. Received: dropout=1.0"),
+    ],
+)
+def test_specifications_of_what_cannot_be_built(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        TransformerSpec(**{"dim": 16, "num_layers": 2, "num_heads": 2, **arguments})
+
+
+def test_the_optimizer_takes_shorter_steps_for_wide_networks():
+    rates = [transformer_optimizer(dim=dim).learning_rate for dim in (64, 128, 256)]
+    np.testing.assert_allclose(rates, [1e-3, 1e-3, 5e-4], rtol=1e-5)
+    given = transformer_optimizer(0.5, dim=256, beta_2=0.95)
+    assert (float(given.learning_rate), given.beta_2, given.global_clipnorm) == (0.5, 0.95, 1.0)
 
 
 def test_wrong_number_of_heads():

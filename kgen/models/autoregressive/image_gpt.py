@@ -5,8 +5,7 @@ Chen, Radford, Child, Wu, Jun, Luan and Sutskever, "Generative pretraining from 
 colours have been reduced to a palette of clusters (appendix B), or channel by channel, as in
 Parmar et al., "Image transformer" (ICML 2018; arXiv 1802.05751), section 3.1. Positions are
 learned, by row, column and channel, and rotary in two dimensions (see `layers.transformer`).
-Guidance is that of Ho and Salimans, "Classifier-free diffusion guidance" (2022; arXiv
-2207.12598), equation 6, on logits.
+Guidance is that of `layers.conditioning`, on logits.
 """
 
 import keras
@@ -14,142 +13,18 @@ import numpy as np
 from keras import layers, ops
 
 from kgen import random
-from kgen.checks import check_ints, unknown_name
+from kgen.checks import check_shares
 from kgen.layers.conditioning import hide_labels
 from kgen.layers.transformer import (
-    MLPS,
-    NORMALIZATIONS,
-    TransformerBlock,
+    TransformerSpec,
     grid_positions,
     normalization,
-    rotary_angles,
+    run_blocks,
+    transformer_optimizer,
 )
 from kgen.models.autoregressive.base import AutoregressiveGenerator
 from kgen.models.autoregressive.distributions import Categorical, scale, unscale
 from kgen.models.autoregressive.sampling import draw_tokens
-
-
-class CausalTransformer(layers.Layer):
-    """A transformer over a grid of tokens in raster order: each given all before it.
-
-    Args:
-        grid: Tuple `(height, width, channels)` of the tokens, the last axis fastest.
-        num_tokens: Int, Q, values of a token.
-        num_classes: Int or `None`.
-        dim: Int, D.
-        num_layers: Int.
-        num_heads: Int.
-        rotary: Bool, rotary positions beside the learned ones.
-        mlp: String, see `TransformerBlock`, as are the next two.
-        norm: String.
-        qk_norm: Bool.
-
-    Call arguments:
-        tokens: int32 tensor `[B, T]`, `T = height * width * channels`.
-        labels: int32 tensor `[B]`, 0 to `num_classes`; the last is "no class".
-
-    Returns:
-        Logits `[B, T, Q]` of every token from those before it.
-    """
-
-    def __init__(
-        self,
-        grid,
-        num_tokens,
-        num_classes,
-        dim,
-        num_layers,
-        num_heads,
-        rotary,
-        mlp,
-        norm,
-        qk_norm,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        height, width, channels = grid
-        self.length = height * width * channels
-        self.num_tokens = num_tokens
-        self.num_classes = num_classes
-        positions = np.repeat(grid_positions(height, width), channels, axis=0)
-        angles = rotary_angles(positions, dim // num_heads) if rotary else None
-        of_channels = np.arange(self.length, dtype="int32") % channels
-        #: Row, column and channel of the token that comes next: int32 `[T]` each.
-        self.places = (
-            *positions.T.astype("int32"),
-            of_channels,
-        )
-        self.tokens = layers.Embedding(num_tokens, dim, name="tokens")
-        self.start_token = layers.Embedding((num_classes or 0) + 1, dim, name="start")
-        self.positions = [
-            layers.Embedding(size, dim, name=name)
-            for size, name in zip(grid, ("rows", "columns", "channels"), strict=True)
-        ]
-        self.blocks = [
-            TransformerBlock(
-                dim, num_heads, angles, True, qk_norm, mlp=mlp, norm=norm, name=f"block_{i}"
-            )
-            for i in range(num_layers)
-        ]
-        self.norm = normalization(norm, "norm")
-        self.logits = layers.Dense(
-            num_tokens, kernel_initializer="zeros", dtype="float32", name="logits"
-        )
-
-    def call(self, tokens, labels=None):
-        x = self.tokens(tokens[:, :-1])
-        return self.run(ops.concatenate([self._start(tokens[:, 0], labels)[:, None], x], axis=1))
-
-    def run(self, x):
-        """Logits `[B, T, Q]` from what stands before each token, `[B, T, D]`."""
-        x = x + self._positions(*self.places)
-        for block in self.blocks:
-            x = block(x)
-        return self.logits(self.norm(x))
-
-    def _start(self, like, labels):
-        """What stands before the first token, `[B, D]`: the class, if there are any."""
-        return self.start_token(ops.zeros_like(like) if labels is None else labels)
-
-    def _positions(self, *places):
-        """Learned positions of rows, columns and channels, `[..., D]`."""
-        tables = zip(self.positions, places, strict=True)
-        return sum(table(place) for table, place in tables)
-
-    # Token by token: see `draw_tokens`.
-
-    def start(self, batch_size):
-        return tuple(block.start(batch_size, self.length) for block in self.blocks)
-
-    def step(self, last, caches, position, labels=None):
-        x = ops.where(position > 0, self.tokens(last), self._start(last, labels))
-        x = x + self._positions(*(ops.take(places, position) for places in self.places))
-        kept = []
-        for block, cache in zip(self.blocks, caches, strict=True):
-            x, cache = block.step(x, cache, position, self.length)
-            kept.append(cache)
-        return self.logits(self.norm(x)), tuple(kept)
-
-
-def check_transformer(dim, num_layers, num_heads, rotary, mlp, norm, label_dropout):
-    """Raises a ValueError that names the argument which no transformer can have."""
-    for name, value, known in (("mlp", mlp, MLPS), ("norm", norm, NORMALIZATIONS)):
-        if value not in known:
-            raise ValueError(unknown_name(name, value, known))
-    check_ints(1, dim=dim, num_layers=num_layers, num_heads=num_heads)
-    if dim % num_heads or (rotary and dim // num_heads % 4):
-        raise ValueError(
-            "num_heads must divide dim, and with rotary positions a head must have a multiple of 4 "
-            f"features. Received: dim={dim}, num_heads={num_heads}, rotary={rotary}"
-        )
-    if not 0 <= label_dropout < 1:
-        raise ValueError(f"label_dropout must be 0 or more and below 1. Received: {label_dropout}")
-
-
-def gpt_optimizer(learning_rate=None):
-    """Adam with the betas of section 3.3, and gradients of bounded length."""
-    rate = 1e-3 if learning_rate is None else learning_rate
-    return keras.optimizers.Adam(rate, beta_1=0.9, beta_2=0.95, global_clipnorm=1.0)
 
 
 @keras.saving.register_keras_serializable(package="kgen")
@@ -159,21 +34,15 @@ class ImageGPT(AutoregressiveGenerator):
     Args:
         image_shape: Tuple `(H, W, C)`.
         num_classes: Int for a class-conditional model, else `None`.
-        dim: Int, features of a token; `num_heads` divides it.
-        num_layers: Int, transformer blocks.
-        num_heads: Int; with `rotary`, `dim / num_heads` divides by 4.
+        dim: Int, see `TransformerSpec`, as are `num_layers`, `num_heads`, `rotary`, `mlp`, `norm`,
+            `qk_norm` and `dropout`.
         num_colors: Int, 2 to 4096, to draw the nearest of so many colours, which `fit` learns
             from its images before it begins (see `adapt`), or `None` to draw the levels of one
             channel after the other: C times as many tokens.
-        num_levels: Int, 2 to 256, see `AutoregressiveGenerator`; without `num_colors`.
-        rotary: Bool, rotary positions beside the learned ones.
-        mlp: `"gelu"` or `"swiglu"`.
-        norm: `"layer"` or `"rms"`.
-        qk_norm: Bool, normalise queries and keys: for training that diverges.
         label_dropout: Float, share of the images whose class is hidden in training, so that
             `guidance_scale` has an unconditional model to compare with.
-        binarization: String, see `AutoregressiveGenerator`.
-        seed: Int, see `ImageGenerator`.
+
+    Further arguments: as for `AutoregressiveGenerator`; `num_levels` without `num_colors`.
 
     Logs `loss`, nats per image, and `bits_per_dimension`; with `num_colors` both are those of
     the image in the palette's colours, and compare with no other model's.
@@ -206,64 +75,63 @@ class ImageGPT(AutoregressiveGenerator):
         },
     }
 
-    def __init__(
-        self,
-        image_shape,
-        num_classes=None,
-        dim=128,
-        num_layers=6,
-        num_heads=4,
-        num_colors=None,
-        num_levels=256,
-        rotary=True,
-        mlp="gelu",
-        norm="layer",
-        qk_norm=False,
-        label_dropout=0.1,
-        binarization="dynamic",
-        seed=0,
-        **kwargs,
-    ):
-        super().__init__(image_shape, num_classes, num_levels, binarization, seed, **kwargs)
-        check_transformer(dim, num_layers, num_heads, rotary, mlp, norm, label_dropout)
-        if num_colors is not None and not 2 <= num_colors <= 4096:
-            raise ValueError(f"num_colors must be 2 to 4096, or None. Received: {num_colors}")
-        if num_colors is not None and num_levels != 256:
-            raise ValueError(
-                "num_levels are levels of a channel, and num_colors draws whole colours: give one "
-                f"of the two. Received: num_levels={num_levels}, num_colors={num_colors}"
-            )
-        channels = self.image_shape[-1]
-        if num_colors is None:
-            self.palette = None
-        else:  # all black until `adapt`
-            self.palette = self.add_weight(
-                (num_colors, channels), "zeros", "float32", trainable=False, name="palette"
-            )
-            channels = 1
-        self.num_values = num_colors or num_levels
-        self.distribution = Categorical(self.num_values, channels)
-        self.grid = (*self.image_shape[:2], channels)
-        with self.dtype_policy_scope():
-            self.network = CausalTransformer(
-                self.grid,
-                self.num_values,
-                num_classes,
-                dim,
-                num_layers,
-                num_heads,
-                rotary,
-                mlp,
-                norm,
-                qk_norm,
-                name="network",
-            )
-        labels = None if num_classes is None else np.zeros(1, "int32")
-        self.network(np.zeros((1, self.network.length), "int32"), labels)
-        self.built = True
+    def _log_prob(self, x, labels, training=False, seeds=None):
+        """The objective is its mean, see `AutoregressiveGenerator.objective`."""
+        if training:
+            labels = hide_labels(labels, seeds, self.label_dropout, self.num_classes)
+        tokens = ops.reshape(unscale(x, self.num_values), (-1, self.network.length))
+        logits = self.network(tokens, labels, seeds if training else None)
+        return self.distribution.log_prob(
+            x, ops.reshape(logits, (-1, *self.grid[:2], self.distribution.num_parameters))
+        )
 
-    def default_optimizer(self, learning_rate=None):
-        return gpt_optimizer(learning_rate)
+    def sample(
+        self, seeds, labels=None, temperature=1.0, top_k=None, top_p=None, guidance_scale=1.0
+    ):
+        """Draws images token by token, in raster order.
+
+        Args:
+            seeds: int32 tensor `[B]`.
+            labels: int32 tensor `[B]` for a class-conditional model.
+            temperature: Float above 0, what logits are divided by.
+            top_k: Int, draw from the `top_k` likeliest values alone; 1 is greedy.
+            top_p: Float in 0 to 1, draw from the likeliest values that together have this
+                probability (Holtzman et al., "The curious case of neural text degeneration",
+                ICLR 2020, section 3.1).
+            guidance_scale: Float: logits are those without a class plus so many times what the
+                class changes. 1 is the model itself, 0 the one without classes.
+
+        Returns:
+            uint8 tensor `[B, H, W, C]`.
+
+        Raises:
+            ValueError: An option is out of range, or guides a model without classes.
+        """
+        return self._draw(
+            seeds,
+            labels,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            guidance_scale=guidance_scale,
+        )
+
+    def _draw_levels(self, seeds, labels, known, mask, **options):
+        if known is not None:
+            length = self.network.length
+            known = ops.reshape(unscale(known, self.num_values), (-1, length))
+            mask = ops.repeat(
+                ops.reshape(mask, (-1, length // self.grid[-1])), self.grid[-1], axis=1
+            )
+        tokens = draw_tokens(self.network, seeds, labels, known, mask, **options)
+        return scale(ops.reshape(tokens, (-1, *self.grid)), self.num_values)
+
+    def likelihood_protocol(self, importance_samples=None, seed=0):
+        protocol = super().likelihood_protocol(importance_samples, seed)
+        if self.palette is None:
+            return protocol
+        text = f"probability of the nearest of {self.num_colors} colours; exact, no bound"
+        return {**protocol, "protocol": text, "discrete": False}
 
     # Colours --------------------------------------------------------------------------
 
@@ -317,61 +185,125 @@ class ImageGPT(AutoregressiveGenerator):
             return super()._spell_levels()
         return f"{self.num_colors} colours, see its palette"
 
-    # Likelihood and sampling ----------------------------------------------------------
+    # Networks -------------------------------------------------------------------------
 
-    def _log_prob(self, x, labels, training=False, seeds=None):
-        if training:
-            labels = hide_labels(labels, seeds, self.label_dropout, self.num_classes)
-        tokens = ops.reshape(unscale(x, self.num_values), (-1, self.network.length))
-        logits = self.network(tokens, labels)
-        return self.distribution.log_prob(
-            x, ops.reshape(logits, (-1, *self.grid[:2], self.distribution.num_parameters))
-        )
-
-    def likelihood_protocol(self, importance_samples=None, seed=0):
-        protocol = super().likelihood_protocol(importance_samples, seed)
-        if self.palette is None:
-            return protocol
-        text = f"probability of the nearest of {self.num_colors} colours; exact, no bound"
-        return {**protocol, "protocol": text, "discrete": False}
-
-    def sample(
-        self, seeds, labels=None, temperature=1.0, top_k=None, top_p=None, guidance_scale=1.0
+    def __init__(
+        self,
+        image_shape,
+        num_classes=None,
+        dim=128,
+        num_layers=6,
+        num_heads=4,
+        num_colors=None,
+        rotary=True,
+        mlp="gelu",
+        norm="layer",
+        qk_norm=False,
+        dropout=0.0,
+        label_dropout=0.1,
+        **kwargs,
     ):
-        """Draws images token by token, in raster order.
-
-        Args:
-            seeds: int32 tensor `[B]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
-            temperature: Float above 0, what logits are divided by.
-            top_k: Int, draw from the `top_k` likeliest values alone; 1 is greedy.
-            top_p: Float in 0 to 1, draw from the likeliest values that together have this
-                probability (Holtzman et al., "The curious case of neural text degeneration",
-                ICLR 2020, section 3.1).
-            guidance_scale: Float: logits are those without a class plus so many times what the
-                class changes. 1 is the model itself, 0 the one without classes.
-
-        Returns:
-            uint8 tensor `[B, H, W, C]`.
-
-        Raises:
-            ValueError: An option is out of range, or guides a model without classes.
-        """
-        return self._draw(
-            seeds,
-            labels,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            guidance_scale=guidance_scale,
-        )
-
-    def _draw_levels(self, seeds, labels, known, mask, **options):
-        if known is not None:
-            length = self.network.length
-            known = ops.reshape(unscale(known, self.num_values), (-1, length))
-            mask = ops.repeat(
-                ops.reshape(mask, (-1, length // self.grid[-1])), self.grid[-1], axis=1
+        super().__init__(image_shape, num_classes, **kwargs)
+        spec = TransformerSpec.of(self)
+        check_shares(label_dropout=label_dropout)
+        if num_colors is not None and not 2 <= num_colors <= 4096:
+            raise ValueError(f"num_colors must be 2 to 4096, or None. Received: {num_colors}")
+        if num_colors is not None and self.num_levels != 256:
+            raise ValueError(
+                "num_levels are levels of a channel, and num_colors draws whole colours: give one "
+                f"of the two. Received: num_levels={self.num_levels}, num_colors={num_colors}"
             )
-        tokens = draw_tokens(self.network, seeds, labels, known, mask, **options)
-        return scale(ops.reshape(tokens, (-1, *self.grid)), self.num_values)
+        channels = self.image_shape[-1]
+        if num_colors is None:
+            self.palette = None
+        else:  # all black until `adapt`
+            self.palette = self.add_weight(
+                (num_colors, channels), "zeros", "float32", trainable=False, name="palette"
+            )
+            channels = 1
+        self.num_values = num_colors or self.num_levels
+        self.distribution = Categorical(self.num_values, channels)
+        self.grid = (*self.image_shape[:2], channels)
+        with self.dtype_policy_scope():
+            self.network = CausalTransformer(
+                self.grid, self.num_values, num_classes, spec, name="network"
+            )
+        self.built = True
+
+    def default_optimizer(self, learning_rate=None):
+        return transformer_optimizer(learning_rate, beta_2=0.95)  # as in section 3.3
+
+
+class CausalTransformer(layers.Layer):
+    """A transformer over a grid of tokens in raster order: each given all before it.
+
+    Args:
+        grid: Tuple `(height, width, channels)` of the tokens, the last axis fastest.
+        num_tokens: Int, Q, values of a token.
+        num_classes: Int or `None`.
+        spec: `TransformerSpec`.
+
+    Call arguments:
+        tokens: int32 tensor `[B, T]`, `T = height * width * channels`.
+        labels: int32 tensor `[B]`, 0 to `num_classes`; the last is "no class".
+        seeds: int32 tensor `[B]` for the noise of training, or `None`.
+
+    Returns:
+        Logits `[B, T, Q]` of every token from those before it.
+    """
+
+    def __init__(self, grid, num_tokens, num_classes, spec, **kwargs):
+        super().__init__(**kwargs)
+        height, width, channels = grid
+        self.length = height * width * channels
+        self.num_tokens = num_tokens
+        self.num_classes = num_classes
+        positions = np.repeat(grid_positions(height, width), channels, axis=0)
+        of_channels = np.arange(self.length, dtype="int32") % channels
+        #: Row, column and channel of the token that comes next: int32 `[T]` each.
+        self.places = (*positions.T.astype("int32"), of_channels)
+        self.tokens = layers.Embedding(num_tokens, spec.dim, name="tokens")
+        self.start_token = layers.Embedding((num_classes or 0) + 1, spec.dim, name="start")
+        self.positions = [
+            layers.Embedding(size, spec.dim, name=name)
+            for size, name in zip(grid, ("rows", "columns", "channels"), strict=True)
+        ]
+        self.blocks = spec.blocks(positions, causal=True)
+        self.norm = normalization(spec.norm, name="norm")
+        self.logits = layers.Dense(
+            num_tokens, kernel_initializer="zeros", dtype="float32", name="logits"
+        )
+        labels = None if num_classes is None else np.zeros(1, "int32")
+        self(np.zeros((1, self.length), "int32"), labels)  # so that it has its weights
+
+    def call(self, tokens, labels=None, seeds=None):
+        start = self._start(tokens[:, 0], labels)[:, None]
+        return self.run(ops.concatenate([start, self.tokens(tokens[:, :-1])], axis=1), seeds)
+
+    def run(self, x, seeds=None):
+        """Logits `[B, T, Q]` from what stands before each token, `[B, T, D]`."""
+        x = run_blocks(self.blocks, x + self._positions(*self.places), seeds=seeds)
+        return self.logits(self.norm(x))
+
+    def _start(self, like, labels):
+        """What stands before the first token, `[B, D]`: the class, if there are any."""
+        return self.start_token(ops.zeros_like(like) if labels is None else labels)
+
+    def _positions(self, *places):
+        """Learned positions of rows, columns and channels, `[..., D]`."""
+        tables = zip(self.positions, places, strict=True)
+        return sum(table(place) for table, place in tables)
+
+    # Token by token: see `draw_tokens`.
+
+    def start(self, batch_size):
+        return tuple(block.start(batch_size, self.length) for block in self.blocks)
+
+    def step(self, last, caches, position, labels=None):
+        x = ops.where(position > 0, self.tokens(last), self._start(last, labels))
+        x = x + self._positions(*(ops.take(places, position) for places in self.places))
+        kept = []
+        for block, cache in zip(self.blocks, caches, strict=True):
+            x, cache = block.step(x, cache, position, self.length)
+            kept.append(cache)
+        return self.logits(self.norm(x)), tuple(kept)

@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from kgen import random
-from kgen.layers.conditioning import check_guidance
+from kgen.layers.conditioning import guided
 
 
 def check_choice(temperature, top_k=None, top_p=None):
@@ -161,26 +161,22 @@ def draw_tokens(
         ValueError: An option is out of range, or guides a network without classes.
     """
     check_choice(temperature, top_k, top_p)
-    check_guidance(guidance_scale, labels)
     length, batch = network.length, ops.shape(seeds)[0]
     noise = random.gumbel(seeds, (length, random.categorical_size(network.num_tokens)))
     noise = ops.moveaxis(noise, 1, 0)
     if known is not None:
         known, mask = ops.transpose(known), ops.cast(ops.transpose(mask), "bool")
-    guided = guidance_scale != 1
-    if guided:
-        labels = ops.concatenate([labels, ops.full_like(labels, network.num_classes)], axis=0)
 
     def draw_token(position, carry):
         tokens, cache = carry
+
+        def step(last, labels):
+            nonlocal cache
+            logits, cache = network.step(last, cache, position, labels)
+            return logits
+
         last = ops.take(tokens, ops.maximum(position - 1, 0), axis=0)
-        if guided:
-            last = ops.concatenate([last, last], axis=0)
-        logits, cache = network.step(last, cache, position, labels)
-        logits = ops.cast(logits, "float32")
-        if guided:
-            logits, free = ops.split(logits, 2, axis=0)
-            logits = free + guidance_scale * (logits - free)
+        logits = guided(step, (last,), labels, network.num_classes, guidance_scale)
         logits = keep_likeliest(logits / temperature, top_k, top_p)
         drawn = random.categorical(logits, ops.take(noise, position, axis=0))
         if known is not None:
@@ -189,6 +185,7 @@ def draw_tokens(
         return _put(tokens, position, drawn), cache
 
     tokens = ops.zeros((length, batch), "int32")
-    cache = network.start(2 * batch if guided else batch)
+    # With guidance also that of the pass without a class.
+    cache = network.start(batch if guidance_scale == 1 else 2 * batch)
     tokens, _ = ops.fori_loop(0, length, draw_token, (tokens, cache))
     return ops.transpose(tokens)

@@ -19,19 +19,19 @@ import numpy as np
 from keras import layers, ops
 
 from kgen import random
-from kgen.checks import check_ints, check_mask, unknown_name
+from kgen.checks import check_ints, check_mask, check_names, check_shares
 from kgen.endpoint import TensorSpec, image_spec, mask_spec
 from kgen.image_generator import ImageGenerator
-from kgen.layers.conditioning import check_guidance, hide_labels
+from kgen.layers.conditioning import guided, hide_labels
 from kgen.layers.transformer import (
-    TransformerBlock,
+    TransformerSpec,
     grid_positions,
     modulate,
     normalization,
-    rotary_angles,
+    run_blocks,
+    transformer_optimizer,
 )
 from kgen.layers.vit import patchify, unpatchify
-from kgen.models.autoregressive.image_gpt import check_transformer
 from kgen.models.diffusion import flow
 from kgen.models.first_stage import known_cells, load_first_stage, untrained
 from kgen.models.vae.vae import VAE
@@ -42,100 +42,8 @@ TIMES = ("logit_normal", "uniform")
 # Streams of noise: 0 that of images, 2 hidden labels (see `hide_labels`), 3 the times.
 _TIME_STREAM = 3
 
-
-class FlowTransformer(layers.Layer):
-    """The velocity at every place of a noisy image, given the time and the class.
-
-    Args:
-        shape: Tuple `(H, W, C)` of the image, or of the latent map.
-        patch_size: Int, P, which divides H and W.
-        num_classes: Int or `None`.
-        dim: Int, D.
-        num_layers: Int.
-        num_heads: Int.
-        rotary: Bool, rotary positions beside the learned ones.
-        mlp: String, see `TransformerBlock`, as are the next two.
-        norm: String.
-        qk_norm: Bool.
-
-    Call arguments:
-        x: float32 tensor `[B, H, W, C]`.
-        times: float32 tensor `[B]`, 0 to 1.
-        labels: int32 tensor `[B]`, 0 to `num_classes`; the last is "no class".
-
-    Returns:
-        float32 tensor `[B, H, W, C]`.
-    """
-
-    def __init__(
-        self,
-        shape,
-        patch_size,
-        num_classes,
-        dim,
-        num_layers,
-        num_heads,
-        rotary,
-        mlp,
-        norm,
-        qk_norm,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        self.shape = shape
-        self.patch_size = patch_size
-        self.num_classes = num_classes
-        grid = [side // patch_size for side in shape[:2]]
-        positions = grid_positions(*grid)
-        angles = rotary_angles(positions, dim // num_heads) if rotary else None
-        self.places = tuple(positions.T.astype("int32"))
-        self.patches = layers.Dense(dim, name="patches")
-        self.rows = layers.Embedding(grid[0], dim, name="rows")
-        self.columns = layers.Embedding(grid[1], dim, name="columns")
-        self.time = [
-            layers.Dense(dim, activation="silu", name="time_in"),
-            layers.Dense(dim, name="time_out"),
-        ]
-        self.label = None
-        if num_classes is not None:
-            self.label = layers.Embedding(num_classes + 1, dim, name="label")
-        self.blocks = [
-            TransformerBlock(
-                *(dim, num_heads, angles, False, qk_norm),
-                mlp=mlp,
-                norm=norm,
-                conditional=True,
-                name=f"block_{i}",
-            )
-            for i in range(num_layers)
-        ]
-        self.norm = normalization(norm, "norm", scale=False)
-        self.modulation = layers.Dense(2 * dim, kernel_initializer="zeros", name="modulation")
-        self.velocity = layers.Dense(
-            patch_size**2 * shape[-1], kernel_initializer="zeros", dtype="float32", name="velocity"
-        )
-
-    def call(self, x, times, labels=None):
-        condition = self._condition(times, labels)
-        x = self.patches(patchify(x, self.patch_size))  # (B, T, D)
-        x = x + self.rows(self.places[0]) + self.columns(self.places[1])
-        for block in self.blocks:
-            x = block(x, condition)
-        shift, scale = ops.split(self.modulation(ops.silu(condition))[:, None], 2, axis=-1)
-        x = self.velocity(modulate(self.norm(x), shift, scale))  # (B, T, P * P * C)
-        return unpatchify(x, self.patch_size, *self.shape[:2])
-
-    def _condition(self, times, labels):
-        """What the time and the class say to every block, `[B, D]`."""
-        angles = 1000 * times[:, None] * _FREQUENCIES
-        x = ops.concatenate([ops.cos(angles), ops.sin(angles)], axis=-1)
-        for layer in self.time:
-            x = layer(x)
-        return x if self.label is None else x + self.label(labels)
-
-
-#: From one radian to one ten-thousandth for a thousandth of the way, as in Vaswani et al. 2017.
-_FREQUENCIES = (10_000.0 ** -(np.arange(128) / 128)).astype("float32")
+#: What the sizes of table 1 share.
+LARGE = {"image_shape": (32, 32, 3), "ema_decay": 0.9999}
 
 
 @keras.saving.register_keras_serializable(package="kgen")
@@ -150,19 +58,14 @@ class DiT(ImageGenerator):
             folder; or the name of a preset of theirs, fresh, for trials. One with a latent map
             (`latent_channels`, or any `ViTVAE`) leaves the transformer something to attend to.
         patch_size: Int, side of a patch of pixels, or of the latent map; divides its sides.
-        dim: Int, features of a patch; `num_heads` divides it.
-        num_layers: Int, transformer blocks.
-        num_heads: Int; with `rotary`, `dim / num_heads` divides by 4.
-        rotary: Bool, rotary positions beside the learned ones.
-        mlp: `"gelu"` or `"swiglu"`.
-        norm: `"layer"` or `"rms"`.
-        qk_norm: Bool, normalise queries and keys: for training that diverges.
+        dim: Int, see `TransformerSpec`, as are `num_layers`, `num_heads`, `rotary`, `mlp`, `norm`,
+            `qk_norm` and `dropout`.
         times: `"logit_normal"` trains most in the middle of the way, `"uniform"` all over.
-        label_dropout: Float, share of the images whose class is hidden in training, so that
-            `guidance_scale` has an unconditional model to compare with.
+        label_dropout: Float, see `ImageGPT`.
         ema_decay: Float, 0 to 1, of the exponential moving average of the weights, with which
             the model evaluates, samples and is exported.
-        seed: Int, see `ImageGenerator`.
+
+    Further arguments: as for `ImageGenerator`.
 
     Logs `loss`, the mean squared error of the velocity. A model on latents measures their mean
     and spread when `fit` begins (see `adapt`).
@@ -193,167 +96,11 @@ class DiT(ImageGenerator):
             "num_layers": 8,
             "num_heads": 8,
         },
-        "dit_s": {
-            "image_shape": (32, 32, 3),
-            "dim": 384,
-            "num_layers": 12,
-            "num_heads": 6,
-            "ema_decay": 0.9999,
-        },
-        "dit_b": {
-            "image_shape": (32, 32, 3),
-            "dim": 768,
-            "num_layers": 12,
-            "num_heads": 12,
-            "ema_decay": 0.9999,
-        },
-        "dit_l": {
-            "image_shape": (32, 32, 3),
-            "dim": 1024,
-            "num_layers": 24,
-            "num_heads": 16,
-            "ema_decay": 0.9999,
-        },
-        "dit_xl": {
-            "image_shape": (32, 32, 3),
-            "dim": 1152,
-            "num_layers": 28,
-            "num_heads": 16,
-            "ema_decay": 0.9999,
-        },
+        "dit_s": {**LARGE, "dim": 384, "num_layers": 12, "num_heads": 6},
+        "dit_b": {**LARGE, "dim": 768, "num_layers": 12, "num_heads": 12},
+        "dit_l": {**LARGE, "dim": 1024, "num_layers": 24, "num_heads": 16},
+        "dit_xl": {**LARGE, "dim": 1152, "num_layers": 28, "num_heads": 16},
     }
-
-    def __init__(
-        self,
-        image_shape,
-        num_classes=None,
-        autoencoder=None,
-        patch_size=2,
-        dim=128,
-        num_layers=6,
-        num_heads=4,
-        rotary=True,
-        mlp="gelu",
-        norm="layer",
-        qk_norm=False,
-        times="logit_normal",
-        label_dropout=0.1,
-        ema_decay=0.999,
-        seed=0,
-        **kwargs,
-    ):
-        super().__init__(image_shape, num_classes, seed, **kwargs)
-        check_transformer(dim, num_layers, num_heads, rotary, mlp, norm, label_dropout)
-        check_ints(1, patch_size=patch_size)
-        if times not in TIMES:
-            raise ValueError(unknown_name("times", times, TIMES))
-        if not 0 <= ema_decay < 1:
-            raise ValueError(f"ema_decay must be 0 to 1, and below 1. Received: {ema_decay=}")
-        self.autoencoder = None
-        self.latent_shape = self.image_shape
-        if autoencoder is not None:
-            self.autoencoder = load_first_stage(
-                autoencoder, VAE, "autoencoder", self.image_shape, num_classes
-            )
-            self.latent_shape = self.autoencoder.latent_shape
-            channels = self.latent_shape[-1:]
-            # What brings latents to mean 0 and variance 1; unknown, and 0, before `adapt`.
-            self.latent_mean, self.latent_spread = (
-                self.add_weight(channels, "zeros", "float32", trainable=False, name=name)
-                for name in ("latent_mean", "latent_spread")
-            )
-        if any(side % patch_size for side in self.latent_shape[:2]):
-            what = "image" if self.autoencoder is None else "latent map"
-            raise ValueError(
-                f"patch_size must divide the sides of the {what}, "
-                f"{self.latent_shape[0]}x{self.latent_shape[1]}. Received: patch_size={patch_size}"
-            )
-        with self.dtype_policy_scope():
-            self.network, self.ema_network = (
-                FlowTransformer(
-                    self.latent_shape,
-                    patch_size,
-                    num_classes,
-                    dim,
-                    num_layers,
-                    num_heads,
-                    rotary,
-                    mlp,
-                    norm,
-                    qk_norm,
-                    name=name,
-                )
-                for name in ("network", "ema_network")
-            )
-        labels = None if num_classes is None else np.zeros(1, "int32")
-        for network in (self.network, self.ema_network):
-            network(np.zeros((1, *self.latent_shape), "float32"), np.zeros(1, "float32"), labels)
-        self.ema_network.trainable = False
-        self.ema_network.set_weights(self.network.get_weights())
-        self.built = True
-
-    def get_config(self):
-        stage = self.autoencoder and keras.saving.serialize_keras_object(self.autoencoder)
-        return {**super().get_config(), "autoencoder": stage}
-
-    def default_optimizer(self, learning_rate=None):
-        # 1e-3 to 128 features and 1.1e-4 for XL's 1152: wider networks bear shorter steps.
-        rate = min(1e-3, 0.128 / self.dim) if learning_rate is None else learning_rate
-        return keras.optimizers.Adam(rate, beta_2=0.99, global_clipnorm=1.0)
-
-    # Latents --------------------------------------------------------------------------
-
-    def needs_adapting(self):
-        return self.autoencoder is not None and not ops.convert_to_numpy(self.latent_spread).all()
-
-    def adapt(self, images):
-        """Measures mean and standard deviation of the latents, channel by channel.
-
-        Args:
-            images: uint8 array `[N, H, W, C]`, of which up to 2,000 are looked at.
-        """
-        rng = np.random.default_rng(self.seed)
-        images = images[np.sort(rng.permutation(len(images))[:2000])]
-        inputs = {"images": np.asarray(images)}
-        if self.autoencoder.num_classes is not None:
-            inputs["labels"] = np.arange(len(images), dtype="int32") % self.num_classes
-        mean, _ = self.run_batched("encode", self.autoencoder.encode, inputs, progress=False)
-        latents = mean.reshape(-1, self.latent_shape[-1])
-        self.latent_mean.assign(latents.mean(axis=0))
-        self.latent_spread.assign(latents.std(axis=0) + 1e-6)
-
-    def encode(self, images, labels=None):
-        """Images as the flow sees them: scaled pixels, or latents (the posterior's mean).
-
-        Args:
-            images: uint8 tensor `[B, H, W, C]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
-
-        Returns:
-            float32 tensor `[B, *latent_shape]`, of mean 0 and variance 1 for latents.
-        """
-        if self.autoencoder is None:
-            return ops.cast(images, "float32") * (2 / 255) - 1
-        mean, _ = self.autoencoder.encode(images, self._known(labels))
-        mean = ops.reshape(mean, (-1, *self.latent_shape))
-        return (mean - self.latent_mean) / ops.maximum(self.latent_spread, 1e-6)
-
-    def decode(self, x, labels=None):
-        """The inverse of `encode`: uint8 images `[B, H, W, C]`."""
-        if self.autoencoder is None:
-            # Adding a half and cutting off rounds alike on every runtime.
-            return ops.cast(ops.clip((x + 1) * 127.5 + 0.5, 0, 255), "uint8")
-        latents = ops.reshape(x * self.latent_spread + self.latent_mean, (ops.shape(x)[0], -1))
-        return self.autoencoder.decode(latents, self._known(labels))
-
-    def _known(self, labels):
-        return None if self.autoencoder.num_classes is None else labels
-
-    def call(self, images, labels=None):
-        """Images as the autoencoder gives them back, or as they came; uint8 in and out."""
-        return self.decode(self.encode(images, labels), labels)
-
-    # Loss -----------------------------------------------------------------------------
 
     def objective(self, batch, training):
         network = self.network if training else self.ema_network
@@ -363,7 +110,8 @@ class DiT(ImageGenerator):
         labels = batch.labels
         if training:
             labels = hide_labels(labels, batch.seeds, self.label_dropout, self.num_classes)
-        velocity = ops.cast(network(flow.mix(x, noise, times), times, labels), "float32")
+        dropout_seeds = batch.seeds if training else None
+        velocity = network(flow.mix(x, noise, times), times, labels, dropout_seeds)
         loss = ops.mean(ops.square(velocity - (noise - x)))
         return loss, {"loss": loss}
 
@@ -371,16 +119,6 @@ class DiT(ImageGenerator):
         if self.times == "uniform":
             return random.uniform(seeds, (), stream=_TIME_STREAM)
         return ops.sigmoid(random.normal(seeds, (), stream=_TIME_STREAM))
-
-    def update(self, batch, minimize):
-        logs = super().update(batch, minimize)
-        update_average(self.ema_network, self.network, self.ema_decay, self.training_steps)
-        return logs
-
-    def diagnose(self, logs):
-        return [] if self.autoencoder is None else untrained(self.autoencoder, "autoencoder")
-
-    # Sampling and shipping ------------------------------------------------------------
 
     def sample(self, seeds, labels=None, num_steps=32, sampler="multistep", guidance_scale=1.0):
         """Draws noise and follows the flow back to the data.
@@ -406,15 +144,9 @@ class DiT(ImageGenerator):
 
     def _solve(self, x, labels, guidance_scale=1.0, num_steps=32, sampler="multistep", **arguments):
         """Follows the flow from `x`; arguments as for `sample` and `flow.integrate`."""
-        check_guidance(guidance_scale, labels)
 
-        def velocity(x, times):
-            if guidance_scale == 1:
-                return self.ema_network(x, times, labels)
-            both = ops.concatenate([labels, ops.full_like(labels, self.num_classes)], axis=0)
-            x, times = (ops.concatenate([part, part], axis=0) for part in (x, times))
-            told, free = ops.split(self.ema_network(x, times, both), 2, axis=0)
-            return free + guidance_scale * (told - free)
+        def velocity(*inputs):
+            return guided(self.ema_network, inputs, labels, self.num_classes, guidance_scale)
 
         return flow.integrate(velocity, x, num_steps, sampler, **arguments)
 
@@ -514,3 +246,194 @@ class DiT(ImageGenerator):
         if self.autoencoder is not None:
             endpoints["reconstruct"] = self.autoencoder.endpoints()["reconstruct"]
         return endpoints
+
+    # Training -------------------------------------------------------------------------
+
+    def update(self, batch, minimize):
+        logs = super().update(batch, minimize)
+        update_average(self.ema_network, self.network, self.ema_decay, self.training_steps)
+        return logs
+
+    def diagnose(self, logs):
+        return [] if self.autoencoder is None else untrained(self.autoencoder, "autoencoder")
+
+    # Latents --------------------------------------------------------------------------
+
+    def needs_adapting(self):
+        return self.autoencoder is not None and not ops.convert_to_numpy(self.latent_spread).all()
+
+    def adapt(self, images):
+        """Measures mean and standard deviation of the latents, channel by channel.
+
+        Args:
+            images: uint8 array `[N, H, W, C]`, of which up to 2,000 are looked at.
+        """
+        rng = np.random.default_rng(self.seed)
+        images = images[np.sort(rng.permutation(len(images))[:2000])]
+        inputs = {"images": np.asarray(images)}
+        if self.autoencoder.num_classes is not None:
+            inputs["labels"] = np.arange(len(images), dtype="int32") % self.num_classes
+        mean, _ = self.run_batched("encode", self.autoencoder.encode, inputs, progress=False)
+        latents = mean.reshape(-1, self.latent_shape[-1])
+        self.latent_mean.assign(latents.mean(axis=0))
+        self.latent_spread.assign(latents.std(axis=0) + 1e-6)
+
+    def encode(self, images, labels=None):
+        """Images as the flow sees them: scaled pixels, or latents (the posterior's mean).
+
+        Args:
+            images: uint8 tensor `[B, H, W, C]`.
+            labels: int32 tensor `[B]` for a class-conditional model.
+
+        Returns:
+            float32 tensor `[B, *latent_shape]`, of mean 0 and variance 1 for latents.
+        """
+        if self.autoencoder is None:
+            return ops.cast(images, "float32") * (2 / 255) - 1
+        mean, _ = self.autoencoder.encode(images, self._known(labels))
+        mean = ops.reshape(mean, (-1, *self.latent_shape))
+        return (mean - self.latent_mean) / ops.maximum(self.latent_spread, 1e-6)
+
+    def decode(self, x, labels=None):
+        """The inverse of `encode`: uint8 images `[B, H, W, C]`."""
+        if self.autoencoder is None:
+            # Adding a half and cutting off rounds alike on every runtime.
+            return ops.cast(ops.clip((x + 1) * 127.5 + 0.5, 0, 255), "uint8")
+        latents = ops.reshape(x * self.latent_spread + self.latent_mean, (ops.shape(x)[0], -1))
+        return self.autoencoder.decode(latents, self._known(labels))
+
+    def _known(self, labels):
+        return None if self.autoencoder.num_classes is None else labels
+
+    def call(self, images, labels=None):
+        """Images as the autoencoder gives them back, or as they came; uint8 in and out."""
+        return self.decode(self.encode(images, labels), labels)
+
+    # Network --------------------------------------------------------------------------
+
+    def __init__(
+        self,
+        image_shape,
+        num_classes=None,
+        autoencoder=None,
+        patch_size=2,
+        dim=128,
+        num_layers=6,
+        num_heads=4,
+        rotary=True,
+        mlp="gelu",
+        norm="layer",
+        qk_norm=False,
+        dropout=0.0,
+        times="logit_normal",
+        label_dropout=0.1,
+        ema_decay=0.999,
+        **kwargs,
+    ):
+        super().__init__(image_shape, num_classes, **kwargs)
+        spec = TransformerSpec.of(self)
+        check_ints(1, patch_size=patch_size)
+        check_names(times=(times, TIMES))
+        check_shares(label_dropout=label_dropout, ema_decay=ema_decay)
+        self.autoencoder = None
+        self.latent_shape = self.image_shape
+        if autoencoder is not None:
+            self.autoencoder = load_first_stage(
+                autoencoder, VAE, "autoencoder", self.image_shape, num_classes
+            )
+            self.latent_shape = self.autoencoder.latent_shape
+            channels = self.latent_shape[-1:]
+            # What brings latents to mean 0 and variance 1; unknown, and 0, before `adapt`.
+            self.latent_mean, self.latent_spread = (
+                self.add_weight(channels, "zeros", "float32", trainable=False, name=name)
+                for name in ("latent_mean", "latent_spread")
+            )
+        if any(side % patch_size for side in self.latent_shape[:2]):
+            what = "image" if self.autoencoder is None else "latent map"
+            raise ValueError(
+                f"patch_size must divide the sides of the {what}, "
+                f"{self.latent_shape[0]}x{self.latent_shape[1]}. Received: patch_size={patch_size}"
+            )
+        with self.dtype_policy_scope():
+            self.network, self.ema_network = (
+                FlowTransformer(self.latent_shape, patch_size, num_classes, spec, name=name)
+                for name in ("network", "ema_network")
+            )
+        self.ema_network.trainable = False
+        self.ema_network.set_weights(self.network.get_weights())
+        self.built = True
+
+    def get_config(self):
+        stage = self.autoencoder and keras.saving.serialize_keras_object(self.autoencoder)
+        return {**super().get_config(), "autoencoder": stage}
+
+    def default_optimizer(self, learning_rate=None):
+        return transformer_optimizer(learning_rate, self.dim)
+
+
+#: From one radian to one ten-thousandth for a thousandth of the way, as in Vaswani et al. 2017.
+_FREQUENCIES = (10_000.0 ** -(np.arange(128) / 128)).astype("float32")
+
+
+class FlowTransformer(layers.Layer):
+    """The velocity at every place of a noisy image, given the time and the class.
+
+    Args:
+        shape: Tuple `(H, W, C)` of the image, or of the latent map.
+        patch_size: Int, P, which divides H and W.
+        num_classes: Int or `None`.
+        spec: `TransformerSpec`.
+
+    Call arguments:
+        x: float32 tensor `[B, H, W, C]`.
+        times: float32 tensor `[B]`, 0 to 1.
+        labels: int32 tensor `[B]`, 0 to `num_classes`; the last is "no class".
+        seeds: int32 tensor `[B]` for the noise of training, or `None`.
+
+    Returns:
+        float32 tensor `[B, H, W, C]`.
+    """
+
+    def __init__(self, shape, patch_size, num_classes, spec, **kwargs):
+        super().__init__(**kwargs)
+        self.shape = shape
+        self.patch_size = patch_size
+        dim = spec.dim
+        grid = [side // patch_size for side in shape[:2]]
+        positions = grid_positions(*grid)
+        self.places = tuple(positions.T.astype("int32"))
+        self.patches = layers.Dense(dim, name="patches")
+        self.rows = layers.Embedding(grid[0], dim, name="rows")
+        self.columns = layers.Embedding(grid[1], dim, name="columns")
+        self.time = [
+            layers.Dense(dim, activation="silu", name="time_in"),
+            layers.Dense(dim, name="time_out"),
+        ]
+        self.label = None
+        if num_classes is not None:
+            self.label = layers.Embedding(num_classes + 1, dim, name="label")
+        self.blocks = spec.blocks(positions, conditional=True)
+        self.norm = normalization(spec.norm, scale=False, name="norm")
+        self.modulation = layers.Dense(2 * dim, kernel_initializer="zeros", name="modulation")
+        self.velocity = layers.Dense(
+            patch_size**2 * shape[-1], kernel_initializer="zeros", dtype="float32", name="velocity"
+        )
+        labels = None if num_classes is None else np.zeros(1, "int32")
+        self(np.zeros((1, *shape), "float32"), np.zeros(1, "float32"), labels)  # builds its weights
+
+    def call(self, x, times, labels=None, seeds=None):
+        condition = self._condition(times, labels)
+        x = self.patches(patchify(x, self.patch_size))  # (B, T, D)
+        x = x + self.rows(self.places[0]) + self.columns(self.places[1])
+        x = run_blocks(self.blocks, x, condition, seeds)
+        shift, scale = ops.split(self.modulation(ops.silu(condition))[:, None], 2, axis=-1)
+        x = self.velocity(modulate(self.norm(x), shift, scale))  # (B, T, P * P * C)
+        return unpatchify(x, self.patch_size, *self.shape[:2])
+
+    def _condition(self, times, labels):
+        """What the time and the class say to every block, `[B, D]`."""
+        angles = 1000 * times[:, None] * _FREQUENCIES
+        x = ops.concatenate([ops.cos(angles), ops.sin(angles)], axis=-1)
+        for layer in self.time:
+            x = layer(x)
+        return x if self.label is None else x + self.label(labels)

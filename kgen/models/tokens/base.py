@@ -20,7 +20,8 @@ class TwoStageGenerator(ImageGenerator):
     """Base class of generators that draw codes and have a trained VQ-VAE decode them.
 
     The VQ-VAE, here the tokenizer, is frozen: training moves the prior alone. It is saved and
-    exported with it. A subclass states `objective`, `sample` and `draw_codes`.
+    exported with it, and computes in float32: `dtype` is the prior's. A subclass states
+    `objective`, `sample` and `draw_codes`.
 
     Args:
         image_shape: Tuple `(H, W, C)`, the tokenizer's.
@@ -29,11 +30,12 @@ class TwoStageGenerator(ImageGenerator):
         tokenizer: A trained `VQVAE`, of which a copy is kept; or the path of one: its
             `.keras` file, its run's or its preset's folder; or the name of one of its presets,
             for a fresh one, which is good for trials alone.
-        seed: Int, see `ImageGenerator`.
+
+    Further arguments: as for `ImageGenerator`.
     """
 
-    def __init__(self, image_shape, num_classes=None, tokenizer=None, seed=0, **kwargs):
-        super().__init__(image_shape, num_classes, seed, **kwargs)
+    def __init__(self, image_shape, num_classes=None, tokenizer=None, **kwargs):
+        super().__init__(image_shape, num_classes, **kwargs)
         self.tokenizer = load_first_stage(
             tokenizer, VQVAE, "tokenizer", self.image_shape, num_classes
         )
@@ -66,8 +68,7 @@ class TwoStageGenerator(ImageGenerator):
 class AutoregressivePrior(TwoStageGenerator):
     """Base class of two-stage generators whose prior has an exact likelihood.
 
-    A subclass states `log_prob_of_codes` and `draw_codes`, and ends its `__init__` with
-    `_log_bits`.
+    A subclass states `log_prob_of_codes` and `draw_codes`.
 
     Logs, in nats per image: `loss`, the exact negative log-likelihood of the codes, and
     `decoder_loss`, that of the image given its codes; and where the decoder gives
@@ -76,7 +77,8 @@ class AutoregressivePrior(TwoStageGenerator):
 
     metric_names = ("loss", "decoder_loss")
 
-    def _log_bits(self):
+    def __init__(self, image_shape, num_classes=None, tokenizer=None, **kwargs):
+        super().__init__(image_shape, num_classes, tokenizer, **kwargs)
         if self._pixels_measured(self.seed)[1]:
             self.metric_names = (*self.metric_names, "bits_per_dimension")
             self.trackers.append(keras.metrics.Mean(name="bits_per_dimension"))

@@ -16,16 +16,16 @@ import numpy as np
 from keras import layers, ops
 
 from kgen import random
-from kgen.checks import check_ints, check_mask
+from kgen.checks import check_ints, check_mask, check_shares
 from kgen.endpoint import image_spec, mask_spec
-from kgen.layers.conditioning import check_guidance, hide_labels
+from kgen.layers.conditioning import guided, hide_labels
 from kgen.layers.transformer import (
-    TransformerBlock,
+    TransformerSpec,
     grid_positions,
     normalization,
-    rotary_angles,
+    run_blocks,
+    transformer_optimizer,
 )
-from kgen.models.autoregressive.image_gpt import check_transformer, gpt_optimizer
 from kgen.models.autoregressive.sampling import check_choice, keep_likeliest
 from kgen.models.first_stage import known_cells
 from kgen.models.tokens.base import TwoStageGenerator
@@ -39,122 +39,20 @@ CERTAIN = 1e30
 SHARE_STREAM, HIDING_STREAM, SAMPLING_STREAM = 3, 4, 2
 
 
-class MaskedTransformer(layers.Layer):
-    """A transformer over a grid of codes, some of them hidden: each given all that are seen.
-
-    Args:
-        grid: Tuple `(height, width)` of the codes.
-        num_codes: Int, Q; the code Q stands for a hidden one.
-        num_classes: Int or `None`.
-        dim: Int, D.
-        num_layers: Int.
-        num_heads: Int.
-        rotary: Bool, rotary positions beside the learned ones.
-        mlp: String, see `TransformerBlock`, as are the next two.
-        norm: String.
-        qk_norm: Bool.
-
-    Call arguments:
-        codes: int32 tensor `[B, N]`, `N = height * width`, 0 to Q.
-        labels: int32 tensor `[B]`, 0 to `num_classes`; the last is "no class".
-
-    Returns:
-        Logits `[B, N, Q]`.
-    """
-
-    def __init__(
-        self,
-        grid,
-        num_codes,
-        num_classes,
-        dim,
-        num_layers,
-        num_heads,
-        rotary,
-        mlp,
-        norm,
-        qk_norm,
-        **kwargs,
-    ):
-        super().__init__(**kwargs)
-        self.length = math.prod(grid)
-        self.num_codes = num_codes
-        self.num_classes = num_classes
-        positions = grid_positions(*grid)
-        angles = rotary_angles(positions, dim // num_heads) if rotary else None
-        self.places = positions.T.astype("int32")
-        self.codes = layers.Embedding(num_codes + 1, dim, name="codes")
-        self.positions = [
-            layers.Embedding(size, dim, name=name)
-            for size, name in zip(grid, ("rows", "columns"), strict=True)
-        ]
-        self.classes = None
-        if num_classes is not None:
-            self.classes = layers.Embedding(num_classes + 1, dim, name="classes")
-        self.blocks = [
-            TransformerBlock(
-                dim, num_heads, angles, False, qk_norm, mlp=mlp, norm=norm, name=f"block_{i}"
-            )
-            for i in range(num_layers)
-        ]
-        self.norm = normalization(norm, "norm")
-        self.logits = layers.Dense(
-            num_codes, kernel_initializer="zeros", dtype="float32", name="logits"
-        )
-
-    def call(self, codes, labels=None):
-        tables = zip(self.positions, self.places, strict=True)
-        x = self.codes(codes) + sum(table(place) for table, place in tables)
-        if self.classes is not None:
-            x = x + self.classes(labels)[:, None]
-        for block in self.blocks:
-            x = block(x)
-        return self.logits(self.norm(x))
-
-
-def ranks(x):
-    """The place of each of a row's numbers in their order, from the smallest.
-
-    By comparing each with each, which is less than the attention does: equal numbers stand in
-    the order of their indices on every runtime, so that exactly *k* have a rank below *k*.
-
-    Args:
-        x: float32 tensor `[B, N]`.
-
-    Returns:
-        int32 tensor `[B, N]`.
-    """
-    this, other = x[:, :, None], x[:, None, :]
-    earlier = np.tri(x.shape[1], k=-1, dtype="bool")
-    before = ops.logical_or(other < this, ops.logical_and(ops.equal(other, this), earlier))
-    return ops.sum(ops.cast(before, "int32"), axis=-1)
-
-
 @keras.saving.register_keras_serializable(package="kgen")
 class MaskGIT(TwoStageGenerator):
     """A trained VQ-VAE and a masked transformer over its codes, as one generator.
 
-    The VQ-VAE, here the tokenizer, is frozen and computes in float32: training moves the prior
-    alone, and `dtype` is the prior's. It is saved and exported with it.
-
     Args:
         image_shape: Tuple `(H, W, C)`, the tokenizer's.
-        num_classes: Int for a prior that is told the class, else `None`. A class-conditional
-            tokenizer needs the same.
-        tokenizer: A trained `VQVAE`, or what names one, see `TwoStageGenerator`.
-        dim: Int, features of a code; `num_heads` divides it.
-        num_layers: Int, transformer blocks.
-        num_heads: Int; with `rotary`, `dim / num_heads` divides by 4.
-        rotary: Bool, rotary positions beside the learned ones.
-        mlp: `"gelu"` or `"swiglu"`.
-        norm: `"layer"` or `"rms"`.
-        qk_norm: Bool, normalise queries and keys: for training that diverges.
+        num_classes: Int or `None`, see `TwoStageGenerator`, as is the next.
+        tokenizer: A trained `VQVAE`, or what names one.
+        dim: Int, see `TransformerSpec`, as are `num_layers`, `num_heads`, `rotary`, `mlp`, `norm`,
+            `qk_norm` and `dropout`.
         label_smoothing: Float, the share of probability that training has the prior spread
             over all codes; 0.1 in the paper. Stray codes are then drawn, the more of them
             the smaller the code book.
-        label_dropout: Float, share of the images whose class is hidden in training, so that
-            `guidance_scale` has an unconditional model to compare with.
-        seed: Int, see `ImageGenerator`.
+        label_dropout: Float, see `ImageGPT`.
 
     Logs `loss`, the cross-entropy in nats per hidden code (smoothed in training, not in
     evaluation), and `masked_accuracy`, the share of hidden codes that the prior finds likeliest.
@@ -192,60 +90,6 @@ class MaskGIT(TwoStageGenerator):
         },
     }
 
-    def __init__(
-        self,
-        image_shape,
-        num_classes=None,
-        tokenizer=None,
-        dim=128,
-        num_layers=6,
-        num_heads=4,
-        rotary=True,
-        mlp="gelu",
-        norm="layer",
-        qk_norm=False,
-        label_smoothing=0.0,
-        label_dropout=0.1,
-        seed=0,
-        **kwargs,
-    ):
-        check_transformer(dim, num_layers, num_heads, rotary, mlp, norm, label_dropout)
-        if not 0 <= label_smoothing < 1:
-            raise ValueError(
-                f"label_smoothing must be 0 or more and below 1. Received: {label_smoothing}"
-            )
-        super().__init__(image_shape, num_classes, tokenizer, seed, **kwargs)
-        self.num_codes = self.tokenizer.num_codes  # and the code that stands for a hidden one
-        with self.dtype_policy_scope():
-            self.network = MaskedTransformer(
-                self.tokenizer.code_shape,
-                self.num_codes,
-                num_classes,
-                dim,
-                num_layers,
-                num_heads,
-                rotary,
-                mlp,
-                norm,
-                qk_norm,
-                name="network",
-            )
-        labels = None if num_classes is None else np.zeros(1, "int32")
-        self.network(np.zeros((1, self.network.length), "int32"), labels)
-        self.built = True
-
-    def default_optimizer(self, learning_rate=None):
-        return gpt_optimizer(learning_rate)
-
-    # Training -------------------------------------------------------------------------
-
-    def hide(self, seeds):
-        """Which codes training hides: bool `[B, N]`, at least one of each row."""
-        length = self.network.length
-        share = ops.cos(random.uniform(seeds, (), stream=SHARE_STREAM) * (math.pi / 2))
-        count = ops.maximum(ops.cast(ops.ceil(share * length), "int32"), 1)
-        return ranks(random.uniform(seeds, (length,), stream=HIDING_STREAM)) < count[:, None]
-
     def objective(self, batch, training):
         codes = self.encode(self.tokenizer.binarize(batch))
         codes = ops.reshape(codes, (-1, self.network.length))
@@ -253,7 +97,8 @@ class MaskGIT(TwoStageGenerator):
         labels = batch.labels
         if training:
             labels = hide_labels(labels, batch.seeds, self.label_dropout, self.num_classes)
-        logits = self.network(ops.where(hidden, np.int32(self.num_codes), codes), labels)
+        seen = ops.where(hidden, np.int32(self.num_codes), codes)
+        logits = self.network(seen, labels, batch.seeds if training else None)
         log_probs = ops.log_softmax(ops.cast(logits, "float32"), axis=-1)
         losses = -ops.take_along_axis(log_probs, codes[..., None], axis=-1)[..., 0]
         if training and self.label_smoothing:
@@ -267,7 +112,12 @@ class MaskGIT(TwoStageGenerator):
         accuracy = ops.mean(ops.sum(weights * right, axis=1)) / count
         return loss, {"loss": loss, "masked_accuracy": accuracy}
 
-    # Sampling -------------------------------------------------------------------------
+    def hide(self, seeds):
+        """Which codes training hides: bool `[B, N]`, at least one of each row."""
+        length = self.network.length
+        share = ops.cos(random.uniform(seeds, (), stream=SHARE_STREAM) * (math.pi / 2))
+        count = ops.maximum(ops.cast(ops.ceil(share * length), "int32"), 1)
+        return ranks(random.uniform(seeds, (length,), stream=HIDING_STREAM)) < count[:, None]
 
     def sample(
         self,
@@ -301,17 +151,8 @@ class MaskGIT(TwoStageGenerator):
         Raises:
             ValueError: An option is out of range, or guides a model without classes.
         """
-        codes = self.draw_codes(
-            seeds,
-            labels,
-            num_steps=num_steps,
-            temperature=temperature,
-            choice_temperature=choice_temperature,
-            top_k=top_k,
-            top_p=top_p,
-            guidance_scale=guidance_scale,
-        )
-        return self.decode(codes, labels)
+        options = (num_steps, temperature, choice_temperature, top_k, top_p, guidance_scale)
+        return self.decode(self.draw_codes(seeds, labels, None, None, *options), labels)
 
     def draw_codes(
         self,
@@ -334,18 +175,12 @@ class MaskGIT(TwoStageGenerator):
             known: int32 tensor `[B, h, w]`, or `None`, and
             mask: Tensor `[B, h, w]`, where they are kept and not drawn.
             num_steps: Int, see `sample`, as are the others.
-            temperature: Float.
-            choice_temperature: Float.
-            top_k: Int or `None`.
-            top_p: Float or `None`.
-            guidance_scale: Float.
 
         Returns:
             int32 tensor `[B, h, w]`.
         """
         check_ints(1, num_steps=num_steps)
         check_choice(temperature, top_k, top_p)
-        check_guidance(guidance_scale, labels)
         if not choice_temperature >= 0:
             raise ValueError(
                 f"choice_temperature must be 0 or more. Received: {choice_temperature}"
@@ -367,7 +202,7 @@ class MaskGIT(TwoStageGenerator):
         def draw_step(step, carry):
             codes, (of_codes, of_choice) = carry
             unknown = ops.equal(codes, hidden)
-            logits = self._guided(codes, labels, guidance_scale)
+            logits = guided(self.network, (codes,), labels, self.num_classes, guidance_scale)
             rows = ops.reshape(logits / temperature, (-1, self.num_codes))
             rows = keep_likeliest(rows, top_k, top_p)
             drawn = random.categorical(ops.reshape(rows, (-1, *logits.shape[1:])), of_codes)
@@ -394,15 +229,6 @@ class MaskGIT(TwoStageGenerator):
         codes, _ = ops.fori_loop(0, num_steps, draw_step, (codes, noise_of(0)))
         return ops.reshape(codes, (-1, *self.tokenizer.code_shape))
 
-    def _guided(self, codes, labels, guidance_scale):
-        """Logits `[B, N, Q]`: without a class, plus so many times what the class changes."""
-        if guidance_scale == 1:
-            return ops.cast(self.network(codes, labels), "float32")
-        none = ops.full_like(labels, self.num_classes)
-        both = ops.concatenate([codes, codes], axis=0), ops.concatenate([labels, none], axis=0)
-        logits, free = ops.split(ops.cast(self.network(*both), "float32"), 2, axis=0)
-        return free + guidance_scale * (logits - free)
-
     def complete(self, images, mask, labels=None, seed=0, **options):
         """Keeps the known pixels of images and draws the others.
 
@@ -416,18 +242,8 @@ class MaskGIT(TwoStageGenerator):
         Args:
             images: uint8 array `[N, H, W, C]`; known pixels stay byte for byte, the others are
                 not looked at (the encoder sees the mean of the known ones in their place).
-            mask: Bool or 0/1 array `[H, W]`, `[N, H, W]` or `[N, H, W, 1]`, 1 where a pixel
-                is known.
-            labels: For a class-conditional model, one class for all images or one each.
-            seed: Int; image *i* is drawn from the *i*-th seed derived from it.
-            **options: Further arguments of `sample`, such as `num_steps`, and `seeds`,
-                `batch_size` and `progress` of `generate`.
-
-        Returns:
-            uint8 NumPy array `[N, H, W, C]`.
-
-        Raises:
-            ValueError: The mask has another shape or other values, or an option is out of range.
+            mask: As for `AutoregressiveGenerator.complete`, as are the others and what is
+                returned; any mask will do.
 
         Example:
 
@@ -464,3 +280,100 @@ class MaskGIT(TwoStageGenerator):
                 mask=mask_spec(self.image_shape),
             ),
         }
+
+    # Network --------------------------------------------------------------------------
+
+    def __init__(
+        self,
+        image_shape,
+        num_classes=None,
+        tokenizer=None,
+        dim=128,
+        num_layers=6,
+        num_heads=4,
+        rotary=True,
+        mlp="gelu",
+        norm="layer",
+        qk_norm=False,
+        dropout=0.0,
+        label_smoothing=0.0,
+        label_dropout=0.1,
+        **kwargs,
+    ):
+        super().__init__(image_shape, num_classes, tokenizer, **kwargs)
+        spec = TransformerSpec.of(self)
+        check_shares(label_smoothing=label_smoothing, label_dropout=label_dropout)
+        self.num_codes = self.tokenizer.num_codes  # and the code that stands for a hidden one
+        with self.dtype_policy_scope():
+            self.network = MaskedTransformer(
+                self.tokenizer.code_shape, self.num_codes, num_classes, spec, name="network"
+            )
+        self.built = True
+
+    def default_optimizer(self, learning_rate=None):
+        return transformer_optimizer(learning_rate, beta_2=0.95)
+
+
+class MaskedTransformer(layers.Layer):
+    """A transformer over a grid of codes, some of them hidden: each given all that are seen.
+
+    Args:
+        grid: Tuple `(height, width)` of the codes.
+        num_codes: Int, Q; the code Q stands for a hidden one.
+        num_classes: Int or `None`.
+        spec: `TransformerSpec`.
+
+    Call arguments:
+        codes: int32 tensor `[B, N]`, `N = height * width`, 0 to Q.
+        labels: int32 tensor `[B]`, 0 to `num_classes`; the last is "no class".
+        seeds: int32 tensor `[B]` for the noise of training, or `None`.
+
+    Returns:
+        Logits `[B, N, Q]`.
+    """
+
+    def __init__(self, grid, num_codes, num_classes, spec, **kwargs):
+        super().__init__(**kwargs)
+        self.length = math.prod(grid)
+        positions = grid_positions(*grid)
+        self.places = positions.T.astype("int32")
+        self.codes = layers.Embedding(num_codes + 1, spec.dim, name="codes")
+        self.positions = [
+            layers.Embedding(size, spec.dim, name=name)
+            for size, name in zip(grid, ("rows", "columns"), strict=True)
+        ]
+        self.classes = None
+        if num_classes is not None:
+            self.classes = layers.Embedding(num_classes + 1, spec.dim, name="classes")
+        self.blocks = spec.blocks(positions)
+        self.norm = normalization(spec.norm, name="norm")
+        self.logits = layers.Dense(
+            num_codes, kernel_initializer="zeros", dtype="float32", name="logits"
+        )
+        labels = None if num_classes is None else np.zeros(1, "int32")
+        self(np.zeros((1, self.length), "int32"), labels)  # so that it has its weights
+
+    def call(self, codes, labels=None, seeds=None):
+        tables = zip(self.positions, self.places, strict=True)
+        x = self.codes(codes) + sum(table(place) for table, place in tables)
+        if self.classes is not None:
+            x = x + self.classes(labels)[:, None]
+        return self.logits(self.norm(run_blocks(self.blocks, x, seeds=seeds)))
+
+
+def ranks(x):
+    """The place of each of a row's numbers in their order, from the smallest.
+
+    By comparing each with each, which is less than the attention does: equal numbers stand in
+    the order of their indices on every runtime, so that exactly *k* have a rank below *k*.
+
+    Args:
+        x: float32 tensor `[B, N]`.
+
+    Returns:
+        int32 tensor `[B, N]`.
+    """
+    this, other = x[:, :, None], x[:, None, :]
+    earlier = np.tri(x.shape[1], k=-1, dtype="bool")
+    before = ops.logical_or(other < this, ops.logical_and(ops.equal(other, this), earlier))
+    return ops.sum(ops.cast(before, "int32"), axis=-1)

@@ -92,7 +92,7 @@ class VQPixelCNN(AutoregressivePrior):
         check_ints(1, filters=filters)
         check_ints(0, num_layers=num_layers)
         check_kernel_sizes(kernel_size=kernel_size, first_kernel_size=first_kernel_size)
-        super().__init__(image_shape, num_classes, tokenizer, seed, **kwargs)
+        super().__init__(image_shape, num_classes, tokenizer, seed=seed, **kwargs)
         self.distribution = Categorical(self.tokenizer.num_codes, 1)
         with self.dtype_policy_scope():
             self.network = GatedNetwork(
@@ -108,7 +108,6 @@ class VQPixelCNN(AutoregressivePrior):
             )
         labels = None if num_classes is None else np.zeros(1, "int32")
         self.network(np.zeros((1, *self.network.image_shape), "float32"), labels)
-        self._log_bits()
         self.built = True
 
     # Codes ----------------------------------------------------------------------------

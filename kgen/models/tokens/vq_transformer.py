@@ -7,12 +7,13 @@ by code book or FSQ, and the transformer that of `kgen.models.autoregressive.ima
 """
 
 import keras
-import numpy as np
 from keras import ops
 
+from kgen.checks import check_shares
 from kgen.layers.conditioning import hide_labels
+from kgen.layers.transformer import TransformerSpec, transformer_optimizer
 from kgen.models.autoregressive.distributions import Categorical, scale
-from kgen.models.autoregressive.image_gpt import CausalTransformer, check_transformer, gpt_optimizer
+from kgen.models.autoregressive.image_gpt import CausalTransformer
 from kgen.models.autoregressive.sampling import draw_tokens
 from kgen.models.tokens.base import AutoregressivePrior
 
@@ -21,28 +22,15 @@ from kgen.models.tokens.base import AutoregressivePrior
 class VQTransformer(AutoregressivePrior):
     """A trained VQ-VAE and a causal transformer over its codes, as one generator.
 
-    The VQ-VAE, here the tokenizer, is frozen and computes in float32: training moves the prior
-    alone, and `dtype` is the prior's. It is saved and exported with it.
-
     Args:
         image_shape: Tuple `(H, W, C)`, the tokenizer's.
-        num_classes: Int for a prior that is told the class, else `None`. A class-conditional
-            tokenizer needs the same.
-        tokenizer: A trained `VQVAE`, or what names one, see `TwoStageGenerator`.
-        dim: Int, features of a code; `num_heads` divides it.
-        num_layers: Int, transformer blocks.
-        num_heads: Int; with `rotary`, `dim / num_heads` divides by 4.
-        rotary: Bool, rotary positions beside the learned ones.
-        mlp: `"gelu"` or `"swiglu"`.
-        norm: `"layer"` or `"rms"`.
-        qk_norm: Bool, normalise queries and keys: for training that diverges.
-        label_dropout: Float, share of the images whose class is hidden in training, so that
-            `guidance_scale` has an unconditional model to compare with.
-        seed: Int, see `ImageGenerator`.
+        num_classes: Int or `None`, see `TwoStageGenerator`, as is the next.
+        tokenizer: A trained `VQVAE`, or what names one.
+        dim: Int, see `TransformerSpec`, as are `num_layers`, `num_heads`, `rotary`, `mlp`, `norm`,
+            `qk_norm` and `dropout`.
+        label_dropout: Float, see `ImageGPT`.
 
-    Logs, in nats per image: `loss`, the exact negative log-likelihood of the codes, and
-    `decoder_loss`, that of the image given its codes; and where the decoder gives
-    probabilities, `bits_per_dimension` of their sum.
+    Logs: as `AutoregressivePrior`.
 
     Example:
 
@@ -79,51 +67,11 @@ class VQTransformer(AutoregressivePrior):
         },
     }
 
-    def __init__(
-        self,
-        image_shape,
-        num_classes=None,
-        tokenizer=None,
-        dim=128,
-        num_layers=6,
-        num_heads=4,
-        rotary=True,
-        mlp="gelu",
-        norm="layer",
-        qk_norm=False,
-        label_dropout=0.1,
-        seed=0,
-        **kwargs,
-    ):
-        check_transformer(dim, num_layers, num_heads, rotary, mlp, norm, label_dropout)
-        super().__init__(image_shape, num_classes, tokenizer, seed, **kwargs)
-        self.distribution = Categorical(self.tokenizer.num_codes, 1)
-        with self.dtype_policy_scope():
-            self.network = CausalTransformer(
-                (*self.tokenizer.code_shape, 1),
-                self.tokenizer.num_codes,
-                num_classes,
-                dim,
-                num_layers,
-                num_heads,
-                rotary,
-                mlp,
-                norm,
-                qk_norm,
-                name="network",
-            )
-        labels = None if num_classes is None else np.zeros(1, "int32")
-        self.network(np.zeros((1, self.network.length), "int32"), labels)
-        self._log_bits()
-        self.built = True
-
-    def default_optimizer(self, learning_rate=None):
-        return gpt_optimizer(learning_rate)
-
     def log_prob_of_codes(self, codes, labels=None, training=False, seeds=None):
         if training:
             labels = hide_labels(labels, seeds, self.label_dropout, self.num_classes)
-        logits = self.network(ops.reshape(codes, (-1, self.network.length)), labels)
+        tokens = ops.reshape(codes, (-1, self.network.length))
+        logits = self.network(tokens, labels, seeds if training else None)
         logits = ops.reshape(logits, (-1, *self.tokenizer.code_shape, self.tokenizer.num_codes))
         return self.distribution.log_prob(scale(codes[..., None], self.tokenizer.num_codes), logits)
 
@@ -153,3 +101,35 @@ class VQTransformer(AutoregressivePrior):
     def draw_codes(self, seeds, labels=None, **options):
         codes = draw_tokens(self.network, seeds, labels, **options)
         return ops.reshape(codes, (-1, *self.tokenizer.code_shape))
+
+    # Network --------------------------------------------------------------------------
+
+    def __init__(
+        self,
+        image_shape,
+        num_classes=None,
+        tokenizer=None,
+        dim=128,
+        num_layers=6,
+        num_heads=4,
+        rotary=True,
+        mlp="gelu",
+        norm="layer",
+        qk_norm=False,
+        dropout=0.0,
+        label_dropout=0.1,
+        **kwargs,
+    ):
+        super().__init__(image_shape, num_classes, tokenizer, **kwargs)
+        spec = TransformerSpec.of(self)
+        check_shares(label_dropout=label_dropout)
+        num_codes = self.tokenizer.num_codes
+        self.distribution = Categorical(num_codes, 1)
+        with self.dtype_policy_scope():
+            self.network = CausalTransformer(
+                (*self.tokenizer.code_shape, 1), num_codes, num_classes, spec, name="network"
+            )
+        self.built = True
+
+    def default_optimizer(self, learning_rate=None):
+        return transformer_optimizer(learning_rate, beta_2=0.95)

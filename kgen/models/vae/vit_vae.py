@@ -11,7 +11,8 @@ import keras
 from keras import layers
 
 from kgen.checks import check_ints
-from kgen.layers.vit import build_vit_decoder, build_vit_encoder, check_vit, vit_optimizer
+from kgen.layers.transformer import TransformerSpec, transformer_optimizer
+from kgen.layers.vit import build_vit_decoder, build_vit_encoder, check_patches
 from kgen.models.vae.vae import VAE, flatten_statistics
 
 
@@ -127,11 +128,11 @@ class ViTVAE(VAE):
             seed,
             **kwargs,
         )
-        check_vit(self.image_shape, patch_size, dim, num_layers, num_heads, mlp, norm)
+        check_patches(self.image_shape, patch_size)
         check_ints(1, latent_channels=latent_channels)
         grid = (side // patch_size for side in self.image_shape[:2])
         self._set_latent_shape((*grid, latent_channels))
-        sizes = (patch_size, dim, num_layers, num_heads, mlp, norm)
+        sizes = (patch_size, TransformerSpec.of(self))
         with self.dtype_policy_scope():
             # Between the latent vector of the border and the map that the networks know.
             network = build_vit_encoder(self.image_shape, num_classes, 2 * latent_channels, *sizes)
@@ -145,4 +146,4 @@ class ViTVAE(VAE):
         self.built = True
 
     def default_optimizer(self, learning_rate=None):
-        return vit_optimizer(self.dim, learning_rate)
+        return transformer_optimizer(learning_rate, self.dim)

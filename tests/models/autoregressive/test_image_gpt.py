@@ -261,7 +261,10 @@ def test_it_learns_stripes_by_class():
             "must be 2 to 4096, or None. Received: 1",
         ),
         ({"num_colors": 8}, "give one of the two. Received: num_levels=4, num_colors=8"),
-        ({"label_dropout": 1.0}, "label_dropout must be 0 or more and below 1. Received: 1.0"),
+        (
+            {"label_dropout": 1.0},
+            "label_dropout must be 0 or more and below 1. Received: label_dropout=1.0",
+        ),
         ({"num_heads": 3}, "num_heads must divide dim.*Received: dim=16, num_heads=3, rotary=True"),
         ({"num_heads": 8}, "a head must have a multiple of 4 features"),
     ],
