@@ -34,7 +34,7 @@ from kgen.layers.vit import patchify, unpatchify
 from kgen.models.autoregressive.image_gpt import check_transformer
 from kgen.models.diffusion import flow
 from kgen.models.first_stage import known_cells, load_first_stage, untrained
-from kgen.models.vae.vae import VAE
+from kgen.models.vae.latent_map import LatentMapVAE
 from kgen.training.average import update_average
 
 TIMES = ("logit_normal", "uniform")
@@ -253,7 +253,7 @@ class DiT(ImageGenerator):
         self.latent_shape = self.image_shape
         if autoencoder is not None:
             self.autoencoder = load_first_stage(
-                autoencoder, VAE, "autoencoder", self.image_shape, num_classes
+                autoencoder, LatentMapVAE, "autoencoder", self.image_shape, num_classes
             )
             self.latent_shape = self.autoencoder.latent_shape
             channels = self.latent_shape[-1:]
