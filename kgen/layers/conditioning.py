@@ -17,6 +17,13 @@ def class_input(num_classes):
     return [] if num_classes is None else [keras.Input((num_classes,), name="one_hot_label")]
 
 
+def with_class(x, labels, num_classes):
+    """What a network with a `class_input` takes: a list of `x` and, with classes, the labels."""
+    if num_classes is None:
+        return [x]
+    return [x, ops.one_hot(labels, num_classes, dtype="float32")]
+
+
 def add_class(x, one_hot=None):
     """Adds to (B, ..., filters) a bias for the class, (B, num_classes), if there are any."""
     if one_hot is None:

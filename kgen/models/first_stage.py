@@ -16,7 +16,7 @@ def load_first_stage(stage, kind, argument, image_shape, num_classes):
     Args:
         stage: A trained `kind`; the path of one: its `.keras` file, its run's or its preset's
             folder; or the name of a preset, for a fresh one.
-        kind: Class, `VQVAE` or `VAE`.
+        kind: Class, `VQVAE` or `LatentMapVAE`.
         argument: String, the name of the argument that is given as `stage`.
         image_shape: Tuple `(H, W, C)`, which must be the autoencoder's, and
         num_classes: Int or `None`, which must be the autoencoder's where that has classes.
@@ -45,12 +45,9 @@ def load_first_stage(stage, kind, argument, image_shape, num_classes):
 def _copy(stage, kind, argument, image_shape, num_classes):
     from kgen import models
 
-    presets = [
-        preset
-        for model_class in models.registered().values()
-        if issubclass(model_class, kind)
-        for preset in model_class.presets
-    ]
+    kinds = [known for known in models.registered().values() if issubclass(known, kind)]
+    presets = [preset for known in kinds for preset in known.presets]
+    names = " or ".join(known.__name__ for known in kinds)
     if isinstance(stage, str) and stage in presets:
         return kind.from_preset(
             stage, image_shape=image_shape, num_classes=num_classes, dtype="float32"
@@ -60,7 +57,7 @@ def _copy(stage, kind, argument, image_shape, num_classes):
 
         if not pathlib.Path(stage).exists():
             raise ValueError(
-                f"{argument} must be a {kind.__name__}, the path of a trained one (a .keras file, "
+                f"{argument} must be a {names}, the path of a trained one (a .keras file, "
                 f"a run's or a preset's folder), or one of {', '.join(presets)}. There is no "
                 f"{str(stage)!r}."
             )
@@ -71,7 +68,7 @@ def _copy(stage, kind, argument, image_shape, num_classes):
         stage = keras.saving.serialize_keras_object(stage)
     if not isinstance(stage, dict):
         raise ValueError(
-            f"{argument} must be a {kind.__name__}, the path of a trained one or a preset's name. "
+            f"{argument} must be a {names}, the path of a trained one or a preset's name. "
             f"Received: {type(stage).__name__}"
         )
     # Built as if it were to be trained: Keras would not freeze the layers of a frozen model.

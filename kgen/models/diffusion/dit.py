@@ -34,16 +34,13 @@ from kgen.layers.transformer import (
 from kgen.layers.vit import patchify, unpatchify
 from kgen.models.diffusion import flow
 from kgen.models.first_stage import known_cells, load_first_stage, untrained
-from kgen.models.vae.vae import VAE
+from kgen.models.vae.latent_map import LatentMapVAE
 from kgen.training.average import update_average
 
 TIMES = ("logit_normal", "uniform")
 
 # Streams of noise: 0 that of images, 2 hidden labels (see `hide_labels`), 3 the times.
 _TIME_STREAM = 3
-
-#: What the sizes of table 1 share.
-LARGE = {"image_shape": (32, 32, 3), "ema_decay": 0.9999}
 
 
 @keras.saving.register_keras_serializable(package="kgen")
@@ -96,10 +93,34 @@ class DiT(ImageGenerator):
             "num_layers": 8,
             "num_heads": 8,
         },
-        "dit_s": {**LARGE, "dim": 384, "num_layers": 12, "num_heads": 6},
-        "dit_b": {**LARGE, "dim": 768, "num_layers": 12, "num_heads": 12},
-        "dit_l": {**LARGE, "dim": 1024, "num_layers": 24, "num_heads": 16},
-        "dit_xl": {**LARGE, "dim": 1152, "num_layers": 28, "num_heads": 16},
+        "dit_s": {
+            "image_shape": (32, 32, 3),
+            "dim": 384,
+            "num_layers": 12,
+            "num_heads": 6,
+            "ema_decay": 0.9999,
+        },
+        "dit_b": {
+            "image_shape": (32, 32, 3),
+            "dim": 768,
+            "num_layers": 12,
+            "num_heads": 12,
+            "ema_decay": 0.9999,
+        },
+        "dit_l": {
+            "image_shape": (32, 32, 3),
+            "dim": 1024,
+            "num_layers": 24,
+            "num_heads": 16,
+            "ema_decay": 0.9999,
+        },
+        "dit_xl": {
+            "image_shape": (32, 32, 3),
+            "dim": 1152,
+            "num_layers": 28,
+            "num_heads": 16,
+            "ema_decay": 0.9999,
+        },
     }
 
     def objective(self, batch, training):
@@ -339,7 +360,7 @@ class DiT(ImageGenerator):
         self.latent_shape = self.image_shape
         if autoencoder is not None:
             self.autoencoder = load_first_stage(
-                autoencoder, VAE, "autoencoder", self.image_shape, num_classes
+                autoencoder, LatentMapVAE, "autoencoder", self.image_shape, num_classes
             )
             self.latent_shape = self.autoencoder.latent_shape
             channels = self.latent_shape[-1:]

@@ -12,32 +12,119 @@ the paper's 5: a multiple of the stride leaves no checkerboard and costs a third
 A class condition enters the generator as a one-hot vector beside the latent one (Mirza and
 Osindero, "Conditional generative adversarial nets", arXiv 1411.1784), and the discriminator
 as the projection of Miyato and Koyama, "cGANs with projection discriminator" (ICLR 2018;
-arXiv 1802.05637), equation 3, here of all features and not of their sums. The losses, with
-their papers, are in `kgen.models.gan.losses`.
+arXiv 1802.05637), equation 3, here of all features and not of their sums.
+
+What the two networks do with each other is in `kgen.models.gan.base`.
 """
 
-import functools
-
 import keras
-from keras import layers, ops
+from keras import layers
 
-from kgen import random
 from kgen.checks import check_ints
-from kgen.endpoint import TensorSpec
-from kgen.image_generator import ImageGenerator
-from kgen.models.gan import losses as adversarial
-from kgen.training.average import update_average
-from kgen.training.step import batch_moments, input_gradient
+from kgen.layers.conditioning import class_input
+from kgen.models.gan.base import AdversarialGenerator
 
 
-def initializer():
-    """N(0, 0.02): Radford, Metz and Chintala (2016), section 4."""
-    return keras.initializers.RandomNormal(stddev=0.02)
+@keras.saving.register_keras_serializable(package="kgen")
+class DCGAN(AdversarialGenerator):
+    """Deep convolutional generative adversarial network.
+
+    Args:
+        image_shape: Tuple `(H, W, C)`; the sides are 8 to 128 and divide by 4.
+        num_classes: Int for a class-conditional model, else `None`.
+        latent_dim: Int, dimensions of the latent vector.
+        filters: Int, filters at the largest feature map, half the image's side; they
+            double as the sides halve, up to eight times.
+
+    Further arguments and what is logged: as for `AdversarialGenerator`. With
+    `loss="wasserstein_gp"` the discriminator is not normalised, because the gradient penalty is
+    each image's own (Gulrajani et al., 2017, section 4).
+
+    Example:
+
+    >>> model = kgen.models.DCGAN((28, 28, 1))
+    >>> model.compile()
+    >>> model.fit(data.train, epochs=20)
+    >>> model.generate(16, seed=0).shape
+    (16, 28, 28, 1)
+    """
+
+    tiny_preset = "dcgan_tiny"
+    presets = {
+        "dcgan_tiny": {"image_shape": (8, 8, 1), "latent_dim": 8, "filters": 8},
+        "dcgan_8x8": {"image_shape": (8, 8, 1), "latent_dim": 32, "filters": 64},
+        "dcgan_28x28": {"image_shape": (28, 28, 1), "filters": 32},
+        "dcgan_32x32": {"image_shape": (32, 32, 3)},
+        "dcgan_64x64": {"image_shape": (64, 64, 3), "filters": 32},
+    }
+
+    def __init__(self, image_shape, num_classes=None, latent_dim=100, filters=64, **kwargs):
+        super().__init__(image_shape, num_classes, latent_dim=latent_dim, **kwargs)
+        if any(side % 4 or not 8 <= side <= 128 for side in self.image_shape[:2]):
+            raise ValueError(
+                "DCGAN takes images whose sides divide by 4 and are 8 to 128 pixels. Received: "
+                f"image_shape={self.image_shape}"
+            )
+        check_ints(1, filters=filters)
+        self.normalized = self.loss_name != "wasserstein_gp"
+        shape = (self.image_shape, num_classes, latent_dim, filters)
+        with self.dtype_policy_scope():
+            self._set_players(
+                build_generator(*shape, "generator"),
+                build_generator(*shape, "ema_generator"),
+                build_discriminator(self.image_shape, num_classes, filters, self.normalized),
+            )
 
 
-def batch_normalization():
-    """Batch normalisation with the constants of the authors' code."""
-    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5)
+# Networks -----------------------------------------------------------------------------
+
+
+def build_generator(image_shape, num_classes, latent_dim, filters, name):
+    """(B, latent_dim), and (B, num_classes), to (B, H, W, C) in -1 .. 1."""
+    height, width = feature_maps(image_shape)[-1]
+    *narrower, widest = widths(image_shape, filters)
+    latent = x = keras.Input((latent_dim,), name="latent")
+    one_hot = class_input(num_classes)
+    if one_hot:
+        # As long as the latent vector is on average, or training would pass over it.
+        # (Not by Rescaling, which needs TensorFlow on every backend.)
+        x = layers.Concatenate()([latent, one_hot[0] * latent_dim**0.5])
+    units = height * width * widest
+    x = layers.Dense(units, use_bias=False, kernel_initializer=initializer())(x)
+    x = layers.Reshape((height, width, widest))(x)
+    for channels in reversed(narrower):
+        x = layers.ReLU()(batch_normalization()(x))
+        x = layers.Conv2DTranspose(
+            channels, 4, 2, "same", use_bias=False, kernel_initializer=initializer()
+        )(x)
+    x = layers.ReLU()(batch_normalization()(x))
+    x = layers.Conv2DTranspose(image_shape[-1], 4, 2, "same", kernel_initializer=initializer())(x)
+    x = layers.Activation("tanh", dtype="float32")(x)
+    return keras.Model([latent, *one_hot], x, name=name)
+
+
+def build_discriminator(image_shape, num_classes, filters, normalized):
+    """(B, H, W, C) in -1 .. 1, and (B, num_classes), to (B, 1) logits."""
+    image = x = keras.Input(image_shape, name="pixels")
+    one_hot = class_input(num_classes)
+    for level, channels in enumerate(widths(image_shape, filters)):
+        normalize = normalized and level > 0
+        x = layers.Conv2D(
+            channels, 4, 2, "same", use_bias=not normalize, kernel_initializer=initializer()
+        )(x)
+        if normalize:
+            x = batch_normalization()(x)
+        x = layers.LeakyReLU(0.2)(x)
+    x = layers.Flatten()(x)
+    logits = layers.Dense(1, kernel_initializer=initializer(), dtype="float32")(x)
+    if one_hot:
+        # Of one more logit per class, the one that goes with the label is added.
+        directions = layers.Dense(
+            num_classes, use_bias=False, kernel_initializer=initializer(), dtype="float32"
+        )(x)
+        projection = layers.Dot(axes=1, dtype="float32")([directions, *one_hot])
+        logits = layers.Add(dtype="float32")([logits, projection])
+    return keras.Model([image, *one_hot], logits, name="discriminator")
 
 
 def feature_maps(image_shape):
@@ -61,408 +148,11 @@ def widths(image_shape, filters):
     return [min(filters * 2**level, 8 * filters) for level in range(levels)]
 
 
-def build_generator(image_shape, num_classes, latent_dim, filters, name):
-    """(B, latent_dim), and (B, num_classes), to (B, H, W, C) in -1 .. 1."""
-    height, width = feature_maps(image_shape)[-1]
-    *narrower, widest = widths(image_shape, filters)
-    latent = keras.Input((latent_dim,), name="latent")
-    inputs, x = [latent], latent
-    if num_classes is not None:
-        inputs.append(keras.Input((num_classes,), name="one_hot_label"))
-        # As long as the latent vector is on average, or training would pass over it.
-        # (Not by Rescaling, which needs TensorFlow on every backend.)
-        x = layers.Concatenate()([latent, inputs[1] * latent_dim**0.5])
-    units = height * width * widest
-    x = layers.Dense(units, use_bias=False, kernel_initializer=initializer())(x)
-    x = layers.Reshape((height, width, widest))(x)
-    for channels in reversed(narrower):
-        x = layers.ReLU()(batch_normalization()(x))
-        x = layers.Conv2DTranspose(
-            channels, 4, 2, "same", use_bias=False, kernel_initializer=initializer()
-        )(x)
-    x = layers.ReLU()(batch_normalization()(x))
-    x = layers.Conv2DTranspose(image_shape[-1], 4, 2, "same", kernel_initializer=initializer())(x)
-    x = layers.Activation("tanh", dtype="float32")(x)
-    return keras.Model(inputs, x, name=name)
+def initializer():
+    """N(0, 0.02): Radford, Metz and Chintala (2016), section 4."""
+    return keras.initializers.RandomNormal(stddev=0.02)
 
 
-def build_discriminator(image_shape, num_classes, filters, normalized):
-    """(B, H, W, C) in -1 .. 1, and (B, num_classes), to (B, 1) logits."""
-    image = keras.Input(image_shape, name="pixels")
-    inputs, x = [image], image
-    for level, channels in enumerate(widths(image_shape, filters)):
-        normalize = normalized and level > 0
-        x = layers.Conv2D(
-            channels, 4, 2, "same", use_bias=not normalize, kernel_initializer=initializer()
-        )(x)
-        if normalize:
-            x = batch_normalization()(x)
-        x = layers.LeakyReLU(0.2)(x)
-    x = layers.Flatten()(x)
-    logits = layers.Dense(1, kernel_initializer=initializer(), dtype="float32")(x)
-    if num_classes is not None:
-        inputs.append(keras.Input((num_classes,), name="one_hot_label"))
-        # Of one more logit per class, the one that goes with the label is added.
-        directions = layers.Dense(
-            num_classes, use_bias=False, kernel_initializer=initializer(), dtype="float32"
-        )(x)
-        projection = layers.Dot(axes=1, dtype="float32")([directions, inputs[1]])
-        logits = layers.Add(dtype="float32")([logits, projection])
-    return keras.Model(inputs, logits, name="discriminator")
-
-
-@keras.saving.register_keras_serializable(package="kgen")
-class DCGAN(ImageGenerator):
-    """Deep convolutional generative adversarial network.
-
-    Args:
-        image_shape: Tuple `(H, W, C)`; the sides are 8 to 128 and divide by 4.
-        num_classes: Int for a class-conditional model, else `None`.
-        latent_dim: Int, dimensions of the latent vector.
-        filters: Int, filters at the largest feature map, half the image's side; they
-            double as the sides halve, up to eight times.
-        loss: `"minimax"`, `"non_saturating"`, `"least_squares"`, `"wasserstein"`,
-            `"wasserstein_gp"` or `"hinge"`, see `kgen.models.gan.losses`. With
-            `"wasserstein_gp"` the discriminator is not normalised, because the gradient
-            penalty is each image's own (Gulrajani et al., 2017, section 4).
-        discriminator_steps: Int, updates of the discriminator for one of the generator,
-            all on the same real images, with fresh generated ones; `None` for what the
-            loss's paper says: 5 for the Wasserstein losses, 1 for the others.
-        gradient_penalty_weight: Float, for `"wasserstein_gp"`.
-        clip_value: Float, for `"wasserstein"`: the discriminator's weights are kept in
-            `-clip_value .. clip_value`.
-        ema_decay: Float, 0 to 1, of the exponential moving average of the generator's
-            weights, from which `generate` draws; 0 draws from the weights as trained.
-        seed: Int, see `ImageGenerator`.
-
-    Logs: `discriminator_loss`, `generator_loss`; `real_accuracy` and `fake_accuracy`, the
-    share of real and of generated images that the discriminator tells for what they are
-    (by the midpoint between the mean scores for the Wasserstein losses, whose scores have
-    no zero); `sample_spread`, the standard deviation of generated pixels over the batch
-    relative to that of real ones: about 1 when all is well, near 0 when all images are
-    alike. Neither loss says how good the images are. `evaluate` measures the averaged
-    generator, against the discriminator as it is.
-
-    Example:
-
-    >>> model = kgen.models.DCGAN((28, 28, 1))
-    >>> model.compile()
-    >>> model.fit(data.train, epochs=20)
-    >>> model.generate(16, seed=0).shape
-    (16, 28, 28, 1)
-    """
-
-    metric_names = (
-        "discriminator_loss",
-        "generator_loss",
-        "real_accuracy",
-        "fake_accuracy",
-        "sample_spread",
-    )
-    tiny_preset = "dcgan_tiny"
-    presets = {
-        "dcgan_tiny": {"image_shape": (8, 8, 1), "latent_dim": 8, "filters": 8},
-        "dcgan_8x8": {"image_shape": (8, 8, 1), "latent_dim": 32, "filters": 64},
-        "dcgan_28x28": {"image_shape": (28, 28, 1), "filters": 32},
-        "dcgan_32x32": {"image_shape": (32, 32, 3)},
-        "dcgan_64x64": {"image_shape": (64, 64, 3), "filters": 32},
-    }
-
-    def __init__(
-        self,
-        image_shape,
-        num_classes=None,
-        latent_dim=100,
-        filters=64,
-        loss="non_saturating",
-        discriminator_steps=None,
-        gradient_penalty_weight=10.0,
-        clip_value=0.01,
-        ema_decay=0.999,
-        seed=0,
-        **kwargs,
-    ):
-        super().__init__(image_shape, num_classes, seed, **kwargs)
-        if any(side % 4 or not 8 <= side <= 128 for side in self.image_shape[:2]):
-            raise ValueError(
-                "DCGAN takes images whose sides divide by 4 and are 8 to 128 pixels. Received: "
-                f"image_shape={self.image_shape}"
-            )
-        self.losses_of_players = adversarial.get(loss)
-        if discriminator_steps is None:
-            discriminator_steps = 5 if loss in ("wasserstein", "wasserstein_gp") else 1
-        check_ints(
-            1, latent_dim=latent_dim, filters=filters, discriminator_steps=discriminator_steps
-        )
-        if not 0 <= ema_decay < 1:
-            raise ValueError(f"ema_decay must be 0 to 1, and below 1. Received: {ema_decay=}")
-        if not clip_value > 0:
-            raise ValueError(f"clip_value must be positive. Received: {clip_value=}")
-        if not gradient_penalty_weight >= 0:
-            raise ValueError(
-                "gradient_penalty_weight must not be negative. Received: "
-                f"{gradient_penalty_weight=}"
-            )
-        self.loss_name = loss  # Keras keeps `loss` for itself
-        self.discriminator_steps = discriminator_steps
-        self.normalized = loss != "wasserstein_gp"
-        shape = (self.image_shape, num_classes, latent_dim, filters)
-        with self.dtype_policy_scope():
-            self.generator = build_generator(*shape, "generator")
-            self.ema_generator = build_generator(*shape, "ema_generator")
-            self.discriminator = build_discriminator(
-                self.image_shape, num_classes, filters, self.normalized
-            )
-        self.ema_generator.trainable = False
-        self.ema_generator.set_weights(self.generator.get_weights())
-        self.built = True
-
-    def get_config(self):
-        return {**super().get_config(), "loss": self.loss_name}
-
-    # Training -------------------------------------------------------------------------
-
-    def default_optimizer(self, learning_rate=None, name=None):
-        """The optimizer of the loss's paper, for either player."""
-        if self.loss_name == "wasserstein":  # algorithm 1; momentum made the critic unstable
-            rate, kind = 5e-5, keras.optimizers.RMSprop
-        elif self.loss_name == "wasserstein_gp":  # algorithm 1
-            rate, kind = 1e-4, functools.partial(keras.optimizers.Adam, beta_1=0.0, beta_2=0.9)
-        else:
-            rate, kind = 2e-4, functools.partial(keras.optimizers.Adam, beta_1=0.5)
-        return kind(rate if learning_rate is None else learning_rate, name=name)
-
-    def compile(
-        self,
-        generator_optimizer=None,
-        discriminator_optimizer=None,
-        *,
-        learning_rate=None,
-        jit_compile="auto",
-        steps_per_execution=1,
-        run_eagerly=False,
-        auto_scale_loss=True,
-    ):
-        """Configures training. Called without arguments it chooses good defaults.
-
-        Args:
-            generator_optimizer: A Keras optimizer or its name; `None` for the model's own
-                default.
-            discriminator_optimizer: Likewise.
-            learning_rate: Float or `keras.optimizers.schedules.LearningRateSchedule` for
-                the default optimizers.
-            jit_compile: See `ImageGenerator.compile`.
-            steps_per_execution: Int, training steps per call of the compiled function.
-            run_eagerly: Bool, for debugging.
-            auto_scale_loss: See `ImageGenerator.compile`; without effect, because
-                `mixed_float16` is refused.
-
-        Raises:
-            ValueError: The optimizers are one and the same, or do not go with
-                `learning_rate`, or the dtype policy is `mixed_float16`.
-        """
-        if self.dtype_policy.name == "mixed_float16":
-            raise ValueError(
-                "DCGAN does not train in mixed_float16: its two losses would each need a loss "
-                "scale of their own. Received: dtype='mixed_float16'. Use 'mixed_bfloat16'."
-            )
-        given = (generator_optimizer, discriminator_optimizer)
-        if learning_rate is not None and None not in given:
-            raise ValueError(
-                "learning_rate goes with the default optimizers; give custom ones their own. "
-                f"Received: learning_rate={learning_rate} and two optimizers"
-            )
-        generator_optimizer, discriminator_optimizer = (
-            self.default_optimizer(learning_rate, name)
-            if optimizer is None
-            else keras.optimizers.get(optimizer)
-            for optimizer, name in zip(given, ("generator", "discriminator"), strict=True)
-        )
-        if generator_optimizer is discriminator_optimizer:
-            raise ValueError(
-                "The generator and the discriminator need an optimizer each: one optimizer keeps "
-                "one set of moments and one count of steps. Received the same object twice."
-            )
-        self.generator_optimizer = generator_optimizer
-        self.discriminator_optimizer = discriminator_optimizer
-        # By identity: the paths of a functional model's variables do not name the model.
-        mine = {id(variable) for variable in self.generator.trainable_variables}
-        both = keras.optimizers.MultiOptimizer(
-            lambda variable: (
-                generator_optimizer if id(variable) in mine else discriminator_optimizer
-            )
-        )
-        self._compile(both, jit_compile, steps_per_execution, run_eagerly, auto_scale_loss)
-        self._compile_arguments = {
-            "generator_optimizer": generator_optimizer,
-            "discriminator_optimizer": discriminator_optimizer,
-            "jit_compile": jit_compile,
-            "steps_per_execution": steps_per_execution,
-        }
-
-    def update(self, batch, minimize):
-        # The generator moves first, and the discriminator learns from the very images of that
-        # move: each answers the other's last state. That saves a generator's pass per step.
-        real = self._pixels(batch.images)
-        logs = minimize(
-            functools.partial(self.generator_objective, batch),
-            self.generator_optimizer,
-            self.generator.trainable_variables,
-        )
-        fake = logs.pop("generated")
-        for step in range(self.discriminator_steps):
-            if step > 0:
-                fake = self._draw(self.generator, batch, stream=2 * step, training=True)
-            logs |= minimize(
-                functools.partial(self.discriminator_objective, batch, real, fake, step),
-                self.discriminator_optimizer,
-                self.discriminator.trainable_variables,
-            )
-            if self.loss_name == "wasserstein":
-                for variable in self.discriminator.trainable_variables:
-                    variable.assign(ops.clip(variable, -self.clip_value, self.clip_value))
-        update_average(self.ema_generator, self.generator, self.ema_decay, self.training_steps)
-        # Keras's callbacks read this count, which only MultiOptimizer.apply would advance.
-        self.optimizer.iterations.assign(self.training_steps)
-        return logs
-
-    def test_update(self, batch):
-        real = self._pixels(batch.images)
-        fake = self._draw(self.ema_generator, batch, stream=0, training=False)
-        # The discriminator is made to see whole batches, real or generated, and their
-        # statistics, not the average of both kinds. The scope forgets what it would update.
-        state = [(variable, variable.value) for variable in self.discriminator.variables]
-        with keras.StatelessScope(state_mapping=state):
-            _, logs = self.discriminator_objective(batch, real, fake, 0)
-            _, generator_logs = self._generator_loss(batch, fake)
-        return logs | generator_logs
-
-    def discriminator_objective(self, batch, real, fake, step):
-        """What the discriminator minimises, given scaled real and generated pixels."""
-        if self.normalized:
-            # A batch each, as in the authors' code: batch normalisation must not mix them.
-            real_logits = self._discriminate(real, batch.labels)
-            fake_logits = self._discriminate(fake, batch.labels)
-        else:
-            twice = None if batch.labels is None else ops.concatenate([batch.labels] * 2)
-            logits = self._discriminate(ops.concatenate([real, fake]), twice)
-            real_logits, fake_logits = ops.split(logits, 2)
-        loss = self.losses_of_players.discriminator(real_logits, fake_logits)
-        if self.loss_name == "wasserstein_gp":
-            share = random.uniform(batch.seeds, (1, 1, 1), stream=2 * step + 1)
-            gradients = input_gradient(
-                lambda pixels: self._discriminate(pixels, batch.labels),
-                real + share * (fake - real),
-            )
-            penalty = adversarial.gradient_penalty(gradients)
-            loss = loss + self.gradient_penalty_weight * penalty
-        threshold = self.losses_of_players.threshold
-        if threshold is None:
-            threshold = (batch_moments(real_logits)[0] + batch_moments(fake_logits)[0]) / 2
-        spreads = [ops.mean(ops.sqrt(batch_moments(pixels)[1])) for pixels in (real, fake)]
-        return loss, {
-            "discriminator_loss": loss,
-            "real_accuracy": ops.mean(ops.cast(real_logits > threshold, "float32")),
-            "fake_accuracy": ops.mean(ops.cast(fake_logits < threshold, "float32")),
-            "sample_spread": spreads[1] / ops.maximum(spreads[0], 1e-6),
-        }
-
-    def generator_objective(self, batch):
-        """What the generator minimises; the images come along for the discriminator."""
-        fake = self._draw(self.generator, batch, stream=0, training=True)
-        loss, logs = self._generator_loss(batch, fake)
-        return loss, {**logs, "generated": fake}
-
-    def _generator_loss(self, batch, fake):
-        loss = self.losses_of_players.generator(self._discriminate(fake, batch.labels))
-        return loss, {"generator_loss": loss}
-
-    def diagnose(self, logs):
-        # Measured on 8x8 and 28x28 digits after 500 steps, before which an untrained generator's
-        # images are all alike too: 0.3 (weight clipping, still rising) to 1.0 in good runs, 0.00
-        # to 0.06 in collapsed ones.
-        if ops.convert_to_numpy(self.training_steps) < 500:
-            return []
-        warnings = []
-        spread = min(logs.get(name, 1.0) for name in ("sample_spread", "val_sample_spread"))
-        if spread < 0.2:
-            warnings.append(
-                f"mode collapse: the spread of generated images is {spread:.2g} times that of real "
-                "ones, under 0.2 times: the generator draws nearly one image from all seeds. Try a "
-                "smaller learning_rate, loss='wasserstein_gp' or more discriminator_steps."
-            )
-        accuracy = min(logs.get(name, 0.0) for name in ("real_accuracy", "fake_accuracy"))
-        if accuracy > 0.999 and self.losses_of_players.threshold is not None:
-            warnings.append(
-                f"the discriminator wins: it tells {100 * accuracy:.4g} % of the images right, and "
-                "the generator has little to learn from. Try a smaller learning rate in the "
-                "discriminator_optimizer, loss='non_saturating' or loss='wasserstein_gp'."
-            )
-        return warnings
-
-    # Networks -------------------------------------------------------------------------
-
-    def _pixels(self, images):
-        """uint8 (B, H, W, C) to -1 .. 1, the range of tanh."""
-        return ops.cast(images, "float32") * (2 / 255) - 1
-
-    def _draw(self, generator, batch, stream, training):
-        latents = random.normal(batch.seeds, (self.latent_dim,), stream)
-        return generator(self._with_class(latents, batch.labels), training=training)
-
-    def _discriminate(self, pixels, labels):
-        """(B, H, W, C) in -1 .. 1 to (B,) logits."""
-        logits = self.discriminator(self._with_class(pixels, labels), training=True)
-        return ops.squeeze(logits, -1)
-
-    def _with_class(self, x, labels):
-        if self.num_classes is None:
-            return [x]
-        return [x, ops.one_hot(labels, self.num_classes, dtype="float32")]
-
-    # Sampling and shipping ------------------------------------------------------------
-
-    def decode(self, latents, labels=None):
-        """The image of a latent vector, by the averaged generator.
-
-        Args:
-            latents: float32 tensor `[B, latent_dim]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
-
-        Returns:
-            uint8 tensor `[B, H, W, C]`.
-        """
-        pixels = self.ema_generator(self._with_class(latents, labels), training=False)
-        # Adding a half and cutting off rounds alike on every runtime.
-        return ops.cast(ops.clip((pixels + 1) * 127.5 + 0.5, 0, 255), "uint8")
-
-    def call(self, latents, labels=None):
-        """Draws the images of latent vectors, as `decode` does."""
-        return self.decode(latents, labels)
-
-    def sample(self, seeds, labels=None, temperature=1.0):
-        """Draws images.
-
-        Args:
-            seeds: int32 tensor `[B]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
-            temperature: Float, scale of the latent vector; below 1, more typical images
-                that differ less.
-
-        Returns:
-            uint8 tensor `[B, H, W, C]`.
-        """
-        latents = random.normal(seeds, (self.latent_dim,)) * temperature
-        return self.decode(latents, labels)
-
-    def endpoints(self):
-        latent = TensorSpec((self.latent_dim,), "float32", description="latent vector")
-        return {
-            **super().endpoints(),
-            "decode": self.endpoint(
-                lambda latent, label=None: self.decode(latent, label),
-                "draws the image of a latent vector",
-                seeded=False,
-                latent=latent,
-            ),
-        }
+def batch_normalization():
+    """Batch normalisation with the constants of the authors' code."""
+    return layers.BatchNormalization(momentum=0.9, epsilon=1e-5)

@@ -2,6 +2,7 @@
 
 All share `base.VariationalGenerator`: the bound and its weighted forms, the likelihoods of a pixel
 (`kgen.losses`), the estimate by importance samples, and the endpoints `encode`, `decode` and
-`reconstruct`. They differ in the posterior: one latent vector or map (`vae.py`, by convolutions;
-`vit_vae.py`, by a transformer), or several layers of them (`ladder_vae.py`).
+`reconstruct`. They differ in the posterior: one latent vector or map (`latent_map.LatentMapVAE`;
+`vae.py`, by convolutions, `vit_vae.py`, by a transformer), or several layers of them
+(`ladder_vae.py`).
 """

@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from kgen import random
-from kgen.checks import unknown_name
+from kgen.checks import check_ints, unknown_name
 from kgen.endpoint import TensorSpec, image_spec
 from kgen.image_generator import ImageGenerator
 from kgen.losses import pixels
@@ -40,6 +40,9 @@ class VariationalGenerator(ImageGenerator):
     - `prior_parameters()`, when the prior has any;
     - `encode`, `decode` and `sample`.
 
+    It ends its `__init__` with `_build_log_scale`. All VAEs of one latent vector or map, with a
+    normal posterior, have that from `LatentMapVAE`.
+
     Args:
         image_shape: Tuple `(H, W, C)`; the sides are 8 to 128 and divide by 4.
         num_classes: Int for a class-conditional model, else `None`.
@@ -60,6 +63,11 @@ class VariationalGenerator(ImageGenerator):
             ELBO; above 1, `beta`, `kl_warmup_steps` and `free_bits` have no meaning.
         seed: Int, see `ImageGenerator`.
 
+    Logs, in nats per image: `loss`, `reconstruction_loss`, `kl_loss`; and `active_units`. In
+    evaluation `loss` is the negative ELBO: `beta`, warm-up and free bits do not count. With
+    several importance samples `loss`, in training and in evaluation, is the bound of that many,
+    which is tighter, and `kl_loss` an estimate.
+
     Raises:
         ValueError: An argument is out of range or unknown, or does not go with another.
     """
@@ -69,48 +77,41 @@ class VariationalGenerator(ImageGenerator):
     #: How many standard normal numbers one image's latent variables are made from.
     noise_dim = None
 
-    def __init__(
-        self,
-        image_shape,
-        num_classes=None,
-        likelihood="bernoulli",
-        binarization="dynamic",
-        variance="learned",
-        beta=1.0,
-        kl_warmup_steps=0,
-        free_bits=0.0,
-        importance_samples=1,
-        seed=0,
-        **kwargs,
-    ):
-        super().__init__(image_shape, num_classes, seed, **kwargs)
-        if any(side % 4 or not 8 <= side <= 128 for side in self.image_shape[:2]):
-            raise ValueError(
-                f"{type(self).__name__} takes images whose sides divide by 4 and are 8 to 128 "
-                f"pixels. Received: image_shape={self.image_shape}"
-            )
-        if likelihood not in LIKELIHOODS:
-            raise ValueError(unknown_name("likelihood", likelihood, LIKELIHOODS))
-        if binarization not in BINARIZATIONS:
-            raise ValueError(unknown_name("binarization", binarization, BINARIZATIONS))
-        if variance != "learned" and not (isinstance(variance, (int, float)) and variance > 0):
-            raise ValueError(f"variance must be positive or 'learned'. Received: {variance!r}")
-        _check_importance_samples(importance_samples)
-        if importance_samples > 1 and (beta != 1 or kl_warmup_steps or free_bits):
-            raise ValueError(
-                "The bound of several importance samples has no KL term that beta, "
-                "kl_warmup_steps or free_bits could weigh: leave them at 1, 0 and 0, or set "
-                f"importance_samples=1. Received: importance_samples={importance_samples}, "
-                f"beta={beta}, kl_warmup_steps={kl_warmup_steps}, free_bits={free_bits}"
-            )
+    # The bound ------------------------------------------------------------------------
 
-    def _build_log_scale(self):
-        if self.likelihood == "discretized_logistic" or (
-            self.likelihood == "gaussian" and self.variance == "learned"
-        ):
-            self.log_scale = self.add_weight(
-                (self.image_shape[-1],), keras.initializers.Constant(-2.0), name="log_scale"
-            )
+    def objective(self, batch, training):
+        images = self._binarize(batch)
+        posterior, prior = self.infer(images, batch.labels), self.prior_parameters()
+        samples = self.importance_samples
+        if samples == 1:
+            noise = random.normal(batch.seeds, (self.noise_dim,), stream=0)
+            outputs, divergences = self.evidence(posterior, prior, noise, batch.labels)
+            log_likelihood = self._log_likelihood(images, outputs)
+        else:
+            rows = _repeat((images, batch.labels, batch.seeds, posterior), samples)
+            log_likelihood, divergences = self._weigh(rows, prior, _numbers(batch.seeds, samples))
+        reconstruction = -ops.mean(log_likelihood)
+        kl, _ = batch_moments(divergences)
+        if samples > 1:
+            weights = log_likelihood - ops.sum(divergences, axis=-1)
+            bounds = ops.logsumexp(ops.reshape(weights, (-1, samples)), axis=1)
+            loss = math.log(samples) - ops.mean(bounds)
+        elif training:
+            beta = self.beta
+            if self.kl_warmup_steps:
+                step = ops.cast(self.training_steps, "float32")
+                beta = beta * ops.minimum(1.0, step / self.kl_warmup_steps)
+            # Without free bits no maximum: an estimated KL may be negative.
+            kept = ops.maximum(kl, self.free_bits) if self.free_bits else kl
+            loss = reconstruction + beta * ops.sum(kept)
+        else:
+            loss = reconstruction + ops.sum(kl)
+        return loss, {
+            "loss": loss,
+            "reconstruction_loss": reconstruction,
+            "kl_loss": ops.sum(kl),
+            "active_units": ops.sum(ops.cast(self._active_units(posterior, kl), "float32")),
+        }
 
     # What a subclass states -----------------------------------------------------------
 
@@ -147,44 +148,7 @@ class VariationalGenerator(ImageGenerator):
         """
         raise NotImplementedError(f"{type(self).__name__} must implement evidence")
 
-    def _active_units(self, posterior, divergences):
-        return divergences > 0.01
-
-    # Loss -----------------------------------------------------------------------------
-
-    def objective(self, batch, training):
-        images = self._binarize(batch)
-        posterior, prior = self.infer(images, batch.labels), self.prior_parameters()
-        samples = self.importance_samples
-        if samples == 1:
-            noise = random.normal(batch.seeds, (self.noise_dim,), stream=0)
-            outputs, divergences = self.evidence(posterior, prior, noise, batch.labels)
-            log_likelihood = self._log_likelihood(images, outputs)
-        else:
-            rows = _repeat((images, batch.labels, batch.seeds, posterior), samples)
-            log_likelihood, divergences = self._weigh(rows, prior, _numbers(batch.seeds, samples))
-        reconstruction = -ops.mean(log_likelihood)
-        kl, _ = batch_moments(divergences)
-        if samples > 1:
-            weights = log_likelihood - ops.sum(divergences, axis=-1)
-            bounds = ops.logsumexp(ops.reshape(weights, (-1, samples)), axis=1)
-            loss = math.log(samples) - ops.mean(bounds)
-        elif training:
-            beta = self.beta
-            if self.kl_warmup_steps:
-                step = ops.cast(self.training_steps, "float32")
-                beta = beta * ops.minimum(1.0, step / self.kl_warmup_steps)
-            # Without free bits no maximum: an estimated KL may be negative.
-            kept = ops.maximum(kl, self.free_bits) if self.free_bits else kl
-            loss = reconstruction + beta * ops.sum(kept)
-        else:
-            loss = reconstruction + ops.sum(kl)
-        return loss, {
-            "loss": loss,
-            "reconstruction_loss": reconstruction,
-            "kl_loss": ops.sum(kl),
-            "active_units": ops.sum(ops.cast(self._active_units(posterior, kl), "float32")),
-        }
+    # Likelihood -----------------------------------------------------------------------
 
     def _binarize(self, batch):
         return pixels.binarize(self.likelihood, self.binarization, batch, self.image_shape)
@@ -192,11 +156,6 @@ class VariationalGenerator(ImageGenerator):
     def _scaled(self, images):
         """uint8 images to float32 in -1 to 1, what the networks see."""
         return ops.cast(images, "float32") * (2 / 255) - 1
-
-    def _with_class(self, x, labels):
-        if self.num_classes is None:
-            return [x]
-        return [x, ops.one_hot(labels, self.num_classes, dtype="float32")]
 
     def _log_likelihood(self, images, outputs):
         """float32 `[B]`, nats, of uint8 images under the decoder's outputs."""
@@ -210,13 +169,7 @@ class VariationalGenerator(ImageGenerator):
         return pixels.to_images(self.likelihood, outputs)
 
     def _weigh(self, rows, prior, numbers):
-        """log p(x|z), `[B]`, and log q(z|x) - log p(z), `[B, units]`, of one sample per row.
-
-        Args:
-            rows: Tuple of images, labels, seeds and what `infer` returns.
-            prior: What `prior_parameters` returns.
-            numbers: int32 tensor `[B]`, the number of the row's sample.
-        """
+        """log p(x|z), `[B]`, and log q(z|x) - log p(z), `[B, units]`, of one sample per row."""
         images, labels, seeds, posterior = rows
         noise = random.normal(seeds, (self.noise_dim,), stream=numbers + _FIRST_SAMPLE)
         outputs, divergences = self.evidence(posterior, prior, noise, labels, exact=False)
@@ -253,7 +206,7 @@ class VariationalGenerator(ImageGenerator):
         Returns:
             float32 NumPy array `[N]`, nats per image.
         """
-        _check_importance_samples(importance_samples)
+        check_ints(1, importance_samples=importance_samples)
         split = self.check_split(x, y)
         if samples_at_once == "auto":
             samples_at_once = _ROWS_AT_ONCE // max(1, min(batch_size, len(split)))
@@ -330,6 +283,9 @@ class VariationalGenerator(ImageGenerator):
             "variables. Try a smaller beta, kl_warmup_steps, or free_bits=0.1."
         ]
 
+    def _active_units(self, posterior, divergences):
+        return divergences > 0.01
+
     def _num_units(self):
         return self.noise_dim
 
@@ -368,6 +324,53 @@ class VariationalGenerator(ImageGenerator):
             ),
         }
 
+    # Construction ---------------------------------------------------------------------
+
+    def __init__(
+        self,
+        image_shape,
+        num_classes=None,
+        *,
+        likelihood="bernoulli",
+        binarization="dynamic",
+        variance="learned",
+        beta=1.0,
+        kl_warmup_steps=0,
+        free_bits=0.0,
+        importance_samples=1,
+        **kwargs,
+    ):
+        super().__init__(image_shape, num_classes, **kwargs)
+        if any(side % 4 or not 8 <= side <= 128 for side in self.image_shape[:2]):
+            raise ValueError(
+                f"{type(self).__name__} takes images whose sides divide by 4 and are 8 to 128 "
+                f"pixels. Received: image_shape={self.image_shape}"
+            )
+        if likelihood not in LIKELIHOODS:
+            raise ValueError(unknown_name("likelihood", likelihood, LIKELIHOODS))
+        if binarization not in BINARIZATIONS:
+            raise ValueError(unknown_name("binarization", binarization, BINARIZATIONS))
+        if variance != "learned" and not (isinstance(variance, (int, float)) and variance > 0):
+            raise ValueError(f"variance must be positive or 'learned'. Received: {variance!r}")
+        check_ints(1, importance_samples=importance_samples)
+        if importance_samples > 1 and (beta != 1 or kl_warmup_steps or free_bits):
+            raise ValueError(
+                "The bound of several importance samples has no KL term that beta, "
+                "kl_warmup_steps or free_bits could weigh: leave them at 1, 0 and 0, or set "
+                f"importance_samples=1. Received: importance_samples={importance_samples}, "
+                f"beta={beta}, kl_warmup_steps={kl_warmup_steps}, free_bits={free_bits}"
+            )
+
+    def _build_log_scale(self):
+        """The spread of the pixels, where it is learnt: the last weight that a subclass builds."""
+        if self.likelihood == "discretized_logistic" or (
+            self.likelihood == "gaussian" and self.variance == "learned"
+        ):
+            self.log_scale = self.add_weight(
+                (self.image_shape[-1],), keras.initializers.Constant(-2.0), name="log_scale"
+            )
+        self.built = True
+
 
 def _repeat(rows, times):
     """Every row of a structure of tensors `times` times, one after the other."""
@@ -382,11 +385,3 @@ def _numbers(seeds, times):
     """int32 `[B * times]`: 0 to `times - 1` for every row."""
     counts = ops.expand_dims(ops.zeros_like(seeds), 1) + ops.arange(times, dtype="int32")
     return ops.reshape(counts, (-1,))
-
-
-def _check_importance_samples(importance_samples):
-    if importance_samples < 1 or int(importance_samples) != importance_samples:
-        raise ValueError(
-            "importance_samples must be a positive int, samples per image. Received: "
-            f"{importance_samples}"
-        )

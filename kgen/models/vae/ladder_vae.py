@@ -16,6 +16,7 @@ from keras import layers, ops
 
 from kgen import random
 from kgen.checks import check_ints, unknown_name
+from kgen.layers.conditioning import class_input, with_class
 from kgen.layers.convolutional import feature_maps, residual_block
 from kgen.losses import likelihood as likelihoods
 from kgen.models.vae.base import VariationalGenerator
@@ -24,6 +25,262 @@ INFERENCES = ("bidirectional", "precision_weighted")
 
 # Log-variances stay between minus and plus this, whatever a network says.
 LOG_VARIANCE = 5.0
+
+
+@keras.saving.register_keras_serializable(package="kgen")
+class LadderVAE(VariationalGenerator):
+    """Hierarchical variational autoencoder with latent vectors and latent feature maps.
+
+    At the top is a latent vector; below it, on every feature map from the smallest to half the
+    image's sides, come groups of latent feature maps, each of which knows all above it.
+
+    The model counts its latent variables relative to their prior: `encode` gives and `decode`
+    takes numbers that are standard normal under it, whatever the groups above say. So the KL
+    divergence is one from the standard normal, and `decode` on normal noise is `sample`.
+
+    Args:
+        image_shape: Tuple `(H, W, C)`; the sides are 8 to 128 and divide by 4.
+        num_classes: Int for a class-conditional model, else `None`.
+        latent_dim: Int, dimensions of the latent vector at the top.
+        latent_channels: Int, latent feature maps in a group.
+        num_groups: Int, groups on each feature map.
+        filters: Int, filters at half the image's sides; they double per level up to four
+            times.
+        num_blocks: Int, residual blocks per level on the way up and per group on the way down.
+        units: Int, width of the dense layers beside the latent vector.
+        inference: `"bidirectional"`, where a network gives the posterior from both ways, or
+            `"precision_weighted"`, where the way up gives a normal that is combined with the
+            prior.
+
+    Further arguments and what is logged: as for `VariationalGenerator`. A unit is a number of the
+    latent vector or a whole latent feature map; active are those whose KL is over 0.01 on the
+    mean of the batch.
+
+    Example:
+
+    >>> model = kgen.models.LadderVAE((28, 28, 1))
+    >>> model.compile()
+    >>> model.fit(data.train, epochs=20)
+    >>> model.negative_log_likelihood(data.test, importance_samples=500).mean()
+    """
+
+    tiny_preset = "ladder_vae_tiny"
+    presets = {
+        "ladder_vae_tiny": {
+            "image_shape": (8, 8, 1),
+            "latent_dim": 4,
+            "latent_channels": 2,
+            "num_groups": 1,
+            "filters": 8,
+            "num_blocks": 0,
+            "units": 32,
+        },
+        "ladder_vae_8x8": {
+            "image_shape": (8, 8, 1),
+            "latent_dim": 8,
+            "latent_channels": 2,
+            "units": 128,
+        },
+        "ladder_vae_28x28": {"image_shape": (28, 28, 1)},
+        "ladder_vae_32x32": {
+            "image_shape": (32, 32, 3),
+            "latent_dim": 64,
+            "filters": 48,
+            "num_groups": 2,
+            "likelihood": "discretized_logistic",
+        },
+    }
+
+    # The way up and the way down ------------------------------------------------------
+
+    def infer(self, images, labels=None):
+        """The way up: the top's statistics, and feature maps from coarse to fine."""
+        return self.way_up(with_class(self._scaled(images), labels, self.num_classes))
+
+    def _way_down(self, noise, labels=None, features=None):
+        """Draws latent variables, group by group, and makes the image's distribution of them.
+
+        Args:
+            noise: List of float32 tensors `[B, *shape]`, standard normal, one per group.
+            labels: int32 tensor `[B]` for a class-conditional model.
+            features: What `infer` returns, to draw from the posterior, or `None` to draw
+                from the prior.
+
+        Returns:
+            Tuple of the outputs `[B, H, W, C]` and a list of every group's mean and
+            log-variance, relative to its prior.
+        """
+        statistics = []
+
+        def draw(noise, mean, log_variance):
+            statistics.append((mean, log_variance))
+            return mean + ops.exp(0.5 * log_variance) * noise
+
+        latents = noise[0]
+        if features is not None:
+            latents = draw(latents, *_statistics(features[0]))
+        x = self.top(with_class(latents, labels, self.num_classes))
+        for group, latents in enumerate(noise[1:]):
+            mean, log_variance = _statistics(self.priors[group](x))
+            if features is not None:
+                feature = features[1 + group // self.num_groups]
+                latents = draw(latents, *self._posterior(group, x, feature, mean, log_variance))
+            x = self.merges[group]([x, mean + ops.exp(0.5 * log_variance) * latents])
+            level, more = divmod(group + 1, self.num_groups)
+            if not more and level <= len(self.upsamplings):
+                x = self.upsamplings[level - 1](x)
+        return self.to_image(x), statistics
+
+    def _posterior(self, group, x, feature, prior_mean, prior_log_variance):
+        """Mean and log-variance of a group's posterior, relative to its prior."""
+        if self.inference == "bidirectional":
+            return _statistics(self.posteriors[group]([x, feature]))
+        mean, log_variance = _statistics(self.posteriors[group](feature))
+        mean = (mean - prior_mean) * ops.exp(-0.5 * prior_log_variance)
+        # Equations 10 to 12, with a prior whose precision is 1.
+        log_ratio = log_variance - prior_log_variance
+        return mean * ops.sigmoid(-log_ratio), -ops.softplus(-log_ratio)
+
+    def evidence(self, posterior, prior, noise, labels=None, exact=True):
+        noise = self._parts(noise)
+        outputs, statistics = self._way_down(noise, labels, posterior)
+        divergences = []
+        for (mean, log_variance), drawn in zip(statistics, noise, strict=True):
+            if exact:
+                divergence = likelihoods.normal_kl(mean, log_variance)
+            else:
+                latents = mean + ops.exp(0.5 * log_variance) * drawn
+                divergence = likelihoods.normal_log_ratio(latents, drawn, log_variance)
+            axes = tuple(range(1, len(drawn.shape) - 1))  # of a feature map
+            divergences.append(ops.sum(divergence, axis=axes) if axes else divergence)
+        return outputs, ops.concatenate(divergences, axis=1)
+
+    def _parts(self, x):
+        """(B, noise_dim) to one tensor (B, *shape) for every group, from the top down."""
+        parts, start = [], 0
+        for shape in self.latent_shapes:
+            end = start + math.prod(shape)
+            parts.append(ops.reshape(x[:, start:end], (-1, *shape)))
+            start = end
+        return parts
+
+    def _num_units(self):
+        return sum(shape[-1] for shape in self.latent_shapes)
+
+    # Sampling, and between images and latent variables --------------------------------
+
+    def sample(self, seeds, labels=None, temperature=1.0):
+        """Draws images from the prior.
+
+        Args:
+            seeds: int32 tensor `[B]`.
+            labels: int32 tensor `[B]` for a class-conditional model.
+            temperature: Float, scale of the noise in every group; below 1, likelier images.
+
+        Returns:
+            uint8 tensor `[B, H, W, C]`.
+        """
+        return self.decode(random.normal(seeds, (self.noise_dim,)) * temperature, labels)
+
+    def encode(self, images, labels=None):
+        """The approximate posterior of all latent variables, relative to their prior.
+
+        The posterior of a group depends on what was drawn in those above: here their means.
+
+        Args:
+            images: uint8 tensor `[B, H, W, C]`.
+            labels: int32 tensor `[B]` for a class-conditional model.
+
+        Returns:
+            Tuple of float32 tensors `[B, noise_dim]`: mean and log-variance, from the top
+            down.
+        """
+        features = self.infer(images, labels)
+        noise = [ops.zeros((ops.shape(images)[0], *shape)) for shape in self.latent_shapes]
+        _, statistics = self._way_down(noise, labels, features)
+        flat = [[ops.reshape(x, (-1, math.prod(x.shape[1:]))) for x in s] for s in statistics]
+        mean, log_variance = (ops.concatenate(x, axis=1) for x in zip(*flat, strict=True))
+        return mean, log_variance
+
+    def decode(self, latents, labels=None):
+        """The image that latent variables stand for: the mean of every pixel.
+
+        Args:
+            latents: float32 tensor `[B, noise_dim]`, relative to the prior: standard normal
+                numbers give a sample.
+            labels: int32 tensor `[B]` for a class-conditional model.
+
+        Returns:
+            uint8 tensor `[B, H, W, C]`.
+        """
+        return self._mean_image(self._way_down(self._parts(latents), labels)[0])
+
+    # Construction ---------------------------------------------------------------------
+
+    def __init__(
+        self,
+        image_shape,
+        num_classes=None,
+        latent_dim=32,
+        latent_channels=4,
+        num_groups=1,
+        filters=32,
+        num_blocks=1,
+        units=256,
+        inference="bidirectional",
+        **kwargs,
+    ):
+        super().__init__(image_shape, num_classes, **kwargs)
+        if inference not in INFERENCES:
+            raise ValueError(unknown_name("inference", inference, INFERENCES))
+        check_ints(
+            1,
+            latent_dim=latent_dim,
+            latent_channels=latent_channels,
+            num_groups=num_groups,
+            filters=filters,
+            units=units,
+        )
+        check_ints(0, num_blocks=num_blocks)
+        sides = feature_maps(self.image_shape)[1:]
+        widths = [min(filters * 2**level, 4 * filters) for level in range(len(sides))]
+        #: The shapes of the latent variables, from the top down.
+        self.latent_shapes = [(latent_dim,)]
+        self.priors, self.posteriors, self.merges, self.upsamplings = [], [], [], []
+        with self.dtype_policy_scope():
+            self.way_up = build_way_up(
+                self.image_shape, num_classes, latent_dim, widths, num_blocks, units
+            )
+            self.top = build_top(num_classes, latent_dim, units, sides[-1], widths[-1])
+            for level in reversed(range(len(sides))):
+                shape = (*sides[level], widths[level])
+                for group in range(num_groups):
+                    name = f"{level}_{group}"
+                    self.priors.append(build_prior(shape, latent_channels, f"prior_{name}"))
+                    ways = 2 if inference == "bidirectional" else 1
+                    self.posteriors.append(
+                        build_posterior(shape, latent_channels, ways, f"posterior_{name}")
+                    )
+                    self.merges.append(
+                        build_merge(shape, latent_channels, num_blocks, f"merge_{name}")
+                    )
+                    self.latent_shapes.append((*sides[level], latent_channels))
+                if level:
+                    self.upsamplings.append(
+                        build_upsampling(shape, widths[level - 1], f"upsampling_{level}")
+                    )
+            self.to_image = build_image(shape, self.image_shape[-1])
+        self.noise_dim = sum(math.prod(shape) for shape in self.latent_shapes)
+        self._build_log_scale()
+
+
+# Networks -----------------------------------------------------------------------------
+
+
+def _statistics(outputs):
+    """A network's outputs to a mean and a bounded log-variance, float32."""
+    mean, log_variance = ops.split(ops.cast(outputs, "float32"), 2, axis=-1)
+    return mean, LOG_VARIANCE * ops.tanh(log_variance / LOG_VARIANCE)
 
 
 def build_way_up(image_shape, num_classes, latent_dim, widths, num_blocks, units):
@@ -41,22 +298,18 @@ def build_way_up(image_shape, num_classes, latent_dim, widths, num_blocks, units
         features.insert(0, x)
         x = layers.Activation("silu")(x)
     x = layers.Flatten()(x)
-    inputs = [image]
-    if num_classes is not None:
-        inputs.append(keras.Input((num_classes,), name="one_hot_label"))
-        x = layers.Concatenate()([x, inputs[1]])
+    one_hot = class_input(num_classes)
+    if one_hot:
+        x = layers.Concatenate()([x, *one_hot])
     x = layers.Dense(units, activation="silu")(x)
     x = layers.Dense(2 * latent_dim, kernel_initializer="zeros")(x)
-    return keras.Model(inputs, [x, *features], name="way_up")
+    return keras.Model([image, *one_hot], [x, *features], name="way_up")
 
 
 def build_top(num_classes, latent_dim, units, side, width):
     """(B, latent_dim), and (B, num_classes), to (B, *side, width): the first step down."""
-    inputs = [keras.Input((latent_dim,), name="latent")]
-    x = inputs[0]
-    if num_classes is not None:
-        inputs.append(keras.Input((num_classes,), name="one_hot_label"))
-        x = layers.Concatenate()(inputs)
+    inputs = [keras.Input((latent_dim,), name="latent"), *class_input(num_classes)]
+    x = layers.Concatenate()(inputs) if num_classes is not None else inputs[0]
     x = layers.Dense(units, activation="silu")(x)
     x = layers.Dense(math.prod(side) * width)(x)
     return keras.Model(inputs, layers.Reshape((*side, width))(x), name="top")
@@ -106,288 +359,3 @@ def build_image(shape, channels):
     y = layers.Activation("silu")(x)
     y = layers.Conv2DTranspose(channels, 6, strides=2, padding="same")(y)
     return keras.Model(x, y, name="image")
-
-
-@keras.saving.register_keras_serializable(package="kgen")
-class LadderVAE(VariationalGenerator):
-    """Hierarchical variational autoencoder with latent vectors and latent feature maps.
-
-    At the top is a latent vector; below it, on every feature map from the smallest to half the
-    image's sides, come groups of latent feature maps, each of which knows all above it.
-
-    The model counts its latent variables relative to their prior: `encode` gives and `decode`
-    takes numbers that are standard normal under it, whatever the groups above say. So the KL
-    divergence is one from the standard normal, and `decode` on normal noise is `sample`.
-
-    Args:
-        image_shape: Tuple `(H, W, C)`; the sides are 8 to 128 and divide by 4.
-        num_classes: Int for a class-conditional model, else `None`.
-        latent_dim: Int, dimensions of the latent vector at the top.
-        latent_channels: Int, latent feature maps in a group.
-        num_groups: Int, groups on each feature map.
-        filters: Int, filters at half the image's sides; they double per level up to four
-            times.
-        num_blocks: Int, residual blocks per level on the way up and per group on the way down.
-        units: Int, width of the dense layers beside the latent vector.
-        inference: `"bidirectional"`, where a network gives the posterior from both ways, or
-            `"precision_weighted"`, where the way up gives a normal that is combined with the
-            prior.
-        likelihood: String, see `VariationalGenerator`, as are the next six.
-        binarization: String.
-        variance: Float or `"learned"`.
-        beta: Float, weight of the KL divergence.
-        kl_warmup_steps: Int, steps over which `beta` rises from 0.
-        free_bits: Float, nats per unit (a number of the latent vector, or a whole latent
-            feature map) below which the KL is not reduced.
-        importance_samples: Int; above 1, `loss` is the bound of that many samples.
-        seed: Int, see `ImageGenerator`.
-
-    Logs, in nats per image: `loss`, `reconstruction_loss`, `kl_loss`; and `active_units`, the
-    units whose KL is over 0.01 on the mean of the batch. In evaluation `loss` is the negative
-    ELBO: `beta`, warm-up and free bits do not count.
-
-    Example:
-
-    >>> model = kgen.models.LadderVAE((28, 28, 1))
-    >>> model.compile()
-    >>> model.fit(data.train, epochs=20)
-    >>> model.negative_log_likelihood(data.test, importance_samples=500).mean()
-    """
-
-    tiny_preset = "ladder_vae_tiny"
-    presets = {
-        "ladder_vae_tiny": {
-            "image_shape": (8, 8, 1),
-            "latent_dim": 4,
-            "latent_channels": 2,
-            "num_groups": 1,
-            "filters": 8,
-            "num_blocks": 0,
-            "units": 32,
-        },
-        "ladder_vae_8x8": {
-            "image_shape": (8, 8, 1),
-            "latent_dim": 8,
-            "latent_channels": 2,
-            "units": 128,
-        },
-        "ladder_vae_28x28": {"image_shape": (28, 28, 1)},
-        "ladder_vae_32x32": {
-            "image_shape": (32, 32, 3),
-            "latent_dim": 64,
-            "filters": 48,
-            "num_groups": 2,
-            "likelihood": "discretized_logistic",
-        },
-    }
-
-    def __init__(
-        self,
-        image_shape,
-        num_classes=None,
-        latent_dim=32,
-        latent_channels=4,
-        num_groups=1,
-        filters=32,
-        num_blocks=1,
-        units=256,
-        inference="bidirectional",
-        likelihood="bernoulli",
-        binarization="dynamic",
-        variance="learned",
-        beta=1.0,
-        kl_warmup_steps=0,
-        free_bits=0.0,
-        importance_samples=1,
-        seed=0,
-        **kwargs,
-    ):
-        super().__init__(
-            image_shape,
-            num_classes,
-            likelihood,
-            binarization,
-            variance,
-            beta,
-            kl_warmup_steps,
-            free_bits,
-            importance_samples,
-            seed,
-            **kwargs,
-        )
-        if inference not in INFERENCES:
-            raise ValueError(unknown_name("inference", inference, INFERENCES))
-        check_ints(
-            1,
-            latent_dim=latent_dim,
-            latent_channels=latent_channels,
-            num_groups=num_groups,
-            filters=filters,
-            units=units,
-        )
-        check_ints(0, num_blocks=num_blocks)
-        sides = feature_maps(self.image_shape)[1:]
-        widths = [min(filters * 2**level, 4 * filters) for level in range(len(sides))]
-        #: The shapes of the latent variables, from the top down.
-        self.latent_shapes = [(latent_dim,)]
-        self.priors, self.posteriors, self.merges, self.upsamplings = [], [], [], []
-        with self.dtype_policy_scope():
-            self.way_up = build_way_up(
-                self.image_shape, num_classes, latent_dim, widths, num_blocks, units
-            )
-            self.top = build_top(num_classes, latent_dim, units, sides[-1], widths[-1])
-            for level in reversed(range(len(sides))):
-                shape = (*sides[level], widths[level])
-                for group in range(num_groups):
-                    name = f"{level}_{group}"
-                    self.priors.append(build_prior(shape, latent_channels, f"prior_{name}"))
-                    ways = 2 if inference == "bidirectional" else 1
-                    self.posteriors.append(
-                        build_posterior(shape, latent_channels, ways, f"posterior_{name}")
-                    )
-                    self.merges.append(
-                        build_merge(shape, latent_channels, num_blocks, f"merge_{name}")
-                    )
-                    self.latent_shapes.append((*sides[level], latent_channels))
-                if level:
-                    self.upsamplings.append(
-                        build_upsampling(shape, widths[level - 1], f"upsampling_{level}")
-                    )
-            self.to_image = build_image(shape, self.image_shape[-1])
-        self.noise_dim = sum(math.prod(shape) for shape in self.latent_shapes)
-        self._build_log_scale()
-        self.built = True
-
-    # Network --------------------------------------------------------------------------
-
-    def infer(self, images, labels=None):
-        """The way up: the top's statistics, and feature maps from coarse to fine."""
-        return self.way_up(self._with_class(self._scaled(images), labels))
-
-    def _parts(self, x):
-        """(B, noise_dim) to one tensor (B, *shape) for every group, from the top down."""
-        parts, start = [], 0
-        for shape in self.latent_shapes:
-            end = start + math.prod(shape)
-            parts.append(ops.reshape(x[:, start:end], (-1, *shape)))
-            start = end
-        return parts
-
-    def _way_down(self, noise, labels=None, features=None):
-        """Draws latent variables, group by group, and makes the image's distribution of them.
-
-        Args:
-            noise: List of float32 tensors `[B, *shape]`, standard normal, one per group.
-            labels: int32 tensor `[B]` for a class-conditional model.
-            features: What `infer` returns, to draw from the posterior, or `None` to draw
-                from the prior.
-
-        Returns:
-            Tuple of the outputs `[B, H, W, C]` and a list of every group's mean and
-            log-variance, relative to its prior.
-        """
-        statistics = []
-
-        def draw(noise, mean, log_variance):
-            statistics.append((mean, log_variance))
-            return mean + ops.exp(0.5 * log_variance) * noise
-
-        latents = noise[0]
-        if features is not None:
-            latents = draw(latents, *_statistics(features[0]))
-        x = self.top(self._with_class(latents, labels))
-        for group, latents in enumerate(noise[1:]):
-            mean, log_variance = _statistics(self.priors[group](x))
-            if features is not None:
-                feature = features[1 + group // self.num_groups]
-                latents = draw(latents, *self._posterior(group, x, feature, mean, log_variance))
-            x = self.merges[group]([x, mean + ops.exp(0.5 * log_variance) * latents])
-            level, more = divmod(group + 1, self.num_groups)
-            if not more and level <= len(self.upsamplings):
-                x = self.upsamplings[level - 1](x)
-        return self.to_image(x), statistics
-
-    def _posterior(self, group, x, feature, prior_mean, prior_log_variance):
-        """Mean and log-variance of a group's posterior, relative to its prior."""
-        if self.inference == "bidirectional":
-            return _statistics(self.posteriors[group]([x, feature]))
-        mean, log_variance = _statistics(self.posteriors[group](feature))
-        mean = (mean - prior_mean) * ops.exp(-0.5 * prior_log_variance)
-        # Equations 10 to 12, with a prior whose precision is 1.
-        log_ratio = log_variance - prior_log_variance
-        return mean * ops.sigmoid(-log_ratio), -ops.softplus(-log_ratio)
-
-    def evidence(self, posterior, prior, noise, labels=None, exact=True):
-        noise = self._parts(noise)
-        outputs, statistics = self._way_down(noise, labels, posterior)
-        divergences = []
-        for (mean, log_variance), drawn in zip(statistics, noise, strict=True):
-            if exact:
-                divergence = likelihoods.normal_kl(mean, log_variance)
-            else:
-                latents = mean + ops.exp(0.5 * log_variance) * drawn
-                divergence = likelihoods.normal_log_ratio(latents, drawn, log_variance)
-            axes = tuple(range(1, len(drawn.shape) - 1))  # of a feature map
-            divergences.append(ops.sum(divergence, axis=axes) if axes else divergence)
-        return outputs, ops.concatenate(divergences, axis=1)
-
-    def _num_units(self):
-        return sum(shape[-1] for shape in self.latent_shapes)
-
-    def encode(self, images, labels=None):
-        """The approximate posterior of all latent variables, relative to their prior.
-
-        The posterior of a group depends on what was drawn in those above: here their means.
-
-        Args:
-            images: uint8 tensor `[B, H, W, C]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
-
-        Returns:
-            Tuple of float32 tensors `[B, noise_dim]`: mean and log-variance, from the top
-            down.
-        """
-        features = self.infer(images, labels)
-        noise = [ops.zeros((ops.shape(images)[0], *shape)) for shape in self.latent_shapes]
-        _, statistics = self._way_down(noise, labels, features)
-        flat = [[ops.reshape(x, (-1, math.prod(x.shape[1:]))) for x in s] for s in statistics]
-        mean, log_variance = (ops.concatenate(x, axis=1) for x in zip(*flat, strict=True))
-        return mean, log_variance
-
-    def decode(self, latents, labels=None):
-        """The image that latent variables stand for: the mean of every pixel.
-
-        Args:
-            latents: float32 tensor `[B, noise_dim]`, relative to the prior: standard normal
-                numbers give a sample.
-            labels: int32 tensor `[B]` for a class-conditional model.
-
-        Returns:
-            uint8 tensor `[B, H, W, C]`.
-        """
-        return self._mean_image(self._way_down(self._parts(latents), labels)[0])
-
-    def call(self, images, labels=None):
-        """Reconstructs images through the posterior's mean, uint8 in and out."""
-        return self.decode(self.encode(images, labels)[0], labels)
-
-    # Sampling and shipping ------------------------------------------------------------
-
-    def sample(self, seeds, labels=None, temperature=1.0):
-        """Draws images from the prior.
-
-        Args:
-            seeds: int32 tensor `[B]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
-            temperature: Float, scale of the noise in every group; below 1, likelier images.
-
-        Returns:
-            uint8 tensor `[B, H, W, C]`.
-        """
-        return self.decode(random.normal(seeds, (self.noise_dim,)) * temperature, labels)
-
-
-def _statistics(outputs):
-    """A network's outputs to a mean and a bounded log-variance, float32."""
-    mean, log_variance = ops.split(ops.cast(outputs, "float32"), 2, axis=-1)
-    return mean, LOG_VARIANCE * ops.tanh(log_variance / LOG_VARIANCE)

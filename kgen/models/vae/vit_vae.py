@@ -1,10 +1,10 @@
 """Variational autoencoder of vision transformers.
 
-The VAE of Kingma and Welling (ICLR 2014; see `kgen.models.vae.vae`) with the encoder and decoder of
-Yu et al., "Vector-quantized image modeling with improved VQGAN" (ICLR 2022; arXiv 2110.04627),
-section 3.1, which leave out convolutions, and with normal latent variables in place of codes.
-The latent map is a space for another generator, as in Rombach et al., "High-resolution image
-synthesis with latent diffusion models" (CVPR 2022; arXiv 2112.10752), section 3.1.
+The VAE of Kingma and Welling (ICLR 2014; see `kgen.models.vae.latent_map`) with the encoder and
+decoder of Yu et al., "Vector-quantized image modeling with improved VQGAN" (ICLR 2022; arXiv
+2110.04627), section 3.1, which leave out convolutions, and with normal latent variables in place
+of codes. The latent map is a space for another generator, as in Rombach et al., "High-resolution
+image synthesis with latent diffusion models" (CVPR 2022; arXiv 2112.10752), section 3.1.
 """
 
 import keras
@@ -13,11 +13,11 @@ from keras import layers
 from kgen.checks import check_ints
 from kgen.layers.transformer import TransformerSpec, transformer_optimizer
 from kgen.layers.vit import build_vit_decoder, build_vit_encoder, check_patches
-from kgen.models.vae.vae import VAE, flatten_statistics
+from kgen.models.vae.latent_map import LatentMapVAE, flatten_statistics
 
 
 @keras.saving.register_keras_serializable(package="kgen")
-class ViTVAE(VAE):
+class ViTVAE(LatentMapVAE):
     """Variational autoencoder whose encoder and decoder are vision transformers.
 
     The latent variables are a small map, a few numbers for every patch of the image. It does
@@ -34,21 +34,8 @@ class ViTVAE(VAE):
         num_heads: Int; `dim / num_heads` divides by 4.
         mlp: `"gelu"` or `"swiglu"`.
         norm: `"layer"` or `"rms"`.
-        likelihood: String, see `VariationalGenerator`, as are the next six.
-        binarization: String.
-        variance: Float or `"learned"`.
-        beta: Float, weight of the KL divergence.
-        kl_warmup_steps: Int, steps over which `beta` rises from 0.
-        free_bits: Float, nats per latent variable below which the KL is not reduced.
-        importance_samples: Int; above 1, `loss` is the bound of that many samples.
-        seed: Int, see `ImageGenerator`.
 
-    Latent variables enter and leave as a vector, in the order of `latent_shape`: rows, columns,
-    channels.
-
-    Logs, in nats per image: `loss`, `reconstruction_loss`, `kl_loss`; and `active_units`, the
-    latent variables whose posterior mean varies over the batch by more than 0.01. In evaluation
-    `loss` is the negative ELBO: `beta`, warm-up and free bits do not count.
+    Further arguments: as for `VariationalGenerator`. What is logged: as for `LatentMapVAE`.
 
     Example:
 
@@ -91,8 +78,6 @@ class ViTVAE(VAE):
         },
     }
 
-    prior = "standard"
-
     def __init__(
         self,
         image_shape,
@@ -104,30 +89,9 @@ class ViTVAE(VAE):
         num_heads=4,
         mlp="gelu",
         norm="layer",
-        likelihood="bernoulli",
-        binarization="dynamic",
-        variance="learned",
-        beta=1.0,
-        kl_warmup_steps=0,
-        free_bits=0.0,
-        importance_samples=1,
-        seed=0,
         **kwargs,
     ):
-        # Past `VAE`, whose own arguments are about its convolutions and its other prior.
-        super(VAE, self).__init__(
-            image_shape,
-            num_classes,
-            likelihood,
-            binarization,
-            variance,
-            beta,
-            kl_warmup_steps,
-            free_bits,
-            importance_samples,
-            seed,
-            **kwargs,
-        )
+        super().__init__(image_shape, num_classes, **kwargs)
         check_patches(self.image_shape, patch_size)
         check_ints(1, latent_channels=latent_channels)
         grid = (side // patch_size for side in self.image_shape[:2])
@@ -143,7 +107,6 @@ class ViTVAE(VAE):
             outputs = network([layers.Reshape(self.latent_shape)(latent), *one_hot])
             self.decoder = keras.Model([latent, *one_hot], outputs, name="decoder")
         self._build_log_scale()
-        self.built = True
 
     def default_optimizer(self, learning_rate=None):
         return transformer_optimizer(learning_rate, self.dim)
