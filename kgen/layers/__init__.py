@@ -1,1 +1,7 @@
-"""What two models share: causal convolutions, quantizers."""
+"""What models share: causal convolutions, quantizers."""
+
+from kgen.layers.causal_conv import CausalConv2D
+
+__all__ = [
+    "CausalConv2D",
+]
