@@ -1,5 +1,6 @@
 """Layers that models share, as public as Keras's own: registered, configured, built by shape."""
 
+from kgen.layers.causal_conv import CausalConv2D
 from kgen.layers.quantizers import FSQ, VectorQuantizer
 from kgen.layers.transformer import (
     Attention,
@@ -13,6 +14,7 @@ from kgen.layers.vit import GridPositions
 __all__ = [
     "FSQ",
     "Attention",
+    "CausalConv2D",
     "FeedForward",
     "GridPositions",
     "RMSNorm",

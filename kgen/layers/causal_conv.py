@@ -6,6 +6,9 @@ import keras
 import numpy as np
 from keras import layers, ops
 
+from kgen.checks import check_ints, unknown_name
+from kgen.configurable import Configurable
+
 #: What a convolution sees of its own row: nothing (only rows above), what lies left of the
 #: pixel (mask A), the pixel too (mask B), or the whole row (vertical stacks).
 OWN_ROW = ("nothing", "left", "pixel", "all")
@@ -14,23 +17,18 @@ OWN_ROW = ("nothing", "left", "pixel", "all")
 def channel_groups(filters, channels, repeats=1):
     """The colour channel that each of some filters belongs to: equal shares, in order.
 
-    Args:
-        filters: Int, filters of one repeat; divides by `channels`.
-        channels: Int, colour channels.
-        repeats: Int; a gated layer has its filters twice.
-
-    Returns:
-        int array `[repeats * filters]`.
+    An int array `[repeats * filters]`; a gated layer repeats its filters.
     """
     return np.tile(np.repeat(np.arange(channels), filters // channels), repeats)
 
 
-class CausalConv2D(layers.Layer):
+@keras.saving.register_keras_serializable(package="kgen")
+class CausalConv2D(Configurable, layers.Layer):
     """Convolution over the rows above a pixel and a part of its own row.
 
     The masks are those of van den Oord, Kalchbrenner and Kavukcuoglu, "Pixel recurrent
-    neural networks" (ICML 2016), section 3.4. Weights that a mask would hide right of the
-    pixel or below it do not exist.
+    neural networks" (ICML 2016), section 3.4. Weights that a mask would hide, right of the
+    pixel or below it, do not exist.
 
     It runs in two ways with equal results. `call` takes whole images. In a sampler
     `rows` takes the rows that one row of outputs needs and computes what can be known
@@ -38,20 +36,32 @@ class CausalConv2D(layers.Layer):
 
     Args:
         filters: Int.
-        kernel_size: Tuple `(rows above, columns)`; columns are odd.
-        own_row: One of `OWN_ROW`.
+        kernel_size: Odd int, or tuple of two, `(height, width)`, of the kernel before it is
+            masked, in whose middle the pixel is. Of its rows `height // 2` lie above the pixel.
+        own_row: `"nothing"`, `"left"`, `"pixel"` or `"all"`, what it sees of the pixel's own
+            row: all but the pixel and what lies right of it for `"left"` (mask A), all up to
+            the pixel for `"pixel"` (mask B).
         in_groups: Int array `[input channels]`, and
         out_groups: int array `[filters]`: colour channels that they belong to. At the pixel
             itself filters of a channel see inputs of earlier channels and, for `"pixel"`, of
             their own. `None` for one channel.
         use_bias: Bool.
-        kernel_initializer: `None` for Glorot's uniform one, or a Keras initializer.
+        kernel_initializer: A Keras initializer or its name; `None` for Glorot's uniform one.
 
     Call arguments:
         x: Float tensor `[B, H, W, in]`.
 
     Returns:
         Float tensor `[B, H, W, filters]`.
+
+    Raises:
+        ValueError: A kernel's side is even, `own_row` is unknown, or nothing is seen.
+
+    Example:
+
+    >>> layer = kgen.layers.CausalConv2D(64, 7, own_row="left")
+    >>> layer(np.zeros((1, 28, 28, 1), "float32")).shape
+    (1, 28, 28, 64)
     """
 
     def __init__(
@@ -66,13 +76,17 @@ class CausalConv2D(layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.filters = filters
-        self.above, self.width = kernel_size
-        self.own_row = own_row
-        self.in_groups = np.zeros(1, int) if in_groups is None else np.asarray(in_groups)
-        self.out_groups = np.zeros(filters, int) if out_groups is None else np.asarray(out_groups)
-        self.use_bias = use_bias
-        self.kernel_initializer = kernel_initializer
+        check_ints(1, filters=filters)
+        square = isinstance(kernel_size, int)
+        self.kernel_size = (kernel_size,) * 2 if square else tuple(kernel_size)
+        if len(self.kernel_size) != 2 or not all(size % 2 for size in self.kernel_size):
+            raise ValueError(
+                "kernel_size must be an odd int, or two, so that a kernel has a middle. "
+                f"Received: kernel_size={kernel_size}"
+            )
+        if own_row not in OWN_ROW:
+            raise ValueError(unknown_name("own_row", own_row, OWN_ROW))
+        self.above, self.width = self.kernel_size[0] // 2, self.kernel_size[1]
         #: How many columns of its own row it sees.
         self.taps = {
             "nothing": 0,
@@ -80,6 +94,19 @@ class CausalConv2D(layers.Layer):
             "pixel": self.width // 2 + 1,
             "all": self.width,
         }[own_row]
+        if not self.above + self.taps:
+            raise ValueError(
+                "A kernel that sees nothing of its own row must have rows above it: a height of 3 "
+                f"or more. Received: kernel_size={kernel_size}, own_row={own_row!r}"
+            )
+        self.kernel_initializer = keras.initializers.get(kernel_initializer)
+
+    def get_config(self):
+        initializer = keras.initializers.serialize(self.kernel_initializer)
+        return {**super().get_config(), "kernel_initializer": initializer}
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], self.filters)
 
     def build(self, shape):
         channels = shape[-1]
@@ -88,7 +115,9 @@ class CausalConv2D(layers.Layer):
         limit = math.sqrt(6 / (taps * (channels + self.filters)))
 
         def initializer():  # a new one for each weight, or both would begin alike
-            return self.kernel_initializer or keras.initializers.RandomUniform(-limit, limit)
+            if self.kernel_initializer is None:
+                return keras.initializers.RandomUniform(-limit, limit)
+            return self.kernel_initializer.clone()
 
         # Two weights, in the shapes that a sampler multiplies by, pixel by pixel.
         if self.above:
@@ -105,8 +134,11 @@ class CausalConv2D(layers.Layer):
         if self.own_row in ("left", "pixel"):
             mask = np.ones((self.taps, channels, self.filters), "float32")
             earlier = np.less if self.own_row == "left" else np.less_equal
-            groups = np.broadcast_to(self.in_groups, (channels,))
-            mask[-1] = earlier(groups[:, None], self.out_groups)
+            inputs, outputs = (
+                np.broadcast_to(0 if groups is None else groups, size)
+                for groups, size in ((self.in_groups, channels), (self.out_groups, self.filters))
+            )
+            mask[-1] = earlier(inputs[:, None], outputs)
             if not mask.all():
                 self.mask = mask.reshape(-1, self.filters)
 
@@ -131,7 +163,7 @@ class CausalConv2D(layers.Layer):
         side = self.width // 2
         right = side if self.above or self.own_row == "all" else 0
         if self.own_row == "nothing":
-            x = x[:, : x.shape[1] - 1]
+            x = x[:, :-1]
         x = ops.pad(x, ((0, 0), (self.above, 0), (side, right), (0, 0)))
         return self._biased(ops.conv(x, self._kernel(x.shape[-1])))
 
@@ -139,7 +171,7 @@ class CausalConv2D(layers.Layer):
         """One row of outputs, as far as whole rows say.
 
         Args:
-            x: Float tensor `[B, rows, W, in]`: the rows above (`kernel_size[0]` of them) and,
+            x: Float tensor `[B, rows, W, in]`: the rows above (`kernel_size[0] // 2` of them) and,
                 for `"all"`, the own row.
 
         Returns:
@@ -153,14 +185,11 @@ class CausalConv2D(layers.Layer):
         return self._biased(ops.conv(x, ops.cast(kernel, self.compute_dtype))[:, 0])
 
     def pixel(self, taps, biased=True):
-        """The part of one pixel's output that comes from its own row.
+        """The part of one pixel's output that comes from its own row, `[B, filters]`.
 
         Args:
             taps: List of float tensors `[B, in]`, from left to right, the pixel last.
             biased: Bool, add the bias; `False` where `rows` has.
-
-        Returns:
-            Float tensor `[B, filters]`.
         """
         taps = [ops.cast(tap, self.compute_dtype) for tap in taps]
         outputs = ops.matmul(ops.concatenate(taps, axis=-1), self._own())

@@ -17,3 +17,36 @@ def update_average(average, network, decay, training_steps):
     decay = ops.minimum(decay, (1 + step) / (10 + step))
     for ours, theirs in zip(average.variables, network.variables, strict=True):
         ours.assign(theirs + decay * (ours - theirs))
+
+
+class AveragedWeights:
+    """Gives a model a network and its twin of averaged weights, `network` and `ema_network`.
+
+    With the average the model evaluates, samples and is exported. Mixed in before the model's
+    base class, of a model with an argument `ema_decay`, a float from 0 to 1: 0 takes the weights
+    as they are trained.
+    """
+
+    def _build_networks(self, make, *inputs):
+        """Builds both, alike.
+
+        Args:
+            make: Callable of a name that returns a layer.
+            *inputs: What a network is called with once, to be built.
+        """
+        with self.dtype_policy_scope():
+            self.network, self.ema_network = make("network"), make("ema_network")
+        for network in (self.network, self.ema_network):
+            network(*inputs)
+        self.ema_network.trainable = False
+        self.ema_network.set_weights(self.network.get_weights())
+        self.built = True
+
+    @property
+    def final_network(self):
+        return self.ema_network
+
+    def update(self, batch, minimize):
+        logs = super().update(batch, minimize)
+        update_average(self.ema_network, self.network, self.ema_decay, self.training_steps)
+        return logs

@@ -46,68 +46,17 @@ class AutoregressiveGenerator(ImageGenerator):
       scaled pixels `[W, B, C]` and of outputs `[W, B, F]`.
 
     Args:
-        image_shape: Tuple `(H, W, C)`.
-        num_classes: Int for a class-conditional model, else `None`.
         num_levels: Int, 2 to 256, how many grey levels a pixel can have. Images are cut to
             them; two are black and white.
         binarization: For two levels: `"dynamic"` draws 0 or 1 with the grey level as
             probability, anew in every step; `"threshold"` cuts at one half.
-        seed: Int, see `ImageGenerator`.
+
+    Further arguments: as for `ImageGenerator`.
 
     Logs `loss`, the negative log-likelihood in nats per image, and `bits_per_dimension`.
     """
 
     metric_names = ("loss", "bits_per_dimension")
-
-    def __init__(
-        self,
-        image_shape,
-        num_classes=None,
-        num_levels=256,
-        binarization="dynamic",
-        seed=0,
-        **kwargs,
-    ):
-        super().__init__(image_shape, num_classes, seed, **kwargs)
-        if not isinstance(num_levels, int) or not 2 <= num_levels <= 256:
-            raise ValueError(f"num_levels must be 2 to 256. Received: {num_levels!r}")
-        if binarization not in BINARIZATIONS:
-            raise ValueError(unknown_name("binarization", binarization, BINARIZATIONS))
-
-    def _build_network(self, network=None):
-        network = network or self.network
-        labels = None if self.num_classes is None else np.zeros(1, "int32")
-        network(np.zeros((1, *self.image_shape), "float32"), labels)
-        self.built = True
-
-    @property
-    def final_network(self):
-        """The network that evaluates, samples and is exported; others may average weights."""
-        return self.network
-
-    # Pixels ---------------------------------------------------------------------------
-
-    def to_levels(self, images):
-        """uint8 images to scaled levels, each pixel to the level nearest to it."""
-        if self.num_levels == 256:
-            return distributions.scale(images, 256)
-        levels = ops.cast(images, "float32") * ((self.num_levels - 1) / 255) + 0.5
-        return distributions.scale(ops.floor(levels), self.num_levels)
-
-    def to_images(self, x):
-        """Scaled levels to uint8 images, each level to the grey nearest to it."""
-        # In integers: half of a grey, as in 255 / 34, goes up on every runtime.
-        parts = self.num_levels - 1
-        levels = distributions.unscale(x, self.num_levels)
-        return ops.cast((510 * levels + parts) // (2 * parts), "uint8")
-
-    def _training_levels(self, batch):
-        if self.num_levels > 2 or self.binarization == "threshold":
-            return self.to_levels(batch.images)
-        threshold = random.uniform(batch.seeds, self.image_shape, stream=1)
-        return 2 * ops.cast(ops.cast(batch.images, "float32") / 255 > threshold, "float32") - 1
-
-    # Likelihood -----------------------------------------------------------------------
 
     def objective(self, batch, training):
         x = self._training_levels(batch)
@@ -119,8 +68,40 @@ class AutoregressiveGenerator(ImageGenerator):
         parameters = network(x, labels, training=training, seeds=seeds)
         return self.distribution.log_prob(x, parameters)
 
-    def _bits(self, nats):
-        return nats / (math.log(2) * math.prod(self.image_shape))
+    def sample(self, seeds, labels=None, temperature=1.0):
+        """Draws images pixel by pixel, in raster order.
+
+        Args:
+            seeds: int32 tensor `[B]`.
+            labels: int32 tensor `[B]` for a class-conditional model.
+            temperature: Float above 0, what logits are divided by (and scales multiplied by);
+                below 1, likelier pixels.
+
+        Returns:
+            uint8 tensor `[B, H, W, C]`.
+
+        Raises:
+            ValueError: `temperature` is 0 or below.
+        """
+        return self._draw(seeds, labels, temperature=temperature)
+
+    def _draw(self, seed, label=None, image=None, mask=None, **options):
+        """uint8 images `[B, H, W, C]`, of which the pixels in the mask stay as they came."""
+        known = None if image is None else self.to_levels(image)
+        x = self._draw_levels(seed, label, known, mask, **options)
+        if image is None:
+            return self.to_images(x)
+        # As they came: byte for byte, also where they lie between two levels.
+        return ops.where(ops.cast(mask[..., None], "bool"), image, self.to_images(x))
+
+    def _draw_levels(self, seeds, labels, known, mask, temperature=1.0):
+        """Scaled levels `[B, H, W, C]`; where they are known, those. See `draw`."""
+        return draw(
+            *(self.final_network, self.distribution, self.image_shape),
+            *(seeds, labels, temperature, known, mask),
+        )
+
+    # Likelihood -----------------------------------------------------------------------
 
     def log_prob(self, images, labels=None):
         """Exact log-probability of images.
@@ -173,24 +154,10 @@ class AutoregressiveGenerator(ImageGenerator):
             pixels = "pixels cut at one half to 0 or 1"
         return {"kind": "exact", "protocol": f"{pixels}; exact, no bound", "discrete": True}
 
-    # Sampling -------------------------------------------------------------------------
+    def _bits(self, nats):
+        return nats / (math.log(2) * math.prod(self.image_shape))
 
-    def sample(self, seeds, labels=None, temperature=1.0):
-        """Draws images pixel by pixel, in raster order.
-
-        Args:
-            seeds: int32 tensor `[B]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
-            temperature: Float above 0, what logits are divided by (and scales multiplied by);
-                below 1, likelier pixels.
-
-        Returns:
-            uint8 tensor `[B, H, W, C]`.
-
-        Raises:
-            ValueError: `temperature` is 0 or below.
-        """
-        return self._draw(seeds, labels, temperature=temperature)
+    # Completion -----------------------------------------------------------------------
 
     def complete(self, images, mask, labels=None, seed=0, *, strict=True, **options):
         """Keeps the known pixels of images and draws the others.
@@ -226,6 +193,7 @@ class AutoregressiveGenerator(ImageGenerator):
         )
 
     def _check_known(self, mask, images, strict):
+        """The mask; a ValueError where it, or a known pixel, is none that `complete` takes."""
         flat = mask.reshape(len(mask), -1)
         late = np.logical_and(flat, np.minimum.accumulate(flat, axis=1) == 0)
         if strict and late.any():
@@ -245,6 +213,12 @@ class AutoregressiveGenerator(ImageGenerator):
             )
         return mask
 
+    def _spell_levels(self):
+        levels = np.unique(self.cut_to_levels(np.arange(256, dtype="uint8")))
+        if len(levels) < 6:
+            return ", ".join(map(str, levels))
+        return f"{len(levels)} from 0 to 255"
+
     def cut_to_levels(self, images):
         """Images with each pixel cut to the nearest of the model's levels.
 
@@ -256,26 +230,52 @@ class AutoregressiveGenerator(ImageGenerator):
         """
         return ops.convert_to_numpy(self.to_images(self.to_levels(np.asarray(images))))
 
-    def _spell_levels(self):
-        levels = np.unique(self.cut_to_levels(np.arange(256, dtype="uint8")))
-        if len(levels) < 6:
-            return ", ".join(map(str, levels))
-        return f"{len(levels)} from 0 to 255"
+    # Levels ---------------------------------------------------------------------------
 
-    def _draw(self, seed, label=None, image=None, mask=None, **options):
-        known = None if image is None else self.to_levels(image)
-        x = self._draw_levels(seed, label, known, mask, **options)
-        if image is None:
-            return self.to_images(x)
-        # As they came: byte for byte, also where they lie between two levels.
-        return ops.where(ops.cast(mask[..., None], "bool"), image, self.to_images(x))
+    def to_levels(self, images):
+        """uint8 images to scaled levels, each pixel to the level nearest to it."""
+        if self.num_levels == 256:
+            return distributions.scale(images, 256)
+        levels = ops.cast(images, "float32") * ((self.num_levels - 1) / 255) + 0.5
+        return distributions.scale(ops.floor(levels), self.num_levels)
 
-    def _draw_levels(self, seeds, labels, known, mask, temperature=1.0):
-        """Scaled levels `[B, H, W, C]`; where they are known, those. See `draw`."""
-        return draw(
-            *(self.final_network, self.distribution, self.image_shape),
-            *(seeds, labels, temperature, known, mask),
-        )
+    def to_images(self, x):
+        """Scaled levels to uint8 images, each level to the grey nearest to it."""
+        # In integers: half of a grey, as in 255 / 34, goes up on every runtime.
+        parts = self.num_levels - 1
+        levels = distributions.unscale(x, self.num_levels)
+        return ops.cast((510 * levels + parts) // (2 * parts), "uint8")
+
+    def _training_levels(self, batch):
+        if self.num_levels > 2 or self.binarization == "threshold":
+            return self.to_levels(batch.images)
+        threshold = random.uniform(batch.seeds, self.image_shape, stream=1)
+        return 2 * ops.cast(ops.cast(batch.images, "float32") / 255 > threshold, "float32") - 1
+
+    # Building and shipping ------------------------------------------------------------
+
+    def __init__(
+        self, image_shape, num_classes=None, num_levels=256, binarization="dynamic", **kwargs
+    ):
+        super().__init__(image_shape, num_classes, **kwargs)
+        if not isinstance(num_levels, int) or not 2 <= num_levels <= 256:
+            raise ValueError(f"num_levels must be 2 to 256. Received: {num_levels!r}")
+        if binarization not in BINARIZATIONS:
+            raise ValueError(unknown_name("binarization", binarization, BINARIZATIONS))
+
+    def _build_network(self):
+        self.network(*self._example())
+        self.built = True
+
+    def _example(self):
+        """What a network is called with once, to be built: an image, and its label."""
+        labels = None if self.num_classes is None else np.zeros(1, "int32")
+        return np.zeros((1, *self.image_shape), "float32"), labels
+
+    @property
+    def final_network(self):
+        """The network that evaluates, samples and is exported; others may average weights."""
+        return self.network
 
     def endpoints(self):
         image = image_spec(self.image_shape)

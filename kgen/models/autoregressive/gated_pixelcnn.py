@@ -13,218 +13,12 @@ from kgen.checks import check_ints
 from kgen.layers.causal_conv import CausalConv2D, channel_groups
 from kgen.models.autoregressive.base import AutoregressiveGenerator
 from kgen.models.autoregressive.distributions import Categorical, unscale
-from kgen.models.autoregressive.pixel_network import check_kernel_sizes
-
-
-def gate(x):
-    """tanh of one half of the filters times sigmoid of the other (equation 2)."""
-    features, gates = ops.split(x, 2, axis=-1)
-    return ops.tanh(features) * ops.sigmoid(gates)
-
-
-class GatedLayer(layers.Layer):
-    """One layer of both stacks (figure 2), over an image or pixel by pixel.
-
-    Args:
-        filters: Int, divides by `channels`.
-        kernel_size: Int, odd.
-        channels: Int, colour channels, whose order the horizontal stack keeps.
-        num_classes: Int or `None`.
-        first: Bool; the first layer sees pixels: it leaves out the own row in the vertical
-            stack, the pixel itself in the horizontal one, and has no residual connection.
-    """
-
-    def __init__(self, filters, kernel_size, channels, num_classes=None, first=False, **kwargs):
-        super().__init__(**kwargs)
-        half = kernel_size // 2
-        groups = channel_groups(filters, channels)
-        gated = channel_groups(filters, channels, 2)
-        inputs = channel_groups(channels, channels) if first else groups
-        self.first, self.left = first, half
-        self.vertical = CausalConv2D(
-            2 * filters, (half, kernel_size), "nothing" if first else "all", name="vertical"
-        )
-        self.across = layers.Dense(2 * filters, use_bias=False, name="across")
-        self.horizontal = CausalConv2D(
-            2 * filters,
-            (0, kernel_size),
-            "left" if first else "pixel",
-            inputs,
-            gated,
-            use_bias=False,
-            name="horizontal",
-        )
-        self.out = CausalConv2D(filters, (0, 1), "pixel", groups, groups, name="out")
-        self.label = (
-            None
-            if num_classes is None
-            else layers.Dense(4 * filters, use_bias=False, kernel_initializer="zeros", name="label")
-        )
-
-    def call(self, v, h, one_hot=None):
-        """Both stacks of whole images, `[B, H, W, F]` each."""
-        pre = self._labelled(self.vertical(v), one_hot, 0)
-        y = self.horizontal(h) + self._labelled(self.across(pre), one_hot, 1)
-        y = self.out(gate(y))
-        return gate(pre), y if self.first else h + y
-
-    def row(self, window, one_hot):
-        """The vertical stack of one row, and what it tells the horizontal one.
-
-        Args:
-            window: `[B, rows, W, F]`: the rows above and, after the first layer, this one.
-
-        Returns:
-            Tuple of `[B, W, F]` and `[B, W, 2 F]`.
-        """
-        pre = self._labelled(self.vertical.rows(window), one_hot, 0)
-        return gate(pre), self._labelled(self.across(pre), one_hot, 1)
-
-    def pixel(self, context, taps):
-        """The horizontal stack at one pixel: from `[B, 2 F]` and a list of `[B, F]` to
-        `[B, F]`."""
-        y = self.horizontal.pixel(taps) + context
-        y = self.out.pixel([gate(y)])
-        return y if self.first else taps[-1] + y
-
-    def _labelled(self, x, one_hot, part):
-        if self.label is None:
-            return x
-        bias = ops.split(self.label(one_hot), 2, axis=-1)[part]
-        return x + ops.reshape(bias, (-1, *(1,) * (len(x.shape) - 2), x.shape[-1]))
-
-
-class GatedNetwork(layers.Layer):
-    """All layers, and two more 1x1 convolutions to the parameters of the pixels.
-
-    Args:
-        image_shape: Tuple `(H, W, C)`.
-        num_classes: Int or `None`.
-        filters: Int, of each colour channel and layer.
-        num_layers: Int, layers after the first.
-        kernel_size: Int, odd.
-        first_kernel_size: Int, odd, of the first layer.
-        num_parameters: Int, outputs per pixel.
-        num_codes: Int, when the pixels are not grey levels but so many codes without an order,
-            scaled like levels: the network sees a learned vector in place of each.
-    """
-
-    def __init__(
-        self,
-        image_shape,
-        num_classes,
-        filters,
-        num_layers,
-        kernel_size,
-        first_kernel_size,
-        num_parameters,
-        num_codes=None,
-        **kwargs,
-    ):
-        # In half precision a code's number would be another code's.
-        super().__init__(autocast=num_codes is None, **kwargs)
-        self.image_shape = image_shape
-        self.num_classes = num_classes
-        self.filters = filters
-        channels = image_shape[-1]
-        self.num_codes = num_codes
-        self.embedding = None
-        self.input_size = channels
-        if num_codes is not None:
-            self.embedding = layers.Embedding(num_codes, filters, name="embedding")
-            self.input_size = filters
-        self.stack = [
-            GatedLayer(
-                filters,
-                kernel_size if i else first_kernel_size,
-                channels,
-                num_classes,
-                first=i == 0,
-                name=f"layer_{i}",
-            )
-            for i in range(num_layers + 1)
-        ]
-        groups = channel_groups(filters, channels)
-        self.hidden = CausalConv2D(filters, (0, 1), "pixel", groups, groups, name="hidden")
-        self.logits = CausalConv2D(
-            num_parameters,
-            (0, 1),
-            "pixel",
-            groups,
-            channel_groups(num_parameters, channels),
-            kernel_initializer="zeros",
-            dtype="float32",  # halves would blur what is likely
-            name="logits",
-        )
-
-    def call(self, x, labels=None, training=False, seeds=None):
-        v = h = self._seen(x)
-        one_hot = self._one_hot(labels)
-        for layer in self.stack:
-            v, h = layer(v, h, one_hot)
-        return self.logits(ops.relu(self.hidden(ops.relu(h))))
-
-    def _seen(self, x):
-        """What the first layer sees of pixels `[..., C]`."""
-        if self.embedding is None:
-            return x
-        return self.embedding(unscale(x, self.num_codes)[..., 0])
-
-    def _one_hot(self, labels):
-        if self.num_classes is None:
-            return None
-        return ops.one_hot(labels, self.num_classes, dtype=self.compute_dtype)
-
-    # Row by row and pixel by pixel: see `AutoregressiveGenerator`.
-
-    def start(self, batch_size):
-        width = self.image_shape[1]
-        return tuple(
-            ops.zeros((batch_size, layer.vertical.above, width, size), self.compute_dtype)
-            for layer, size in zip(self.stack, self._sizes(), strict=True)
-        )
-
-    def _sizes(self):
-        """The size of each layer's input."""
-        return [self.input_size] + [self.filters] * (len(self.stack) - 1)
-
-    def begin_row(self, rows, row, labels):
-        one_hot = self._one_hot(labels)
-        contexts, kept, v = [], [rows[0]], None
-        for layer, above in zip(self.stack, rows, strict=True):
-            window = above if v is None else ops.concatenate([above, v[:, None]], axis=1)
-            if v is not None:
-                kept.append(window[:, 1:])
-            v, context = layer.row(window, one_hot)
-            contexts.append(context)
-        # In one tensor, of which a pixel is taken once and not once for each layer.
-        contexts = ops.concatenate(contexts, axis=-1)
-        return (ops.transpose(contexts, (1, 0, 2)),), tuple(kept)
-
-    def start_columns(self, batch_size):
-        return tuple(
-            tuple(ops.zeros((batch_size, size), self.compute_dtype) for _ in range(layer.left))
-            for layer, size in zip(self.stack, self._sizes(), strict=True)
-        )
-
-    def pixel(self, context, columns, column, last, x):
-        if self.embedding is not None:
-            # Beyond the border there is no code; the code itself is hidden from the layer.
-            last = ops.where(column > 0, self._seen(last), 0.0)
-            x = ops.zeros_like(last)
-        contexts = ops.split(context[0], len(self.stack), axis=-1)
-        left = (*columns[0], ops.cast(last, self.compute_dtype))[1:]
-        kept, h = [left], self.stack[0].pixel(contexts[0], [*left, x])
-        for layer, above, left in zip(self.stack[1:], contexts[1:], columns[1:], strict=True):
-            kept.append((*left, h)[1:])
-            h = layer.pixel(above, [*left, h])
-        outputs = self.hidden.pixel([ops.relu(h)])
-        return self.logits.pixel([ops.relu(outputs)]), tuple(kept), ()
-
-    def end_row(self, rows, context, x, outputs):
-        x = ops.cast(ops.transpose(self._seen(x), (1, 0, 2)), self.compute_dtype)
-        window = ops.concatenate([rows[0], x[:, None]], axis=1)
-        return (window[:, 1:], *rows[1:])
+from kgen.models.autoregressive.pixel_network import (
+    RasterNetwork,
+    add_bias,
+    check_kernel_sizes,
+    label_bias,
+)
 
 
 @keras.saving.register_keras_serializable(package="kgen")
@@ -232,17 +26,12 @@ class GatedPixelCNN(AutoregressiveGenerator):
     """Gated PixelCNN: an exact likelihood, class-conditional, without a blind spot.
 
     Args:
-        image_shape: Tuple `(H, W, C)`.
-        num_classes: Int for a class-conditional model, else `None`.
         filters: Int, filters of each layer; divides by `C`.
         num_layers: Int, layers after the first.
         kernel_size: Int, odd.
         first_kernel_size: Int, odd, of the first layer.
-        num_levels: Int, 2 to 256, see `AutoregressiveGenerator`.
-        binarization: String, see `AutoregressiveGenerator`.
-        seed: Int, see `ImageGenerator`.
 
-    Logs `loss`, nats per image, and `bits_per_dimension`.
+    Further arguments, `objective`, `sample` and what is logged: as for `AutoregressiveGenerator`.
 
     Example:
 
@@ -273,19 +62,16 @@ class GatedPixelCNN(AutoregressiveGenerator):
         num_layers=8,
         kernel_size=3,
         first_kernel_size=7,
-        num_levels=256,
-        binarization="dynamic",
-        seed=0,
         **kwargs,
     ):
-        super().__init__(image_shape, num_classes, num_levels, binarization, seed, **kwargs)
+        super().__init__(image_shape, num_classes, **kwargs)
         check_ints(1, filters=filters, num_layers=num_layers)
         check_kernel_sizes(kernel_size=kernel_size, first_kernel_size=first_kernel_size)
         if filters % self.image_shape[-1]:
             raise ValueError(
                 f"filters must divide by the {self.image_shape[-1]} channels. Received: {filters}"
             )
-        self.distribution = Categorical(num_levels, self.image_shape[-1])
+        self.distribution = Categorical(self.num_levels, self.image_shape[-1])
         with self.dtype_policy_scope():
             self.network = GatedNetwork(
                 self.image_shape,
@@ -298,3 +84,180 @@ class GatedPixelCNN(AutoregressiveGenerator):
                 name="network",
             )
         self._build_network()
+
+
+class GatedNetwork(RasterNetwork):
+    """All layers, and two more 1x1 convolutions to the parameters of the pixels.
+
+    Args:
+        num_parameters: Int, outputs per pixel.
+        num_codes: Int, when the pixels are not grey levels but so many codes without an order,
+            scaled like levels: the network sees a learned vector in place of each.
+
+    Further arguments: as for `GatedPixelCNN`.
+    """
+
+    def __init__(
+        self,
+        image_shape,
+        num_classes,
+        filters,
+        num_layers,
+        kernel_size,
+        first_kernel_size,
+        num_parameters,
+        num_codes=None,
+        **kwargs,
+    ):
+        # In half precision a code's number would be another code's.
+        super().__init__(image_shape, num_classes, autocast=num_codes is None, **kwargs)
+        self.filters = filters
+        channels = image_shape[-1]
+        self.num_codes = num_codes
+        self.embedding = None
+        self.input_size = channels
+        if num_codes is not None:
+            self.embedding = layers.Embedding(num_codes, filters, name="embedding")
+            self.input_size = filters
+        self.stack = [
+            GatedLayer(
+                filters,
+                kernel_size if i else first_kernel_size,
+                channels,
+                num_classes,
+                first=i == 0,
+                name=f"layer_{i}",
+            )
+            for i in range(num_layers + 1)
+        ]
+        self.add_readout(filters, num_parameters)
+
+    def call(self, x, labels=None, training=False, seeds=None):
+        v = h = self._seen(x)
+        one_hot = self.one_hot(labels)
+        for layer in self.stack:
+            v, h = layer(v, h, one_hot)
+        return self.readout(h)
+
+    def _seen(self, x):
+        """What the first layer sees of pixels `[..., C]`."""
+        if self.embedding is None:
+            return x
+        return self.embedding(unscale(x, self.num_codes)[..., 0])
+
+    # Row by row and pixel by pixel: see `AutoregressiveGenerator`.
+
+    def start(self, batch_size):
+        width = self.image_shape[1]
+        return tuple(
+            ops.zeros((batch_size, layer.vertical.above, width, size), self.compute_dtype)
+            for layer, size in zip(self.stack, self._sizes(), strict=True)
+        )
+
+    def _sizes(self):
+        """The size of each layer's input."""
+        return [self.input_size] + [self.filters] * (len(self.stack) - 1)
+
+    def begin_row(self, rows, row, labels):
+        one_hot = self.one_hot(labels)
+        contexts, kept, v = [], [rows[0]], None
+        for layer, above in zip(self.stack, rows, strict=True):
+            window = above if v is None else ops.concatenate([above, v[:, None]], axis=1)
+            if v is not None:
+                kept.append(window[:, 1:])
+            v, context = layer.row(window, one_hot)
+            contexts.append(context)
+        # In one tensor, of which a pixel is taken once and not once for each layer.
+        contexts = ops.concatenate(contexts, axis=-1)
+        return (ops.transpose(contexts, (1, 0, 2)),), tuple(kept)
+
+    def start_columns(self, batch_size):
+        return tuple(
+            tuple(ops.zeros((batch_size, size), self.compute_dtype) for _ in range(layer.left))
+            for layer, size in zip(self.stack, self._sizes(), strict=True)
+        )
+
+    def pixel(self, context, columns, column, last, x):
+        if self.embedding is not None:
+            # Beyond the border there is no code; the code itself is hidden from the layer.
+            last = ops.where(column > 0, self._seen(last), 0.0)
+            x = ops.zeros_like(last)
+        contexts = ops.split(context[0], len(self.stack), axis=-1)
+        left = (*columns[0], ops.cast(last, self.compute_dtype))[1:]
+        kept, h = [left], self.stack[0].pixel(contexts[0], [*left, x])
+        for layer, above, left in zip(self.stack[1:], contexts[1:], columns[1:], strict=True):
+            kept.append((*left, h)[1:])
+            h = layer.pixel(above, [*left, h])
+        return self.readout_pixel(h), tuple(kept), ()
+
+    def end_row(self, rows, context, x, outputs):
+        x = ops.cast(ops.transpose(self._seen(x), (1, 0, 2)), self.compute_dtype)
+        window = ops.concatenate([rows[0], x[:, None]], axis=1)
+        return (window[:, 1:], *rows[1:])
+
+
+class GatedLayer(layers.Layer):
+    """One layer of both stacks (figure 2), over an image or pixel by pixel.
+
+    Args:
+        filters: Int, divides by `channels`.
+        kernel_size: Int, odd.
+        channels: Int, colour channels, whose order the horizontal stack keeps.
+        num_classes: Int or `None`.
+        first: Bool; the first layer sees pixels: it leaves out the own row in the vertical
+            stack, the pixel itself in the horizontal one, and has no residual connection.
+    """
+
+    def __init__(self, filters, kernel_size, channels, num_classes=None, first=False, **kwargs):
+        super().__init__(**kwargs)
+        groups = channel_groups(filters, channels)
+        gated = channel_groups(filters, channels, 2)
+        inputs = channel_groups(channels, channels) if first else groups
+        self.first, self.left = first, kernel_size // 2
+        self.vertical = CausalConv2D(
+            2 * filters, kernel_size, "nothing" if first else "all", name="vertical"
+        )
+        self.across = layers.Dense(2 * filters, use_bias=False, name="across")
+        self.horizontal = CausalConv2D(
+            2 * filters,
+            (1, kernel_size),
+            "left" if first else "pixel",
+            inputs,
+            gated,
+            use_bias=False,
+            name="horizontal",
+        )
+        self.out = CausalConv2D(filters, 1, "pixel", groups, groups, name="out")
+        self.label = label_bias(4 * filters, num_classes)
+
+    def call(self, v, h, one_hot=None):
+        """Both stacks of whole images, `[B, H, W, F]` each."""
+        pre = self._labelled(self.vertical(v), one_hot, 0)
+        y = self.horizontal(h) + self._labelled(self.across(pre), one_hot, 1)
+        y = self.out(gate(y))
+        return gate(pre), y if self.first else h + y
+
+    def row(self, window, one_hot):
+        """The vertical stack of one row, `[B, W, F]`, and what it tells the horizontal one,
+        `[B, W, 2 F]`, from `[B, rows, W, F]`: the rows above and, after the first layer, this one.
+        """
+        pre = self._labelled(self.vertical.rows(window), one_hot, 0)
+        return gate(pre), self._labelled(self.across(pre), one_hot, 1)
+
+    def pixel(self, context, taps):
+        """The horizontal stack at one pixel: from `[B, 2 F]` and a list of `[B, F]` to
+        `[B, F]`."""
+        y = self.horizontal.pixel(taps) + context
+        y = self.out.pixel([gate(y)])
+        return y if self.first else taps[-1] + y
+
+    def _labelled(self, x, one_hot, part):
+        if self.label is None:
+            return x
+        return add_bias(x, ops.split(self.label(one_hot), 2, axis=-1)[part])
+
+
+def gate(x):
+    """tanh of one half of the filters times sigmoid of the other (equation 2)."""
+    features, gates = ops.split(x, 2, axis=-1)
+    return ops.tanh(features) * ops.sigmoid(gates)

@@ -1,4 +1,5 @@
-"""`PixelNetwork`: what PixelCNN and PixelRNN have in common, all but their blocks."""
+"""What the networks over pixels share, and `PixelNetwork`, which is PixelCNN and PixelRNN but for
+their blocks."""
 
 from keras import layers, ops
 
@@ -6,12 +7,56 @@ from kgen.checks import check_ints
 from kgen.layers.causal_conv import CausalConv2D, channel_groups
 
 
-class PixelNetwork(layers.Layer):
+class RasterNetwork(layers.Layer):
+    """Base class of networks that keep the protocol of `AutoregressiveGenerator`.
+
+    Args:
+        image_shape: Tuple `(H, W, C)`.
+        num_classes: Int or `None`.
+    """
+
+    def __init__(self, image_shape, num_classes, **kwargs):
+        super().__init__(**kwargs)
+        self.image_shape = image_shape
+        self.num_classes = num_classes
+
+    def one_hot(self, labels):
+        """Labels `[B]` as `[B, N]`; `None` without classes."""
+        if self.num_classes is None:
+            return None
+        return ops.one_hot(labels, self.num_classes, dtype=self.compute_dtype)
+
+    def add_readout(self, filters, num_parameters):
+        """The last two layers: masked 1x1 convolutions after a ReLU each (table 1)."""
+        channels = self.image_shape[-1]
+        groups = channel_groups(filters, channels)
+        self.hidden = CausalConv2D(filters, 1, "pixel", groups, groups, name="hidden")
+        self.logits = CausalConv2D(
+            num_parameters,
+            1,
+            "pixel",
+            groups,
+            channel_groups(num_parameters, channels),
+            kernel_initializer="zeros",
+            dtype="float32",  # halves would blur what is likely
+            name="logits",
+        )
+
+    def readout(self, x):
+        """Parameters `[B, H, W, P]` from features of whole images."""
+        return self.logits(ops.relu(self.hidden(ops.relu(x))))
+
+    def readout_pixel(self, x):
+        """Parameters `[B, P]` from features of a pixel."""
+        return self.logits.pixel([ops.relu(self.hidden.pixel([ops.relu(x)]))])
+
+
+class PixelNetwork(RasterNetwork):
     """A masked convolution, blocks with residual connections, and two 1x1 convolutions.
 
     van den Oord, Kalchbrenner and Kavukcuoglu, "Pixel recurrent neural networks" (ICML 2016;
-    arXiv 1601.06759), table 1. It keeps the protocol of `AutoregressiveGenerator`, and hands
-    each block its part. A block is a layer from `[B, H, W, filters]` to the same, with
+    arXiv 1601.06759), table 1. Of the protocol of `AutoregressiveGenerator` it hands each block
+    its part. A block is a layer from `[B, H, W, filters]` to the same, with
 
     - `block(x, one_hot, training)`: whole images, with `one_hot` labels `[B, N]` or `None`;
     - `output_size`: how many numbers of a pixel it must know in the next row;
@@ -21,57 +66,39 @@ class PixelNetwork(layers.Layer):
     - `end_row(rows, outputs)`: `rows` for the next row, from the outputs `[W, B, output_size]`.
 
     Args:
-        image_shape: Tuple `(H, W, C)`.
-        num_classes: Int or `None`.
         blocks: List of layers.
         filters: Int, filters between blocks; divides by `C`.
         first_kernel_size: Int, odd, of the first convolution.
         num_parameters: Int, outputs per pixel.
+
+    Further arguments: as for `RasterNetwork`.
     """
 
     def __init__(
         self, image_shape, num_classes, blocks, filters, first_kernel_size, num_parameters, **kwargs
     ):
-        super().__init__(**kwargs)
-        self.image_shape = image_shape
-        self.num_classes = num_classes
+        super().__init__(image_shape, num_classes, **kwargs)
         self.blocks = blocks
         self.left = first_kernel_size // 2
         channels = image_shape[-1]
-        groups = channel_groups(filters, channels)
         self.first = CausalConv2D(
             filters,
-            (self.left, first_kernel_size),
+            first_kernel_size,
             "left",
             channel_groups(channels, channels),
-            groups,
+            channel_groups(filters, channels),
             name="first",
         )
-        self.hidden = CausalConv2D(filters, (0, 1), "pixel", groups, groups, name="hidden")
-        self.logits = CausalConv2D(
-            num_parameters,
-            (0, 1),
-            "pixel",
-            groups,
-            channel_groups(num_parameters, channels),
-            kernel_initializer="zeros",
-            dtype="float32",  # halves would blur what is likely
-            name="logits",
-        )
+        self.add_readout(filters, num_parameters)
         #: One tensor for all blocks: a loop stores one faster than many.
         self.output_sizes = (sum(block.output_size for block in blocks),)
 
     def call(self, x, labels=None, training=False, seeds=None):
-        one_hot = self._one_hot(labels)
+        one_hot = self.one_hot(labels)
         x = self.first(x)
         for block in self.blocks:
             x = block(x, one_hot, training=training)
-        return self.logits(ops.relu(self.hidden(ops.relu(x))))
-
-    def _one_hot(self, labels):
-        if self.num_classes is None:
-            return None
-        return ops.one_hot(labels, self.num_classes, dtype=self.compute_dtype)
+        return self.readout(x)
 
     # Row by row and pixel by pixel: see `AutoregressiveGenerator`.
 
@@ -81,7 +108,7 @@ class PixelNetwork(layers.Layer):
         return above, *(block.start(batch_size) for block in self.blocks)
 
     def begin_row(self, rows, row, labels):
-        one_hot = self._one_hot(labels)
+        one_hot = self.one_hot(labels)
         contexts, kept = [ops.transpose(self.first.rows(rows[0]), (1, 0, 2))], [rows[0]]
         for block, own in zip(self.blocks, rows[1:], strict=True):
             context, own = block.begin_row(own, one_hot)
@@ -101,8 +128,7 @@ class PixelNetwork(layers.Layer):
             x, own, output = block.pixel(here, own, x)
             kept.append(own)
             outputs.append(output)
-        x = self.logits.pixel([ops.relu(self.hidden.pixel([ops.relu(x)]))])
-        return x, tuple(kept), (ops.concatenate(outputs, axis=1),)
+        return self.readout_pixel(x), tuple(kept), (ops.concatenate(outputs, axis=1),)
 
     def end_row(self, rows, context, x, outputs):
         kept = [next_window(rows[0], x)]
@@ -127,16 +153,13 @@ def label_bias(filters, num_classes):
     return layers.Dense(filters, use_bias=False, kernel_initializer="zeros", name="label")
 
 
-def check_shape(name, image_shape, filters, num_layers, **kernel_sizes):
-    """Raises a ValueError where a network of these sizes cannot be.
+def add_bias(x, bias):
+    """Adds to `[B, ..., F]` what holds for all places of an image, `[B, F]`."""
+    return x + ops.reshape(bias, (-1, *(1,) * (len(x.shape) - 2), x.shape[-1]))
 
-    Args:
-        name: String, the model's.
-        image_shape: Tuple `(H, W, C)`.
-        filters: Int.
-        num_layers: Int.
-        **kernel_sizes: Ints by the names of their arguments.
-    """
+
+def check_shape(name, image_shape, filters, num_layers, **kernel_sizes):
+    """Raises a ValueError where a `PixelNetwork` of these sizes, of the model `name`, cannot be."""
     channels = image_shape[-1]
     check_ints(1, filters=filters, num_layers=num_layers)
     if filters % (2 * channels):

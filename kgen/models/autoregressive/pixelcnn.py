@@ -19,22 +19,83 @@ from kgen.models.autoregressive.base import AutoregressiveGenerator
 from kgen.models.autoregressive.distributions import Categorical
 from kgen.models.autoregressive.pixel_network import (
     PixelNetwork,
+    add_bias,
     check_shape,
     label_bias,
     next_window,
 )
 
 
+@keras.saving.register_keras_serializable(package="kgen")
+class PixelCNN(AutoregressiveGenerator):
+    """PixelCNN: an exact likelihood by masked convolutions, with the paper's blind spot.
+
+    Args:
+        filters: Int, 2h in the paper: filters between blocks; divides by `2 C`.
+        num_layers: Int, residual blocks.
+        kernel_size: Int, odd, of the middle convolution of a block.
+        first_kernel_size: Int, odd, of the first convolution.
+
+    Further arguments, `objective`, `sample` and what is logged: as for `AutoregressiveGenerator`.
+
+    Example:
+
+    >>> model = kgen.models.PixelCNN((28, 28, 1), num_levels=2)
+    >>> model.compile()
+    >>> model.fit(data.train, epochs=10)
+    >>> model.negative_log_likelihood(data.test).mean()
+    """
+
+    tiny_preset = "pixelcnn_tiny"
+    presets = {
+        "pixelcnn_tiny": {"image_shape": (8, 8, 1), "filters": 8, "num_layers": 2, "num_levels": 4},
+        "pixelcnn_8x8": {
+            "image_shape": (8, 8, 1),
+            "filters": 64,
+            "num_layers": 5,
+            "num_levels": 17,
+        },
+        "pixelcnn_28x28": {"image_shape": (28, 28, 1), "filters": 64, "num_levels": 2},
+        "pixelcnn_32x32": {"image_shape": (32, 32, 3), "filters": 192},
+    }
+
+    def __init__(
+        self,
+        image_shape,
+        num_classes=None,
+        filters=96,
+        num_layers=15,
+        kernel_size=3,
+        first_kernel_size=7,
+        **kwargs,
+    ):
+        super().__init__(image_shape, num_classes, **kwargs)
+        kernels = {"kernel_size": kernel_size, "first_kernel_size": first_kernel_size}
+        check_shape("PixelCNN", self.image_shape, filters, num_layers, **kernels)
+        self.distribution = Categorical(self.num_levels, self.image_shape[-1])
+        with self.dtype_policy_scope():
+            self.network = PixelNetwork(
+                self.image_shape,
+                num_classes,
+                [
+                    ResidualBlock(
+                        self.image_shape, num_classes, filters, kernel_size, name=f"block_{i}"
+                    )
+                    for i in range(num_layers)
+                ],
+                filters,
+                first_kernel_size,
+                self.distribution.num_parameters,
+                name="network",
+            )
+        self._build_network()
+
+
 class ResidualBlock(layers.Layer):
     """1x1, k x k and 1x1 masked convolutions after a ReLU each, added to the input (figure 5).
 
-    See `PixelNetwork` for its methods.
-
-    Args:
-        image_shape: Tuple `(H, W, C)`.
-        num_classes: Int or `None`.
-        filters: Int, 2h in the paper; the inner convolutions have half of them.
-        kernel_size: Int, odd.
+    See `PixelNetwork` for its methods. Arguments are as for `PixelCNN`; the inner convolutions have
+    half of the filters.
     """
 
     def __init__(self, image_shape, num_classes, filters, kernel_size, **kwargs):
@@ -43,17 +104,15 @@ class ResidualBlock(layers.Layer):
         self.above = self.left = kernel_size // 2
         self.output_size = half = filters // 2
         outer, inner = channel_groups(filters, channels), channel_groups(half, channels)
-        self.narrow = CausalConv2D(half, (0, 1), "pixel", outer, inner, name="narrow")
-        self.middle = CausalConv2D(
-            half, (self.above, kernel_size), "pixel", inner, inner, name="middle"
-        )
-        self.widen = CausalConv2D(filters, (0, 1), "pixel", inner, outer, name="widen")
+        self.narrow = CausalConv2D(half, 1, "pixel", outer, inner, name="narrow")
+        self.middle = CausalConv2D(half, kernel_size, "pixel", inner, inner, name="middle")
+        self.widen = CausalConv2D(filters, 1, "pixel", inner, outer, name="widen")
         self.label = label_bias(half, num_classes)
 
     def call(self, x, one_hot=None, training=False):
         y = self.middle(ops.relu(self.narrow(ops.relu(x))))
         if self.label is not None:
-            y = y + self.label(one_hot)[:, None, None]
+            y = add_bias(y, self.label(one_hot))
         return x + self.widen(ops.relu(y))
 
     def start(self, batch_size):
@@ -76,87 +135,3 @@ class ResidualBlock(layers.Layer):
 
     def end_row(self, rows, outputs):
         return next_window(rows, outputs)
-
-
-@keras.saving.register_keras_serializable(package="kgen")
-class PixelCNN(AutoregressiveGenerator):
-    """PixelCNN: an exact likelihood by masked convolutions, with the paper's blind spot.
-
-    Args:
-        image_shape: Tuple `(H, W, C)`.
-        num_classes: Int for a class-conditional model, else `None`.
-        filters: Int, 2h in the paper: filters between blocks; divides by `2 C`.
-        num_layers: Int, residual blocks.
-        kernel_size: Int, odd, of the middle convolution of a block.
-        first_kernel_size: Int, odd, of the first convolution.
-        num_levels: Int, 2 to 256, see `AutoregressiveGenerator`.
-        binarization: String, see `AutoregressiveGenerator`.
-        seed: Int, see `ImageGenerator`.
-
-    Logs `loss`, nats per image, and `bits_per_dimension`.
-
-    Example:
-
-    >>> model = kgen.models.PixelCNN((28, 28, 1), num_levels=2)
-    >>> model.compile()
-    >>> model.fit(data.train, epochs=10)
-    >>> model.negative_log_likelihood(data.test).mean()
-    """
-
-    tiny_preset = "pixelcnn_tiny"
-    presets = {
-        "pixelcnn_tiny": {
-            "image_shape": (8, 8, 1),
-            "filters": 8,
-            "num_layers": 2,
-            "num_levels": 4,
-        },
-        "pixelcnn_8x8": {
-            "image_shape": (8, 8, 1),
-            "filters": 64,
-            "num_layers": 5,
-            "num_levels": 17,
-        },
-        "pixelcnn_28x28": {"image_shape": (28, 28, 1), "filters": 64, "num_levels": 2},
-        "pixelcnn_32x32": {"image_shape": (32, 32, 3), "filters": 192},
-    }
-
-    def __init__(
-        self,
-        image_shape,
-        num_classes=None,
-        filters=96,
-        num_layers=15,
-        kernel_size=3,
-        first_kernel_size=7,
-        num_levels=256,
-        binarization="dynamic",
-        seed=0,
-        **kwargs,
-    ):
-        super().__init__(image_shape, num_classes, num_levels, binarization, seed, **kwargs)
-        check_shape(
-            "PixelCNN",
-            self.image_shape,
-            filters,
-            num_layers,
-            kernel_size=kernel_size,
-            first_kernel_size=first_kernel_size,
-        )
-        self.distribution = Categorical(num_levels, self.image_shape[-1])
-        with self.dtype_policy_scope():
-            self.network = PixelNetwork(
-                self.image_shape,
-                num_classes,
-                [
-                    ResidualBlock(
-                        self.image_shape, num_classes, filters, kernel_size, name=f"block_{i}"
-                    )
-                    for i in range(num_layers)
-                ],
-                filters,
-                first_kernel_size,
-                self.distribution.num_parameters,
-                name="network",
-            )
-        self._build_network()

@@ -22,25 +22,14 @@ from kgen.models.tokens.base import AutoregressivePrior
 class VQPixelCNN(AutoregressivePrior):
     """A trained VQ-VAE and a PixelCNN over its codes, as one generator.
 
-    The VQ-VAE, here the tokenizer, is frozen and computes in float32: training moves the prior
-    alone, and `dtype` is the prior's. It is saved and exported with it.
-
     Args:
-        image_shape: Tuple `(H, W, C)`, the tokenizer's.
-        num_classes: Int for a prior that is told the class, else `None`. A class-conditional
-            tokenizer needs the same.
-        tokenizer: A trained `VQVAE`, of which a copy is kept; or the path of one: its
-            `.keras` file, its run's or its preset's folder; or the name of one of its presets,
-            for a fresh one, which is good for trials alone.
         filters: Int, filters of each layer of the prior and length of the codes' vectors.
         num_layers: Int, layers after the first.
         kernel_size: Int, odd.
         first_kernel_size: Int, odd, of the first layer.
-        seed: Int, see `ImageGenerator`.
 
-    Logs, in nats per image: `loss`, the exact negative log-likelihood of the codes, and
-    `decoder_loss`, that of the image given its codes; and where the decoder gives
-    probabilities, `bits_per_dimension` of their sum.
+    Further arguments, among them the `tokenizer`, `objective` and what is logged: as for
+    `AutoregressivePrior`.
 
     Example:
 
@@ -77,46 +66,9 @@ class VQPixelCNN(AutoregressivePrior):
         },
     }
 
-    def __init__(
-        self,
-        image_shape,
-        num_classes=None,
-        tokenizer=None,
-        filters=64,
-        num_layers=8,
-        kernel_size=3,
-        first_kernel_size=5,
-        seed=0,
-        **kwargs,
-    ):
-        check_ints(1, filters=filters)
-        check_ints(0, num_layers=num_layers)
-        check_kernel_sizes(kernel_size=kernel_size, first_kernel_size=first_kernel_size)
-        super().__init__(image_shape, num_classes, tokenizer, seed=seed, **kwargs)
-        self.distribution = Categorical(self.tokenizer.num_codes, 1)
-        with self.dtype_policy_scope():
-            self.network = GatedNetwork(
-                (*self.tokenizer.code_shape, 1),
-                num_classes,
-                filters,
-                num_layers,
-                kernel_size,
-                first_kernel_size,
-                self.distribution.num_parameters,
-                self.tokenizer.num_codes,
-                name="network",
-            )
-        labels = None if num_classes is None else np.zeros(1, "int32")
-        self.network(np.zeros((1, *self.network.image_shape), "float32"), labels)
-        self.built = True
-
-    # Codes ----------------------------------------------------------------------------
-
     def log_prob_of_codes(self, codes, labels=None, training=False, seeds=None):
         x = scale(codes[..., None], self.tokenizer.num_codes)
         return self.distribution.log_prob(x, self.network(x, labels, training=training))
-
-    # Sampling and shipping ------------------------------------------------------------
 
     def sample(self, seeds, labels=None, temperature=1.0):
         """Draws codes one after the other, in raster order, and decodes them.
@@ -140,3 +92,35 @@ class VQPixelCNN(AutoregressivePrior):
         shape = self.network.image_shape
         x = draw(self.network, self.distribution, shape, seeds, labels, temperature)
         return unscale(x[..., 0], self.tokenizer.num_codes)
+
+    def __init__(
+        self,
+        image_shape,
+        num_classes=None,
+        tokenizer=None,
+        filters=64,
+        num_layers=8,
+        kernel_size=3,
+        first_kernel_size=5,
+        **kwargs,
+    ):
+        check_ints(1, filters=filters)
+        check_ints(0, num_layers=num_layers)
+        check_kernel_sizes(kernel_size=kernel_size, first_kernel_size=first_kernel_size)
+        super().__init__(image_shape, num_classes, tokenizer, **kwargs)
+        self.distribution = Categorical(self.tokenizer.num_codes, 1)
+        with self.dtype_policy_scope():
+            self.network = GatedNetwork(
+                (*self.tokenizer.code_shape, 1),
+                num_classes,
+                filters,
+                num_layers,
+                kernel_size,
+                first_kernel_size,
+                self.distribution.num_parameters,
+                self.tokenizer.num_codes,
+                name="network",
+            )
+        labels = None if num_classes is None else np.zeros(1, "int32")
+        self.network(np.zeros((1, *self.network.image_shape), "float32"), labels)
+        self.built = True
