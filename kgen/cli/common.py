@@ -172,7 +172,7 @@ def labels_of(model, text, n):
 
 
 def load(path):
-    from kgen.training.run import load_model
+    from kgen.training.run_folder import load_model
 
     return load_model(path, report=say)
 

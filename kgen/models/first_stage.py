@@ -9,6 +9,9 @@ import pathlib
 import keras
 from keras import ops
 
+from kgen import models
+from kgen.training.run_folder import load_model
+
 
 def load_first_stage(stage, kind, argument, image_shape, num_classes):
     """A frozen copy of an autoencoder, whatever names it.
@@ -43,8 +46,6 @@ def load_first_stage(stage, kind, argument, image_shape, num_classes):
 
 
 def _copy(stage, kind, argument, image_shape, num_classes):
-    from kgen import models
-
     kinds = [known for known in models.registered().values() if issubclass(known, kind)]
     presets = [preset for known in kinds for preset in known.presets]
     names = " or ".join(known.__name__ for known in kinds)
@@ -53,8 +54,6 @@ def _copy(stage, kind, argument, image_shape, num_classes):
             stage, image_shape=image_shape, num_classes=num_classes, dtype="float32"
         )
     if isinstance(stage, (str, pathlib.Path)):
-        from kgen.training.run import load_model
-
         if not pathlib.Path(stage).exists():
             raise ValueError(
                 f"{argument} must be a {names}, the path of a trained one (a .keras file, "
