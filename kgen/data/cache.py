@@ -103,7 +103,7 @@ def _locked(entry):
         with _errors_name(entry.parent):
             lock = filelock.FileLock(_lock(entry))
             try:
-                stack.enter_context(lock.acquire(blocking=False))
+                stack.enter_context(lock.acquire(timeout=1))  # a shorter wait needs no word
             except filelock.Timeout:
                 warnings.warn(f"Waiting for the process that writes {entry}.", stacklevel=5)
                 stack.enter_context(lock.acquire())
