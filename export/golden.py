@@ -17,8 +17,7 @@ class Reference:
     def __init__(self, endpoints):
         self.endpoints = endpoints
         self._functions = {
-            name: tracing.trace(tracing.function(name, endpoint), name, endpoint)
-            for name, endpoint in endpoints.items()
+            name: tracing.trace_endpoint(name, endpoint) for name, endpoint in endpoints.items()
         }
 
     def __call__(self, name, inputs):

@@ -5,6 +5,7 @@ logs as an error is raised, the graph is checked, and `export.parity` then runs 
 """
 
 import contextlib
+import copy
 import hashlib
 import logging
 import pathlib
@@ -12,8 +13,8 @@ import pathlib
 import numpy as np
 import onnx
 import onnx.version_converter
-import tensorflow as tf
 import tf2onnx
+import tf2onnx.optimizer
 from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
 from tf2onnx.tf_utils import TF_SUBGRAPH_ATTRS
 
@@ -31,7 +32,7 @@ _SMALLEST_EXTERNAL = 1024
 _ALIGNMENT = 4096
 
 
-def write(folder, endpoints, opset, step):
+def write(folder, calls, endpoints, opset, step):
     """Writes `onnx/<endpoint>.onnx` into an artifact's folder.
 
     A single endpoint becomes one self-contained file. Several share `onnx/weights.bin`, in
@@ -39,6 +40,7 @@ def write(folder, endpoints, opset, step):
 
     Args:
         folder: Path of the artifact's folder.
+        calls: Dict of name to a concrete function, as from `trace`.
         endpoints: Dict of name to `kgen.Endpoint`.
         opset: Int, 18 to 23.
         step: Function that is told what is converted next.
@@ -52,7 +54,7 @@ def write(folder, endpoints, opset, step):
     models = {}
     for name, endpoint in endpoints.items():
         step(f"converting to ONNX: {name}")
-        models[name] = _convert(name, endpoint, opset)
+        models[name] = _convert(name, calls[name], endpoint, opset)
     if len(models) > 1:
         _share_weights(models.values(), folder / WEIGHTS)
     signatures = {}
@@ -64,7 +66,7 @@ def write(folder, endpoints, opset, step):
         signatures[name] = {
             "endpoint": name,
             "file": f"{FOLDER}/{path.name}",
-            "inputs": _input_names(endpoints[name]),
+            "inputs": tracing.input_names(endpoints[name]),
             "outputs": {key: key for key in endpoints[name].outputs},
         }
     description = {"path": FOLDER, "opset": opset, "signatures": signatures}
@@ -73,22 +75,12 @@ def write(folder, endpoints, opset, step):
     return description
 
 
-def _input_names(endpoint):
-    """Names of the inputs in ONNX, where no output can have the name of an input."""
-    return {key: f"input_{key}" if key in endpoint.outputs else key for key in endpoint.inputs}
-
-
-def _convert(name, endpoint, opset):
-    signature = [
-        tf.TensorSpec((None, *spec.shape), spec.dtype, name=_input_names(endpoint)[key])
-        for key, spec in endpoint.inputs.items()
-    ]
-    function = tf.function(tracing.function(name, endpoint), autograph=False)
-    with _logged_errors() as errors, _callers_first():
+def _convert(name, call, endpoint, opset):
+    with _logged_errors() as errors, _mended():
         try:
             model, _ = tf2onnx.convert.from_function(
-                function,
-                input_signature=signature,
+                _Traced(call),
+                input_signature=(),
                 opset=_TF2ONNX_OPSET,
                 custom_op_handlers={op: (handler, []) for op, handler in _HANDLERS.items()},
             )
@@ -102,6 +94,16 @@ def _convert(name, endpoint, opset):
     return model
 
 
+class _Traced:
+    """A function that is traced already, as tf2onnx asks for one."""
+
+    def __init__(self, call):
+        self.call = call
+
+    def get_concrete_function(self):
+        return self.call
+
+
 def _finish(model, name, endpoint):
     """Names, shapes and domains as the endpoint states them."""
     graph = model.graph
@@ -113,7 +115,7 @@ def _finish(model, name, endpoint):
             f"{', '.join(foreign)} of the domains {', '.join(sorted(domains))}."
         )
     for kind, values, specs in (
-        ("inputs", graph.input, _renamed(endpoint.inputs, _input_names(endpoint))),
+        ("inputs", graph.input, _renamed(endpoint.inputs, tracing.input_names(endpoint))),
         ("outputs", graph.output, endpoint.outputs),
     ):
         received = sorted(value.name for value in values)
@@ -208,19 +210,32 @@ def _logged_errors():
 
 
 @contextlib.contextmanager
-def _callers_first():
-    """Has tf2onnx know the shapes inside of loops, however deep.
+def _mended():
+    """Has tf2onnx know the shapes inside of loops, and not copy a graph again and again.
 
     It reads a graph's functions in the order of a hash table, and one that comes before its
     caller goes without the shapes of its arguments. What needs a rank, such as a convolution,
     then fails.
     """
-    before = tf2onnx.tfonnx.resolve_functions
+    before = tf2onnx.tfonnx.resolve_functions, tf2onnx.optimizer.optimize_graph
     tf2onnx.tfonnx.resolve_functions = _resolve_functions
+    tf2onnx.optimizer.optimize_graph = _optimize_graph(before[1])
     try:
         yield
     finally:
-        tf2onnx.tfonnx.resolve_functions = before
+        tf2onnx.tfonnx.resolve_functions, tf2onnx.optimizer.optimize_graph = before
+
+
+def _optimize_graph(optimize):
+    """Instead of a copy of the graph before each pass, in case it fails, one before them all."""
+
+    def once(graph, catch_errors, optimizers):
+        try:
+            return optimize(copy.deepcopy(graph), False, optimizers)
+        except Exception:  # without the pass that fails, then
+            return optimize(graph, catch_errors, optimizers)
+
+    return once
 
 
 def _resolve_functions(graph):

@@ -13,7 +13,7 @@ _PNG_CHANNELS = (1, 3, 4)
 _WARM = ("serving_default", "generate", "image_bytes", "generate_xla")
 
 
-def write(folder, endpoints, name, batch_sizes, golden):
+def write(folder, calls, endpoints, name, batch_sizes, golden):
     """Writes `saved_model/1` into an artifact's folder.
 
     Signatures: one per endpoint; `serving_default`, which is `generate`; `generate_xla`, the
@@ -23,6 +23,8 @@ def write(folder, endpoints, name, batch_sizes, golden):
 
     Args:
         folder: Path of the artifact's folder.
+        calls: Dict of name to a concrete function: one graph per endpoint, which its signatures
+            call, so that its constants are stored once.
         endpoints: Dict of name to `kgen.Endpoint`.
         name: String, the model's name in the warmup requests.
         batch_sizes: Tuple of ints, batch sizes to warm up.
@@ -32,11 +34,6 @@ def write(folder, endpoints, name, batch_sizes, golden):
         Dict for the manifest: path, tags, and for each signature its endpoint and the names
         of its tensors.
     """
-    # One graph per endpoint, which its signatures call: its constants are stored once.
-    calls = {
-        key: tracing.trace(tracing.function(key, endpoint), key, endpoint)
-        for key, endpoint in endpoints.items()
-    }
     description = _signatures(endpoints)
     traced = {}
     for signature, details in description.items():

@@ -27,17 +27,28 @@ def function(name, endpoint):
     return call
 
 
-def trace(call, name, endpoint, **options):
+def input_names(endpoint):
+    """Names of an endpoint's inputs in a graph, where no output can have the name of an input."""
+    return {key: f"input_{key}" if key in endpoint.outputs else key for key in endpoint.inputs}
+
+
+def trace_endpoint(name, endpoint):
+    """Traces an endpoint with a free batch axis; returns a concrete function."""
+    return trace(function(name, endpoint), name, endpoint, input_names(endpoint))
+
+
+def trace(call, name, endpoint, names=None, **options):
     """Traces `call` with a free batch axis; returns a concrete function.
 
     Args:
         call: Function of positional tensors.
         name: String, the endpoint's name.
         endpoint: `kgen.Endpoint` whose inputs `call` takes.
+        names: Dict of the inputs' names in the graph; their own by default.
         **options: For `tf.function`.
     """
     signature = [
-        tf.TensorSpec((None, *spec.shape), spec.dtype, name=key)
+        tf.TensorSpec((None, *spec.shape), spec.dtype, name=names[key] if names else key)
         for key, spec in endpoint.inputs.items()
     ]
     # Autograph would rewrite Python that is already written for graphs.

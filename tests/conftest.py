@@ -1,8 +1,28 @@
+"""What all tests share: two tiers, workers, processes of their own, and trained tiny models.
+
+`pytest` runs the first tier, `pytest --all` the second one too: the tests marked `slow`, and
+`pytest -m slow` those alone. A test of the second tier repeats at a second size, on many
+samples, on several devices or against a peer what a test of the first tier holds already.
+
+The costly parts are made once per worker and read by many tests:
+
+- `tiny(name, num_classes=3)` is a trained tiny model with its images, files, artifact and
+  drawings, see `Tiny`. Tests of one model run in one worker, so they all read one.
+- `on_jax(code, *arguments)` runs code in one process of JAX that stays alive; `run_python` starts
+  a process each time, for what needs a fresh one.
+"""
+
+import contextlib
+import functools
+import json
 import os
 import pathlib
+import re
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -14,6 +34,43 @@ sys.modules.setdefault("triton", None)
 
 # A shell that starts a job in the background has it ignore Ctrl-C, and so would all tests.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# Tiers and workers -----------------------------------------------------------------------
+
+
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="the second tier, marked slow, too")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.option.all or config.option.markexpr:
+        return
+    tiers = {False: [], True: []}
+    for item in items:
+        tiers[item.get_closest_marker("slow") is not None].append(item)
+    config.hook.pytest_deselected(items=tiers[True])
+    items[:] = tiers[False]
+
+
+def pytest_xdist_make_scheduler(config, log):
+    """A model's tests, or else those of a file, run in one worker: they share what is costly."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByModel(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            file, _, test = nodeid.partition("::")
+            folder, _, name = file.rpartition("/")
+            if folder == "tests/zoo":  # "test_images_are_uint8[vae-3]"
+                return re.search(r"\[(\w+)-", test)[1]
+            if folder.startswith("tests/models"):
+                return name.removeprefix("test_").removesuffix(".py")
+            return file
+
+    return ByModel(config, log)
+
+
+# Surroundings ----------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +88,9 @@ def tensorflow_only():
 
     if keras.backend.backend() != "tensorflow":
         pytest.skip("needs the TensorFlow backend")
+
+
+# Processes -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="session")
@@ -52,3 +112,164 @@ def run_python():
         return result
 
     return run
+
+
+SERVER = """
+import contextlib, io, json, os, sys, traceback
+answers = os.fdopen(os.dup(1), "w")
+os.dup2(2, 1)
+import kgen.models
+kgen.models.registered()
+for line in sys.stdin:
+    code, *sys.argv[1:] = json.loads(line)
+    printed, error = io.StringIO(), None
+    try:
+        with contextlib.redirect_stdout(printed):
+            exec(code, {"__name__": "__main__"})
+    except BaseException:
+        error = traceback.format_exc()
+    print(json.dumps([printed.getvalue(), error]), file=answers, flush=True)
+"""
+
+
+@pytest.fixture(scope="session")
+def on_jax():
+    """Runs Python code on JAX, in one process for all that ask; returns what the code printed.
+
+    `on_jax(code, *arguments)`; the code finds the arguments in `sys.argv[1:]`. The process has
+    imported Keras and registered the zoo before, which takes most of the time of a small test.
+    """
+    pytest.importorskip("jax")
+    with contextlib.ExitStack() as stack:
+        errors = stack.enter_context(tempfile.TemporaryFile("w+"))
+
+        @functools.cache
+        def process():
+            return stack.enter_context(
+                subprocess.Popen(
+                    [sys.executable, "-c", SERVER],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    text=True,
+                    env={**os.environ, "KERAS_BACKEND": "jax"},
+                )
+            )
+
+        def run(code, *arguments, timeout=300):
+            timer = threading.Timer(timeout, process().kill)
+            timer.start()
+            print(json.dumps([code, *map(str, arguments)]), file=process().stdin, flush=True)
+            answer = process().stdout.readline()
+            timer.cancel()
+            if not answer:
+                errors.seek(0)
+                pytest.fail(f"The process of JAX has ended: {errors.read()[-3000:]}")
+            printed, error = json.loads(answer)
+            assert error is None, error
+            return printed
+
+        yield run
+
+
+# Trained models --------------------------------------------------------------------------
+
+
+class Tiny:
+    """A model of the zoo in its tiny preset, trained for two epochs. Tests read it.
+
+    What trains, or changes a weight, works on a copy: `keras.saving.load_model(tiny.file)`.
+
+    Args:
+        name: String, the model's name in the zoo.
+        num_classes: Int or `None`.
+        folder: Path of a folder for its files.
+        **arguments: Further arguments of the model, in place of the preset's.
+
+    Attributes:
+        model: The compiled model.
+        images, labels: What it was trained on and validated with, 40 rows in batches of 8.
+        history: Dict of lists, what `fit` logged.
+        states: What `state(model)` was before training and after each epoch.
+        files: The `.keras` file of each epoch; `file` is the last one.
+    """
+
+    #: Every drawing has this many rows, so that one sampler is compiled, and not one per test.
+    ROWS = 8
+
+    def __init__(self, name, num_classes, folder, **arguments):
+        import keras
+        import numpy as np
+
+        import kgen
+
+        keras.utils.set_random_seed(0)
+        model_class = kgen.models.get(name)
+        self.name, self.folder = name, folder
+        self.model = model_class.from_preset(
+            model_class.tiny_preset, num_classes=num_classes, **arguments
+        )
+        self.images = np.random.default_rng(0).integers(
+            0, 256, (40, *self.model.image_shape), "uint8"
+        )
+        self.labels = self.labels_of(np.arange(40))
+        self.model.compile()
+        self.states = [self.state(self.model)]
+        self.files = [folder / "1.keras", folder / "2.keras"]
+
+        def on_epoch_end(epoch, logs):
+            self.states.append(self.state(self.model))
+            self.model.save(self.files[epoch])
+
+        self.history = self.fit(
+            self.model,
+            validation_data=(self.images, self.labels),
+            callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end)],
+        )
+        self.file = self.files[-1]
+
+    def fit(self, model, **options):
+        """Trains a model as this one was trained; returns what was logged."""
+        options = {"batch_size": 8, "epochs": 2, "verbose": 0, **options}
+        return model.fit(self.images, self.labels, **options).history
+
+    @staticmethod
+    def state(model):
+        """Dict of path to array of all that a `.keras` file must hold."""
+        from keras import ops
+
+        variables = [*model.variables, *model.optimizer.variables]
+        return {v.path: ops.convert_to_numpy(v).copy() for v in variables}
+
+    def labels_of(self, seeds):
+        """int32 labels that go with seeds, or `None`."""
+        if self.model.num_classes is None:
+            return None
+        return (seeds % self.model.num_classes).astype("int32")
+
+    def draw(self, seeds, model=None, **options):
+        """Images of up to `ROWS` seeds, by this model or by another of its kind."""
+        import numpy as np
+
+        padded = np.resize(seeds, self.ROWS)
+        labels = self.labels_of(padded)
+        images = (model or self.model).generate(seeds=padded, labels=labels, **options)
+        return images[: len(seeds)]
+
+    @functools.cached_property
+    def artifact(self):
+        """The `export.Artifact` of the model, with SavedModel and ONNX, proven."""
+        import export
+
+        return export.export(self.model, self.folder / "artifact", progress=False)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory):
+    """`tiny(name, num_classes=3, **arguments)`: a trained tiny model, made once; see `Tiny`."""
+
+    @functools.cache
+    def make(name, num_classes=3, **arguments):
+        return Tiny(name, num_classes, tmp_path_factory.mktemp(name), **arguments)
+
+    return make

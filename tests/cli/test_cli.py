@@ -149,6 +149,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_two_devices_train_as_one(result, run_python, tmp_path):
     line = ("train", "vae_tiny", "--data", "digits", "--epochs", 1, "--run")
     result(*line, tmp_path / "one")
@@ -166,6 +167,7 @@ def free_port():
         return server.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_two_hosts_train_as_one(result, start, tmp_path):
     line = ("train", "vae_tiny", "--data", "digits", "--epochs", 1, "--run")
     workers = [f"localhost:{free_port()}" for _ in range(2)]
@@ -200,6 +202,7 @@ for line in (
 """
 
 
+@pytest.mark.slow
 def test_jax_without_tensorflow(run_python, tmp_path):
     result = run_python(NO_TENSORFLOW, tmp_path / "run", backend="jax")
     assert "Error" not in result.stderr
@@ -294,7 +297,8 @@ def test_export_and_verify(kgen, result, refused, vae_run, tmp_path, tensorflow_
 # quickstart ------------------------------------------------------------------------------
 
 
-def test_quickstart(kgen, refused, tmp_path, tensorflow_only):
+@pytest.mark.slow
+def test_quickstart(kgen, tmp_path, tensorflow_only):
     out = tmp_path / "quick"
     status, said, err = kgen("quickstart", "-o", out, "--epochs", 1)
     assert status == 0, err
@@ -311,5 +315,8 @@ def test_quickstart(kgen, refused, tmp_path, tensorflow_only):
     assert "What to type next" in said and f"kgen verify {out / 'artifact'}" in said
     assert pixels(out / "samples.png").shape == (10 * 34 + 2, 10 * 34 + 2)
     assert kgen("quickstart", "-o", out, "--epochs", 1)[0] == 0, "it can be run again"
+
+
+def test_quickstart_overwrites_nothing(refused, tmp_path, tensorflow_only):
     (tmp_path / "mine.txt").write_text("")
     assert "holds other files" in refused("quickstart", "-o", tmp_path)

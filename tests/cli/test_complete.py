@@ -52,6 +52,7 @@ def test_complete_with_a_mask(result, refused, run, tmp_path):
 
 def test_complete_refuses(refused, run, vae_run, tmp_path):
     assert "VAE cannot complete images" in refused("complete", vae_run)
+    assert "cannot vary images" in refused("vary", run)
     assert "temperature must be above 0" in refused("complete", run, "--set", "temperature=0")
     Image.new("L", (5, 5)).save(tmp_path / "small.png")
     message = refused("complete", run, "--mask", tmp_path / "small.png")
@@ -72,6 +73,7 @@ def dit_run(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_inpaint(result, refused, dit_run, tmp_path):
     """A model without an order sees all that is kept, and takes its own options."""
     mask = np.zeros((8, 8), "uint8")
@@ -87,7 +89,8 @@ def test_inpaint(result, refused, dit_run, tmp_path):
     assert "num_steps must be a positive int" in refused(*line, "--set", "num_steps=0")
 
 
-def test_vary(result, refused, run, dit_run, tmp_path):
+@pytest.mark.slow
+def test_vary(result, refused, dit_run, tmp_path):
     out = tmp_path / "variations.png"
     found = result("vary", dit_run, "-n", 3, "--strengths", "0,0.5", "--label", 7, "-o", out)
     assert (found["images"], found["strengths"]) == (3, [0.0, 0.5])
@@ -97,7 +100,6 @@ def test_vary(result, refused, run, dit_run, tmp_path):
     np.testing.assert_array_equal(picture[2:34:4, 2:34:4], images[0, ..., 0])
     np.testing.assert_array_equal(picture[2:34:4, 36:68:4], images[0, ..., 0])
     assert (picture[2:34:4, 70:102:4] != images[0, ..., 0]).any()
-    assert "cannot vary images" in refused("vary", run)
     assert "strength must be 0 to 1" in refused("vary", dit_run, "--strengths", "2")
     assert "--strengths takes numbers" in refused("vary", dit_run, "--strengths", "far")
     assert "labels must be in 0 to 9" in refused("vary", dit_run, "--label", 12)

@@ -49,11 +49,13 @@ def test_evaluate(kgen, result, runs, small):
     assert "KD-random_conv" in out and "FD-random_conv" not in out and "report.html" in out
 
 
+@pytest.mark.slow
 def test_equal_commands_give_equal_figures(result, runs, small):
     one, two = (result("evaluate", runs[0], *small)["metrics"] for _ in range(2))
     assert one == two
 
 
+@pytest.mark.slow
 def test_evaluate_a_conditional_gan(result, runs, small):
     report = result("evaluate", runs[1], "--split", "validation", *small)
     assert "reconstruction" not in report and "likelihood" not in report

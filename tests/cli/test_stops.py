@@ -28,7 +28,9 @@ def wait_for_an_epoch(run, process):
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "signum", [pytest.param(signal.SIGKILL, marks=pytest.mark.slow), signal.SIGINT]
+)
 def test_stopped_and_resumed_equals_unbroken(start, kgen, unbroken, tmp_path, signum):
     run = tmp_path / "run"
     line = f"train vae_tiny --data digits --run {run} --epochs {EPOCHS} --batch-size 16"

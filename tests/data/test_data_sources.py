@@ -266,6 +266,7 @@ print(data.class_names[9], data.test.labels[:3])
     assert output == "fashion_mnist 36 4 7 (28, 28, 1)\nAnkle boot [0 1 2]\n"
 
 
+@pytest.mark.slow
 def test_keras_dataset_that_cannot_be_downloaded(tmp_path, run_python):
     code = """
 import kgen.data
@@ -394,6 +395,7 @@ def test_mnist(data_dir):
         )
 
 
+@pytest.mark.slow
 def test_cifar10_folder(data_dir, tmp_path):
     with tarfile.open(data_dir / "cifar10-jpeg.tar.xz") as file:
         file.extractall(tmp_path / "cifar10", filter="data")

@@ -97,6 +97,7 @@ def test_a_resumed_run_keeps_the_better_one(data, reference, tmp_path):
     assert json.loads(record.read_text())["value"] == history["KD-random_conv"][0]
 
 
+@pytest.mark.slow
 def test_a_split_is_enough_and_labels_are_drawn_like_its_own(data, tmp_path, monkeypatch):
     monkeypatch.setenv("KGEN_CACHE_DIR", str(tmp_path))
     model = kgen.models.DCGAN.from_preset(

@@ -105,6 +105,7 @@ def test_learning_rate_ends_at_zero(digits):
     assert float(network.optimizer.learning_rate) == pytest.approx(0, abs=1e-9)
 
 
+@pytest.mark.slow
 def test_score_of_real_images_and_of_wrong_labels(digits):
     images, labels, test_images, test_labels = digits
     score = classifiers.classification_accuracy_score
@@ -114,6 +115,7 @@ def test_score_of_real_images_and_of_wrong_labels(digits):
     assert score(images, labels, test_images, test_labels, seed=0) == good
 
 
+@pytest.mark.slow
 def test_score_of_few_images(digits):
     """It is not the shortness of the training that is measured."""
     images, labels, test_images, test_labels = digits
@@ -132,6 +134,7 @@ def test_score_of_classes_swapped(digits):
     assert score < 0.05
 
 
+@pytest.mark.slow
 def test_score_of_colour_images():
     rng = np.random.default_rng(0)
     labels, test_labels = rng.integers(0, 3, 240), rng.integers(0, 3, 90)
@@ -146,6 +149,7 @@ def test_score_of_colour_images():
     assert score > 0.9
 
 
+@pytest.mark.slow
 def test_score_on_mnist(data_dir):
     data = kgen.data.load(str(data_dir / "mnist.npz"), validation_fraction=0, progress=False)
     score = classifiers.classification_accuracy_score(
@@ -157,6 +161,7 @@ def test_score_on_mnist(data_dir):
     assert score > 0.93
 
 
+@pytest.mark.slow
 def test_score_with_a_class_that_is_missing(digits):
     images, labels, test_images, test_labels = digits
     kept = labels != 9

@@ -10,6 +10,8 @@ from scipy import ndimage
 
 import kgen
 
+pytestmark = pytest.mark.slow  # figures of thousands of images
+
 N = 3000
 
 

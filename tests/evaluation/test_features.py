@@ -187,6 +187,7 @@ np.savez(sys.argv[1], score=score, **found)
 """
 
 
+@pytest.mark.slow
 def test_backends_agree(run_python, tmp_path):
     """The same features, on JAX without TensorFlow too."""
     pytest.importorskip("jax")
@@ -518,6 +519,7 @@ def inception(tmp_path_factory):
     return path, hashlib.sha256(path.read_bytes()).hexdigest(), peer
 
 
+@pytest.mark.slow
 def test_inception_against_torch_fidelity(inception):
     import torch
 
@@ -552,6 +554,7 @@ class Pickled:
         return os.mkdir, (str(self.path),)
 
 
+@pytest.mark.slow
 def test_inception_reads_no_unknown_pickle(tmp_path):
     torch = pytest.importorskip("torch")
     pytest.importorskip("torch_fidelity")

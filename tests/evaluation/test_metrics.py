@@ -42,6 +42,7 @@ def float64(pair):
 # The Fréchet distance
 
 
+@pytest.mark.slow
 @every_case
 def test_frechet_distance_against_torch_fidelity(pair):
     torch = pytest.importorskip("torch")
@@ -51,6 +52,7 @@ def test_frechet_distance_against_torch_fidelity(pair):
     assert metrics.frechet_distance(*pair) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 @every_case
 def test_frechet_distance_against_torchmetrics(pair):
     torch = pytest.importorskip("torch")
@@ -128,6 +130,7 @@ def test_statistics_leave_float16_and_the_batches_alone():
 # The kernel distance
 
 
+@pytest.mark.slow
 @every_case
 def test_kernel_distance_of_subsets_against_torch_fidelity(pair):
     module = pytest.importorskip("torch_fidelity.metric_kid")
@@ -144,6 +147,7 @@ def test_kernel_distance_of_subsets_against_torch_fidelity(pair):
     np.testing.assert_allclose(found, (np.mean(expected), np.std(expected)), rtol=1e-6)
 
 
+@pytest.mark.slow
 @every_case
 def test_kernel_distance_of_everything_against_torchmetrics(pair):
     torch = pytest.importorskip("torch")
@@ -177,6 +181,7 @@ def test_kernel_distance_is_unbiased():
 # Precision, recall, density and coverage
 
 
+@pytest.mark.slow
 @every_case
 @pytest.mark.parametrize("k", [1, 5])
 def test_precision_recall_density_coverage_against_prdc(pair, k, monkeypatch):
@@ -224,6 +229,7 @@ def test_more_copies_than_neighbours_have_empty_balls():
 # The Inception Score
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("splits", [1, 7, 10])
 def test_inception_score_against_torch_fidelity(splits):
     torch = pytest.importorskip("torch")
@@ -248,6 +254,7 @@ def test_inception_score_of_sure_and_even_classes():
 # MIND
 
 
+@pytest.mark.slow
 @every_case
 def test_mind_against_pot(pair, monkeypatch):
     ot = pytest.importorskip("ot")

@@ -79,6 +79,15 @@ def unbroken(request, tmp_path_factory):
     return request.param, begin(request.param, tmp_path_factory.mktemp("unbroken"))
 
 
+SLOW = pytest.mark.slow
+DCGAN_IS_SLOW = pytest.mark.parametrize(
+    "unbroken", ["vae_tiny", pytest.param("dcgan_tiny", marks=SLOW)], indirect=True
+)
+VAE_IS_SLOW = pytest.mark.parametrize(
+    "unbroken", [pytest.param("vae_tiny", marks=SLOW), "dcgan_tiny"], indirect=True
+)
+
+
 def test_run_folder(unbroken):
     name, run = unbroken
     written = {p.relative_to(run.path).as_posix() for p in run.path.rglob("*") if p.is_file()}
@@ -104,6 +113,7 @@ def test_run_folder(unbroken):
     assert all(np.isfinite(list(row.values())).all() for row in run.metrics)
 
 
+@DCGAN_IS_SLOW
 def test_the_same_seed_gives_the_same_run_and_another_does_not(unbroken, tmp_path):
     name, run = unbroken
     assert_equal(state(begin(name, tmp_path / "same")), state(run))
@@ -112,7 +122,7 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(unbroken, tmp_pat
 
 
 @pytest.mark.parametrize("unbroken", ["vae_tiny"], indirect=True)
-@pytest.mark.parametrize("step", [0, 9, 22, 30])
+@pytest.mark.parametrize("step", [9, *(pytest.param(step, marks=SLOW) for step in (0, 22, 30))])
 def test_ctrl_c_loses_nothing(unbroken, tmp_path, step):
     name, run = unbroken
     with pytest.raises(Interrupted, match=f"Go on with: kgen train --resume {tmp_path}") as error:
@@ -122,6 +132,7 @@ def test_ctrl_c_loses_nothing(unbroken, tmp_path, step):
     assert_equal(state(go_on(tmp_path)), state(run))
 
 
+@VAE_IS_SLOW
 def test_two_stops_in_one_epoch(unbroken, tmp_path):
     name, run = unbroken
     with pytest.raises(Interrupted, match="epoch 1 and 5 steps"):
@@ -170,9 +181,9 @@ train(name, "digits", run, epochs=3, num_samples=9, verbose=0)
 @pytest.mark.parametrize(
     ("unbroken", "where"),
     [
-        ("vae_tiny", "inside an epoch"),
+        pytest.param("vae_tiny", "inside an epoch", marks=SLOW),
         ("vae_tiny", "while it writes a checkpoint"),
-        ("dcgan_tiny", "before a checkpoint is recorded"),
+        pytest.param("dcgan_tiny", "before a checkpoint is recorded", marks=SLOW),
     ],
     indirect=["unbroken"],
 )
@@ -364,6 +375,7 @@ except RunError as error:
 """
 
 
+@pytest.mark.slow
 def test_full_disk(tmp_path, run_python):
     path = tmp_path / "run"
     result = run_python(FULL, path)
@@ -381,7 +393,7 @@ def test_full_disk(tmp_path, run_python):
     assert_equal(state(resumed), state(begin("vae_tiny", tmp_path / "unbroken", epochs=2)))
 
 
-@pytest.mark.parametrize("policy", ["bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("policy", ["bfloat16", pytest.param("mixed_float16", marks=SLOW)])
 def test_mixed_precision(tmp_path, policy):
     with pytest.raises(Interrupted):
         begin("vae_tiny", tmp_path / "run", 2, mixed_precision=policy, callbacks=[Stop(30)])
