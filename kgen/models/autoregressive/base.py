@@ -116,18 +116,10 @@ class AutoregressiveGenerator(ImageGenerator):
         return self._log_prob(self.to_levels(images), labels)
 
     def negative_log_likelihood(self, x, y=None, seed=0, batch_size=64, progress="auto"):
-        """Exact -log p(x) of each image.
+        """Exact -log p(x) of each image, a float32 NumPy array `[N]`, in nats.
 
-        Args:
-            x: uint8 images `[N, H, W, C]` or a `kgen.data.Split`. A model of two levels that
-                binarises dynamically draws them once, from `seed`.
-            y: Integer labels `[N]` for a class-conditional model, when `x` is an array.
-            seed: Int.
-            batch_size: Int.
-            progress: Bool or `"auto"`.
-
-        Returns:
-            float32 NumPy array `[N]`, nats per image.
+        Arguments are as for `run_over`. A model of two levels that binarises dynamically draws
+        them once, from `seed`.
         """
 
         def measure(batch):
@@ -139,12 +131,7 @@ class AutoregressiveGenerator(ImageGenerator):
     def likelihood_protocol(self, importance_samples=None, seed=0):
         """What `negative_log_likelihood` measures, in words that stand beside the number.
 
-        Args:
-            importance_samples: Ignored: the likelihood is exact.
-            seed: Int.
-
-        Returns:
-            Dict: `"kind"`, `"protocol"` and `"discrete"`.
+        A dict of `"kind"`, `"protocol"` and `"discrete"`; exact, whatever `importance_samples`.
         """
         if self.num_levels > 2:
             pixels = f"probability of {self.num_levels} grey levels, not dequantised"
@@ -220,14 +207,7 @@ class AutoregressiveGenerator(ImageGenerator):
         return f"{len(levels)} from 0 to 255"
 
     def cut_to_levels(self, images):
-        """Images with each pixel cut to the nearest of the model's levels.
-
-        Args:
-            images: uint8 array of any shape.
-
-        Returns:
-            uint8 NumPy array of the same shape.
-        """
+        """Images with each pixel cut to the nearest of the model's levels; uint8, of any shape."""
         return ops.convert_to_numpy(self.to_images(self.to_levels(np.asarray(images))))
 
     # Levels ---------------------------------------------------------------------------

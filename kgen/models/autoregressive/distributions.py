@@ -104,17 +104,8 @@ class LogisticMixture:
         self.noise_shape = (self.num_choice_numbers + 2 * channels,)
 
     def log_prob(self, x, parameters):
-        """Log-probability of images.
-
-        Args:
-            x: float32 tensor `[B, H, W, C]`, scaled levels.
-            parameters: Tensor `[B, H, W, P]`: mixture logits, then for each channel means,
-                for each channel log-scales, and for each pair of channels coefficients, M
-                each.
-
-        Returns:
-            float32 tensor `[B]`, nats.
-        """
+        """As for `Categorical`, of parameters `[B, H, W, P]`: mixture logits, then for each channel
+        means, for each channel log-scales, and for each pair of channels coefficients, M each."""
         logits, means, log_scales, coefficients = self._parts(parameters)
         values = [x[..., c : c + 1] for c in range(self.channels)]
         total = ops.log_softmax(logits, axis=-1)
@@ -124,18 +115,8 @@ class LogisticMixture:
         return ops.sum(ops.logsumexp(total, axis=-1), axis=(1, 2))
 
     def draw(self, parameters, noise, x, step, temperature=1.0):
-        """Draws all channels of a pixel.
-
-        Args:
-            parameters: Tensor `[B, P]`.
-            noise: float32 tensor `[B, *noise_shape]`, standard Gumbel.
-            x: Ignored: no channel is drawn before.
-            step: Ignored: there is one.
-            temperature: Float, what mixture logits are divided and scales multiplied by.
-
-        Returns:
-            float32 tensor `[B, C]`, scaled levels.
-        """
+        """As for `Categorical`, but all channels in one step, so that `x` is not looked at; the
+        temperature divides mixture logits and multiplies scales."""
         logits, means, log_scales, coefficients = self._parts(parameters)
         chosen = random.categorical(logits / temperature, noise[:, : self.num_choice_numbers])
         chosen = ops.one_hot(chosen, self.num_mixtures, dtype="float32")

@@ -199,13 +199,9 @@ class GatedNetwork(RasterNetwork):
 class GatedLayer(layers.Layer):
     """One layer of both stacks (figure 2), over an image or pixel by pixel.
 
-    Args:
-        filters: Int, divides by `channels`.
-        kernel_size: Int, odd.
-        channels: Int, colour channels, whose order the horizontal stack keeps.
-        num_classes: Int or `None`.
-        first: Bool; the first layer sees pixels: it leaves out the own row in the vertical
-            stack, the pixel itself in the horizontal one, and has no residual connection.
+    The first one sees pixels: it leaves out the own row in the vertical stack, the pixel itself in
+    the horizontal one, and has no residual connection. The horizontal stack keeps the order of the
+    colour channels.
     """
 
     def __init__(self, filters, kernel_size, channels, num_classes=None, first=False, **kwargs):

@@ -264,14 +264,10 @@ class DiagonalLSTM(layers.Layer):
 
 
 def lstm(gates, c):
-    """A step of an LSTM (equation 3).
+    """A step of an LSTM (equation 3): the hidden and the cell state, `[..., F]` each.
 
-    Args:
-        gates: Tensor `[..., 4 F]`, sums of both convolutions: output, forget, input, content.
-        c: Tensor `[..., F]`, the state before.
-
-    Returns:
-        Tuple of `[..., F]`, the hidden and the cell state.
+    Of the gates `[..., 4 F]`, sums of both convolutions (output, forget, input, content), and of
+    the cell state before.
     """
     output, forget, into, content = ops.split(gates, 4, axis=-1)
     c = ops.sigmoid(forget) * c + ops.sigmoid(into) * ops.tanh(content)
@@ -279,7 +275,7 @@ def lstm(gates, c):
 
 
 def recur(state_to_state, gates, h, training):
-    """The hidden states of an LSTM along the leading axis, from a cell state of 0.
+    """The hidden states of an LSTM along the leading axis, `[T, ..., F]`, from a cell state of 0.
 
     Args:
         state_to_state: Function from the hidden states of a step to a part of the next gates.
@@ -287,9 +283,6 @@ def recur(state_to_state, gates, h, training):
         h: Tensor `[..., F]`, the hidden states before the first step.
         training: Bool. A scan has cheap gradients, but does not convert to ONNX; a loop that
             fills a tensor does, but carries all of it backwards in every step.
-
-    Returns:
-        Tensor `[T, ..., F]`.
     """
     start = h, ops.zeros_like(h)
     if training:
@@ -312,12 +305,7 @@ def recur(state_to_state, gates, h, training):
 def skew(x, value=0.0):
     """Moves row i of a map i columns to the right, so that diagonals are columns (figure 3).
 
-    Args:
-        x: Tensor `[B, H, W, F]`.
-        value: Float, what is put outside of the map.
-
-    Returns:
-        Tensor `[B, H, W + H - 1, F]`.
+    `[B, H, W, F]` to `[B, H, W + H - 1, F]`, with `value` outside of the map.
     """
     _, height, width, features = x.shape
     x = ops.pad(x, ((0, 0), (0, 0), (0, height), (0, 0)), constant_values=value)

@@ -22,15 +22,10 @@ def check_choice(temperature, top_k=None, top_p=None):
 
 
 def keep_likeliest(logits, top_k=None, top_p=None):
-    """Logits of which the unlikely ones are never drawn.
+    """Logits `[B, Q]` of which the unlikely ones are never drawn.
 
-    Args:
-        logits: float32 tensor `[B, Q]`.
-        top_k: Int, how many to keep, or `None` for all.
-        top_p: Float, the probability that those kept have together, or `None` for all.
-
-    Returns:
-        float32 tensor `[B, Q]`.
+    Kept are the `top_k` likeliest, and of these the likeliest that together have the probability
+    `top_p`; `None` keeps all.
     """
     num_choices = logits.shape[-1]
     if top_k is not None and top_k < num_choices:
@@ -50,20 +45,14 @@ def draw(network, distribution, shape, seeds, labels=None, temperature=1.0, know
     """The cached sampler: draws what a network describes, place by place in raster order.
 
     Args:
-        network: See `AutoregressiveGenerator`.
+        network: See `AutoregressiveGenerator`, as are seeds, labels and temperature its `sample`'s.
         distribution: See `kgen.models.autoregressive.distributions`.
         shape: Tuple `(H, W, C)`.
-        seeds: int32 tensor `[B]`.
-        labels: int32 tensor `[B]` for a class-conditional network.
-        temperature: Float above 0, what logits are divided by.
         known: float32 tensor `[B, H, W, C]` of scaled levels, or `None`, and
         mask: Tensor `[B, H, W]`, where they are kept and not drawn.
 
     Returns:
         float32 tensor `[B, H, W, C]`, scaled levels.
-
-    Raises:
-        ValueError: `temperature` is 0 or below.
     """
     check_choice(temperature)
     height, width, channels = shape

@@ -73,17 +73,7 @@ class VQPixelCNN(AutoregressivePrior):
     def sample(self, seeds, labels=None, temperature=1.0):
         """Draws codes one after the other, in raster order, and decodes them.
 
-        Args:
-            seeds: int32 tensor `[B]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
-            temperature: Float above 0, what the codes' logits are divided by; below 1,
-                likelier images.
-
-        Returns:
-            uint8 tensor `[B, H, W, C]`.
-
-        Raises:
-            ValueError: `temperature` is 0 or below.
+        Arguments are as for `AutoregressiveGenerator.sample`; the temperature is the codes'.
         """
         return self.decode(self.draw_codes(seeds, labels, temperature), labels)
 
