@@ -39,12 +39,10 @@ _KERAS_CLASS_NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """The images of one split that the source itself has.
+    """The images of one split that the source itself has, `size` in number.
 
-    Args:
-        size: Number of images.
-        items: Iterable of tuples `(name, payload, label)`: a string, what
-            `decoding.decode` takes, and an int or `None`. It can be iterated again.
+    `items` are tuples `(name, payload, label)`: a string, what `decoding.decode` takes, and an
+    int or `None`. They can be iterated again.
     """
 
     size: int
@@ -362,15 +360,13 @@ def _split_folders(files, description):
 
 
 def _list_files(root):
-    """Lists the visible files of a folder, to find images and to know whether they changed.
+    """The visible files of a folder, to find images and to know whether they changed: a sorted
+    dict of relative path (with `/`) to `(size, mtime_ns, ctime_ns)`.
 
     A file's content cannot change without its ctime, which, unlike its mtime, no program can
     set back; and two files with one relative path, size and mtime (two unpacked archives of
     bitmaps) still differ in it. So these numbers are as safe a key as the files' contents,
     without reading them.
-
-    Returns:
-        Dict of relative path (with `/`) to `(size, mtime_ns, ctime_ns)`, sorted.
     """
     files, folders = {}, [""]
     while folders:
