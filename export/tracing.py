@@ -28,13 +28,9 @@ def function(name, endpoint):
 
 
 def trace(call, name, endpoint, **options):
-    """Traces `call` with a free batch axis; returns a concrete function.
+    """Traces `call`, a function of the endpoint's inputs in order, with a free batch axis.
 
-    Args:
-        call: Function of positional tensors.
-        name: String, the endpoint's name.
-        endpoint: `kgen.Endpoint` whose inputs `call` takes.
-        **options: For `tf.function`.
+    Returns a concrete function; `options` are those of `tf.function`.
     """
     signature = [
         tf.TensorSpec((None, *spec.shape), spec.dtype, name=key)

@@ -23,11 +23,7 @@ class Part(NamedTuple):
 
 
 def check_devices(devices, available, kind):
-    """How many of the `available` devices `devices` means.
-
-    Raises:
-        ValueError: There are not so many.
-    """
+    """How many of the `available` devices `devices` means; `ValueError` where they are fewer."""
     if devices == "all":
         return available
     if isinstance(devices, str) or int(devices) != devices or not 1 <= devices <= available:
