@@ -280,7 +280,7 @@ def _lines_of_c_api(job_folder):
 
 
 def tensorflow_library():
-    """Path of TensorFlow's C library, found without importing it; `ExportError` if there is none."""
+    """Path of TensorFlow's C library, found without importing it; `ExportError` without one."""
     # The finder of files alone: it also finds what an import hook hides.
     spec = importlib.machinery.PathFinder.find_spec("tensorflow", sys.path)
     for folder in spec.submodule_search_locations if spec else ():

@@ -80,12 +80,12 @@ def _minimize_in(outer, model):
 
 
 def batch_moments(x):
-    """As on TensorFlow; here arrays are global, and the compiler adds up."""
+    """Mean and variance over the rows of the whole batch, on any number of devices."""
     return keras.ops.moments(x, axes=[0])  # arrays are global
 
 
 def whole_batch(x):
-    """As on TensorFlow."""
+    """The rows of the whole batch, on every device."""
     return x  # arrays are global
 
 

@@ -119,8 +119,8 @@ def draw_grid(model, n=64, seed=0, **options):
 class MetricsTable(keras.callbacks.Callback):
     """Writes a `.csv` with a row per epoch, and goes on with the one that is there.
 
-    It holds no times, so a run that was resumed ends with the table of one that was not. The
-    rows from `epoch` on, at which the run begins, are dropped.
+    It holds no times, so a run that was resumed ends with the table of one that was not. Rows
+    after `epoch`, the last that is complete when the run begins, are dropped.
     """
 
     def __init__(self, path, epoch=0):
@@ -184,7 +184,7 @@ class EventFile:
         self.path = pathlib.Path(folder) / name
 
     def write(self, step, scalars, pictures=None):
-        """Adds one event, floats and uint8 pictures `[H, W, C]` by name, as a whole or not at all."""
+        """Adds one event, numbers and uint8 pictures `[H, W, C]` by name, whole or not at all."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.summary.writer.record_writer import RecordWriter
