@@ -66,7 +66,7 @@ def judge(golden, outputs, **where):
     """Compares all outputs of one run, by name; `ExportError` if one falls short.
 
     `where` is `format`, `runtime`, `signature`, `endpoint` and `batch_size` of the run. Returns
-    a list of dicts, one per output: `where`, the output's name and its figures.
+    a dict for each output: `where`, its name and its figures.
     """
     rows = []
     for name, received in outputs.items():

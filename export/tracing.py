@@ -6,9 +6,8 @@ from export.errors import ExportError
 
 
 def function(name, endpoint):
-    """The endpoint `name` as a function of positional tensors, in the order of `endpoint.inputs`.
-
-    Its outputs are checked against `endpoint.outputs` while it is traced.
+    """`endpoint` as a function of positional tensors, in the order of its inputs, whose outputs are
+    checked against `endpoint.outputs` while it is traced.
     """
 
     def call(*tensors):

@@ -11,8 +11,8 @@ from export.progress import progress_bar
 
 @dataclasses.dataclass(frozen=True)
 class Verification:
-    """What `export.verify` found: the artifact, the figures measured now, as in the manifest, and
-    how many seconds it took. It exists only when everything is in order.
+    """What `export.verify` found: the artifact, the figures of now, as in the manifest, and how
+    many seconds it took. It exists only when everything is in order.
     """
 
     artifact: artifact.Artifact

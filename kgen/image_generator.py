@@ -315,9 +315,7 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
     # Shipping ------------------------------------------------------------------------
 
     def endpoints(self):
-        """The functions that `export` ships: a dict of name to `kgen.Endpoint`, `"generate"` always
-        among them.
-        """
+        """The functions that `export` ships, `kgen.Endpoint` by name; `"generate"` is always there."""
         return {
             "generate": self.endpoint(
                 lambda seed, label=None, **options: self.sample(seed, label, **options),
@@ -330,15 +328,10 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
     ):
         """An `Endpoint` of this model, which adds the seed, and the class where there are any.
 
-        Args:
-            function: Callable of tensors by the names of the inputs and, where it draws, of the
-                options of `sample`. It returns a tensor, which is the endpoint's one output, or
-                a dict of several.
-            description: One line that says what the endpoint does.
-            outputs: Dict of name to `TensorSpec`; `None` for one `image`.
-            seeded, labelled: Bools, whether the function takes a `seed`, and in a
-                class-conditional model a `label`.
-            **inputs: `TensorSpec` of each further input.
+        `function` takes tensors by the names of `inputs` (to `TensorSpec`), where `seeded` a `seed`
+        and the options of `sample`, and where `labelled`, in a class-conditional model, a `label`.
+        It returns a tensor, the endpoint's one output (an image, where `outputs` is `None`), or a
+        dict of several. `description` is one line that says what it does.
         """
         if seeded:
             inputs["seed"] = seed_spec()

@@ -151,12 +151,8 @@ def categorical(logits, noise):
     rounding; the inverse of a cumulative sum would take one number, but each of its Q - 1
     borders moves with every rounding before it.
 
-    Args:
-        logits: float32 tensor `[B, ..., Q]`.
-        noise: float32 tensor `[B, ..., categorical_size(Q)]`, from `gumbel`.
-
-    Returns:
-        int32 tensor `[B, ...]`.
+    Takes float32 logits `[B, ..., Q]` and noise `[B, ..., categorical_size(Q)]` from `gumbel`;
+    gives int32 `[B, ...]`.
     """
     *_, num_choices = shape = logits.shape
     groups, size = _groups(num_choices)

@@ -54,8 +54,7 @@ class Contents:
     """What a source holds.
 
     Args:
-        parts: Dict of `"train"`, and `"validation"` and `"test"` where the source has
-            them, to `Part`.
+        parts: Dict of `"train"`, and where there are `"validation"` and `"test"`, to `Part`.
         image_shape: Tuple `(H, W, C)`, or `None` where only the images know it.
         class_names: List of strings, or `None`.
         skipped: List of tuples `(path, reason)` of files that are no images.

@@ -16,9 +16,9 @@ class EvaluateSamples(keras.callbacks.Callback):
     """Draws images every few epochs, measures them, and logs the figures.
 
     The figures go into the epoch's logs as `FD-lenet128` and so on, where the progress
-    bar, `History`, `metrics.csv`, TensorBoard and callbacks that come later find them. The
-    images are drawn from the same seeds each time, so figures differ by the weights alone.
-    Epochs without an evaluation have no such figures.
+    bar, `History`, `metrics.csv`, TensorBoard and callbacks that come later find them; other
+    epochs have none. The images are drawn from the same seeds each time, so figures differ by
+    the weights alone.
 
     Args:
         reference: `Reference`, or a `kgen.data.Split` of held-out images. Use validation

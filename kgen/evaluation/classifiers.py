@@ -104,18 +104,12 @@ def classification_accuracy_score(
     """Accuracy on real images, 0 to 1, of a classifier that saw generated ones alone.
 
     Ravuri and Vinyals, "Classification accuracy score for conditional generative models"
-    (NeurIPS 2019), section 3, with the small classifiers of this module. A `ValueError` where
-    there are no labels, or they do not fit the images or the classes.
+    (NeurIPS 2019), section 3, with the small classifiers of this module.
 
-    Args:
-        images: uint8 array `[N, H, W, C]`, generated.
-        labels: Int array `[N]`, the classes they were drawn for.
-        test_images: uint8 array `[M, H, W, C]`, real.
-        test_labels: Int array `[M]`.
-        num_classes: Int; `None` for one more than the largest label of both.
-        epochs: Int; `None` for 5, or for as many as make 200 steps: with few images the score
-            would else tell how short the training was.
-        seed: Int, for the initial weights and the order of the images.
+    Both sets are uint8 images `[N, H, W, C]` and int labels `[N]`; a `ValueError` where these are
+    missing or do not fit. `num_classes` is by default one more than the largest label of both,
+    `epochs` 5, or as many as make 200 steps: with few images the score would else tell how short
+    the training was.
     """
     if labels is None or test_labels is None:
         raise ValueError(

@@ -289,18 +289,12 @@ def get(features, image_shape):
 
 
 def extract(extractor, images, *, cache=True, cache_dir=None, batch_size=256, progress=False):
-    """Features of images, kept on disk so that those of real images are computed once.
+    """Features of uint8 images `[N, H, W, C]`, finite float32 `[N, dim]`.
 
-    Args:
-        extractor: `FeatureExtractor`, or what `get` makes one of.
-        images: uint8 array `[N, H, W, C]`; it may be memory-mapped.
-        cache: Bool, keep the features, by the hash of the images' pixels.
-        cache_dir: Path; `None` for the folder `features` in kgen's cache.
-        batch_size: Int, images at a time.
-        progress: Bool, show a progress bar.
-
-    Returns:
-        float32 array `[N, dim]`, finite; else a `ValueError`.
+    They are kept on disk by the hash of the images' pixels, so that those of real images are
+    computed once; not if `cache` is false, and in kgen's cache if `cache_dir` is `None`. The
+    images may be memory-mapped. `extractor` is a `FeatureExtractor`, or what `get` makes one of.
+    A `ValueError` where it does not take such images, or gives NaN or infinity.
     """
     check_images(images, "images")
     extractor = get(extractor, images.shape[1:])

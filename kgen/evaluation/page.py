@@ -73,15 +73,10 @@ def percent(value):
 def write(path, report, pictures, history=()):
     """Writes what `kgen.evaluation.evaluate` returns as an HTML file that needs no other.
 
-    Args:
-        path: Path of the file. The pictures are also written beside it, as
-            `report/<slug>.png`.
-        report: Dict, see `evaluate`. What it lacks is left out.
-        pictures: Dict of slug to `{"title", "caption", "image"}`, images uint8 `[h, w, C]`.
-        history: List of dicts, the rows of a run's `metrics.csv`; a value may be `None`.
-
-    Returns:
-        Dict of slug to `{"title", "caption", "file"}`, files relative to the folder of `path`.
+    `pictures` are dicts of `"title"`, `"caption"` and `"image"` (uint8 `[h, w, C]`) by slug, and
+    are also written beside the page, as `report/<slug>.png`. `history` is the rows of a run's
+    `metrics.csv` as dicts; a value may be `None`. What `report` lacks is left out. Returns the
+    pictures with `"file"`, relative to the page's folder, in place of `"image"`.
     """
     path = pathlib.Path(path)
     written = {}

@@ -32,8 +32,8 @@ class Metric:
         title: String; `{}` stands for the extractor's name.
         better: `"lower"`, `"higher"`, or `None` where neither is.
         meaning: String, one line for a reader.
-        needs: What the metric cannot do without: `"labels"` of the generated images and of
-            the reference, a `"classifier"` in the extractor, or `"train"` images.
+        needs: What it cannot do without: `"labels"` of the generated images and of the
+            reference, a `"classifier"` in the extractor, or `"train"` images.
         against_train: Bool, whether it can also be taken against training images.
     """
 

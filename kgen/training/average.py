@@ -24,7 +24,7 @@ class AveragedWeights:
     """
 
     def _build_networks(self, make, *inputs):
-        """Builds both, alike: `make` gives a layer of a name, which is then called with `inputs`."""
+        """Builds both, alike: `make` gives a layer of a name, and `inputs` call it, to be built."""
         with self.dtype_policy_scope():
             self.network, self.ema_network = make("network"), make("ema_network")
         for network in (self.network, self.ema_network):
