@@ -16,11 +16,9 @@ FORMAT_VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class Artifact:
-    """An exported model on disk. Made by `export.export` or `export.load`.
+    """An exported model on disk, made by `export.export` or `export.load`.
 
-    Args:
-        path: `pathlib.Path` of the folder.
-        manifest: Dict, what `manifest.json` says.
+    `path` is its folder, `manifest` the dict that `manifest.json` holds.
 
     Example:
 

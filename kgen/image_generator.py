@@ -315,7 +315,7 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
     # Shipping ------------------------------------------------------------------------
 
     def endpoints(self):
-        """The functions that `export` ships, `kgen.Endpoint` by name; `"generate"` is always there."""
+        """The functions that `export` ships: `kgen.Endpoint` by name, `"generate"` among them."""
         return {
             "generate": self.endpoint(
                 lambda seed, label=None, **options: self.sample(seed, label, **options),

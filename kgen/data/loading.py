@@ -198,7 +198,7 @@ class _Memory:
 
 
 def _fill(sink, found, image_shape, background, fractions, seed, progress):
-    """Decodes all of a source into `sink`: its splits as `(images, labels)`, and what else is known."""
+    """Decodes a source into `sink`: its splits as `(images, labels)`, and what else is known."""
     contents = found.read()
     description, parts = found.description, contents.parts
     if image_shape is None:

@@ -51,13 +51,10 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What a source holds.
+    """What a source holds: a `Part` for each of its splits, of which `"train"` is one.
 
-    Args:
-        parts: Dict of `"train"`, and where there are `"validation"` and `"test"`, to `Part`.
-        image_shape: Tuple `(H, W, C)`, or `None` where only the images know it.
-        class_names: List of strings, or `None`.
-        skipped: List of tuples `(path, reason)` of files that are no images.
+    `image_shape` is `None` where only the images know it, `class_names` where there are none;
+    `skipped` has tuples `(path, reason)` of files that are no images.
     """
 
     parts: dict
@@ -68,15 +65,10 @@ class Contents:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A source that was found, and not yet read.
+    """A source that was found, and not yet read; `read` gives its `Contents`.
 
-    Args:
-        name: Short name of the data.
-        description: The source as the user gave it.
-        splits: Names of the splits that the source has; `"train"` is one of them.
-        read: Function that returns the `Contents`.
-        key: A value for JSON that changes whenever the source does, or `None` for a
-            source that is in memory already and is not cached.
+    `description` is the source as the user gave it. `key` is a value for JSON that changes
+    whenever the source does, or `None` for one that is in memory already and is not cached.
     """
 
     name: str

@@ -284,7 +284,7 @@ def nearest_neighbours(queries, references, k=1):
 
     Found by brute force, block by block on all cores; the distances are then taken from
     the differences, so that the distance of a copy is exactly 0. Returns float64 `[N, k]`, the
-    distances, ascending, and int64 `[N, k]`, the rows of `references` (M, at least k); equally
+    distances, ascending, and int64 `[N, k]`, the rows of `references` (at least k); equally
     distant ones in the order of their rows.
     """
     _check_neighbours(k)
