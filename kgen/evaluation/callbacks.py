@@ -28,12 +28,13 @@ class EvaluateSamples(keras.callbacks.Callback):
         metrics: Sequence of names in `kgen.evaluation.METRICS`.
         seed: Int, for the images.
         best: Name of one of the metrics; the model is kept whenever it improves.
-        path: Path of the `.keras` file of the best model, given with `best`. Beside it, at
+        path: Path of the `.keras` file of the best model. Beside it, at
             `<path>.json`, stands what it reached, so that a resumed run keeps the better one.
         batch_size: Int, images at a time.
 
     Raises:
-        ValueError: A metric is unknown or cannot be computed from this reference.
+        ValueError: A metric is unknown or cannot be computed from this reference, or only
+            one of `best` and `path` is given.
 
     Example:
 

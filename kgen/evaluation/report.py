@@ -176,7 +176,7 @@ def compare(folders, path):
 
     Args:
         folders: Sequence of folders in which `evaluate` or `kgen evaluate` wrote
-            `evaluation.json`; two or more, else a `ValueError`.
+            `evaluation.json`; a `ValueError` for fewer than two, or one without.
         path: Path of the HTML file to write.
 
     Returns:
