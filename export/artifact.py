@@ -16,16 +16,13 @@ FORMAT_VERSION = 1
 
 @dataclasses.dataclass(frozen=True)
 class Artifact:
-    """An exported model on disk. Made by `export.export` or `export.load`.
+    """An exported model on disk, made by `export.export` or `export.load`.
 
-    Args:
-        path: `pathlib.Path` of the folder.
-        manifest: Dict, what `manifest.json` says.
+    `path` is its folder, `manifest` the dict that `manifest.json` holds.
 
     Example:
 
-    >>> artifact = export.load("artifacts/vae")
-    >>> session = artifact.onnx_session("generate")
+    >>> session = export.load("artifacts/vae").onnx_session("generate")
     >>> session.run(["image"], {"seed": np.array([7], "int32")})[0].shape
     (1, 28, 28, 1)
     """
@@ -57,12 +54,9 @@ class Artifact:
         return sum(file["size"] for file in self.manifest["files"].values())
 
     def summary(self):
-        """One row per signature, for a table.
-
-        Returns:
-            List of dicts with `format`, `signature`, `endpoint`, `path`, `max_difference`
-            (from Keras, over outputs and batch sizes) and `equal` (smallest share of equal
-            elements).
+        """One row per signature, for a table: dicts with `format`, `signature`, `endpoint`, `path`,
+        `max_difference` (from Keras, over outputs and batch sizes) and `equal` (smallest share of
+        equal elements).
         """
         rows = []
         for name, section in self.manifest["formats"].items():
@@ -91,12 +85,7 @@ class Artifact:
         return parity.onnx_session(self._onnx_file(endpoint))
 
     def save_onnx(self, endpoint, path):
-        """Writes one endpoint as a single ONNX file with its weights inside.
-
-        Args:
-            endpoint: String.
-            path: Path of the file to write.
-        """
+        """Writes one endpoint, by its name, as a single ONNX file with its weights inside."""
         import onnx
 
         onnx.save(onnx.load(str(self._onnx_file(endpoint))), str(path))
@@ -112,16 +101,9 @@ class Artifact:
 
 
 def load(path):
-    """Opens an artifact; reads its manifest and nothing else.
+    """Opens the artifact in a folder; reads its manifest and nothing else.
 
-    Args:
-        path: Path of the folder.
-
-    Returns:
-        `Artifact`.
-
-    Raises:
-        VerificationError: If the folder holds no artifact, or its manifest was changed.
+    `VerificationError` where there is none, or its manifest was changed.
     """
     path = pathlib.Path(path)
     try:
@@ -149,11 +131,7 @@ def load(path):
 
 
 def write_manifest(folder, manifest):
-    """Hashes every file in `folder` and writes `manifest.json` beside them.
-
-    Returns:
-        The manifest as written.
-    """
+    """Hashes every file in `folder` and writes `manifest.json` beside them, which it returns."""
     folder = pathlib.Path(folder)
     manifest = {**manifest, "files": {name: describe(folder / name) for name in files(folder)}}
     # As a reader will see it: tuples are lists, keys are strings.

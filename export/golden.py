@@ -8,11 +8,7 @@ from export.errors import ExportError
 
 
 class Reference:
-    """The model's endpoints in Keras, compiled by `tf.function` and run on the CPU.
-
-    Args:
-        endpoints: Dict of name to `kgen.Endpoint`.
-    """
+    """The endpoints, by name, in Keras, compiled by `tf.function` and run on the CPU."""
 
     def __init__(self, endpoints):
         self.endpoints = endpoints
@@ -30,18 +26,10 @@ class Reference:
 
 
 def make(reference, rows, seed):
-    """Golden inputs from the specs, and Keras's outputs for them in one batch.
+    """Golden inputs drawn from the specs, and Keras's outputs for them in one batch of `rows`.
 
-    Args:
-        reference: `Reference`.
-        rows: Int, rows of each input.
-        seed: Int, from which the inputs are drawn.
-
-    Returns:
-        Dict of endpoint name to `{"inputs": ..., "outputs": ...}`.
-
-    Raises:
-        ExportError: If an output is not finite.
+    A dict of endpoint name to `{"inputs": ..., "outputs": ...}`. `ExportError` if an output is
+    not finite.
     """
     golden = {}
     # `generate` first: its images are inputs of the others.
@@ -66,8 +54,7 @@ def make(reference, rows, seed):
 def prove_rows(reference, golden, batch_sizes, step):
     """Shows that Keras itself gives each row the same at every batch size.
 
-    Raises:
-        ExportError: If an endpoint mixes the rows of a batch or has hidden state.
+    `ExportError` if an endpoint mixes the rows of a batch or has hidden state.
     """
     rows = []
     for name, arrays in golden.items():

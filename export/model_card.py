@@ -13,12 +13,7 @@ _COLUMNS = 8
 
 
 def write_samples(folder, reference):
-    """Writes a grid of 64 images from the seeds 0 to 63; classes take turns.
-
-    Args:
-        folder: Path of the artifact's folder.
-        reference: `export.golden.Reference`.
-    """
+    """Writes a grid of 64 images from the seeds 0 to 63 into a folder; classes take turns."""
     generate = reference.endpoints["generate"]
     shape = generate.outputs["image"].shape
     if set(generate.inputs) - {"seed", "label"} or shape[-1] not in (1, 3, 4):
@@ -33,12 +28,7 @@ def write_samples(folder, reference):
 
 
 def write_readme(folder, manifest):
-    """Writes the model card from what the manifest says.
-
-    Args:
-        folder: Path of the artifact's folder.
-        manifest: Dict, the manifest without its hashes.
-    """
+    """Writes the model card into a folder, from what the manifest (without its hashes) says."""
     folder = pathlib.Path(folder)
     sections = [
         _head(folder, manifest),

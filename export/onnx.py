@@ -38,16 +38,9 @@ def write(folder, calls, endpoints, opset, step):
     A single endpoint becomes one self-contained file. Several share `onnx/weights.bin`, in
     which equal tensors are stored once; `Artifact.save_onnx` makes a self-contained file of one.
 
-    Args:
-        folder: Path of the artifact's folder.
-        calls: Dict of name to a concrete function, as from `trace`.
-        endpoints: Dict of name to `kgen.Endpoint`.
-        opset: Int, 18 to 23.
-        step: Function that is told what is converted next.
-
-    Returns:
-        Dict for the manifest: opset, and for each endpoint its file and the names that its
-        inputs and outputs have there.
+    `calls` are concrete functions by endpoint, as from `trace`; `step` is told what is converted
+    next. Returns a dict for the manifest: opset, and for each endpoint its file and the names that
+    its inputs and outputs have there.
     """
     folder = pathlib.Path(folder) / FOLDER
     folder.mkdir()

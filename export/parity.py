@@ -36,13 +36,8 @@ GOLDEN = "golden.npz"
 def compare(expected, received):
     """Figures of one output against its golden values.
 
-    Args:
-        expected: Array.
-        received: Array.
-
-    Returns:
-        Dict with `max_difference`, `equal` (share of equal elements), `limit` (on the
-        difference), `min_equal` and `passed`; or a string that says why there are no figures.
+    A dict with `max_difference`, `equal` (share of equal elements), `limit` (on the
+    difference), `min_equal` and `passed`; or a string that says why there are no figures.
     """
     if expected.shape != received.shape or expected.dtype != received.dtype:
         return (
@@ -68,15 +63,10 @@ def compare(expected, received):
 
 
 def judge(golden, outputs, **where):
-    """Compares all outputs of one run; raises `ExportError` if one falls short.
+    """Compares all outputs of one run, by name; `ExportError` if one falls short.
 
-    Args:
-        golden: Dict of output name to array.
-        outputs: Dict of output name to array.
-        **where: `format`, `runtime`, `signature`, `endpoint` and `batch_size` of the run.
-
-    Returns:
-        List of dicts, one per output: `where`, the output's name and its figures.
+    `where` is `format`, `runtime`, `signature`, `endpoint` and `batch_size` of the run. Returns
+    a dict for each output: `where`, its name and its figures.
     """
     rows = []
     for name, received in outputs.items():
@@ -129,18 +119,9 @@ def num_runs(formats, batch_sizes):
 def prove(folder, formats, golden, batch_sizes, step):
     """Runs every signature of every format at every batch size and compares it with Keras.
 
-    Args:
-        folder: Path of the artifact's folder.
-        formats: Dict of format name to its section of the manifest.
-        golden: Golden inputs and outputs, as from `load_golden`.
-        batch_sizes: List of ints.
-        step: Function that is told what runs next.
-
-    Returns:
-        List of dicts, the figures of every signature, output and batch size.
-
-    Raises:
-        ExportError: If a runtime refuses a file or an output falls short.
+    `formats` are their sections of the manifest, by name, and `golden` is as from `load_golden`;
+    `step` is told what runs next. Returns the figures of every signature, output and batch size,
+    as `judge`. `ExportError` if a runtime refuses a file or an output falls short.
     """
     rows = []
     for name, section in formats.items():
@@ -299,11 +280,7 @@ def _lines_of_c_api(job_folder):
 
 
 def tensorflow_library():
-    """Path of TensorFlow's C library, found without importing TensorFlow.
-
-    Raises:
-        ExportError: If TensorFlow is not installed.
-    """
+    """Path of TensorFlow's C library, found without importing it; `ExportError` without one."""
     # The finder of files alone: it also finds what an import hook hides.
     spec = importlib.machinery.PathFinder.find_spec("tensorflow", sys.path)
     for folder in spec.submodule_search_locations if spec else ():

@@ -10,13 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 def progress_bar(title, total, enabled=True):
     """Shows a bar on standard error, which leaves standard output to a command's result.
 
-    Args:
-        title: String in front of the bar.
-        total: Number of steps.
-        enabled: `False` shows nothing.
-
-    Yields:
-        Function `step(description)`, to be called when the next step begins.
+    Gives a function `step(description)`, to be called when the next of `total` steps begins.
     """
     columns = (
         TextColumn(title),

@@ -21,18 +21,10 @@ def write(folder, calls, endpoints, name, batch_sizes, golden):
     `image` one that gives PNG, `image_bytes` for `generate` and `<endpoint>_image_bytes` for
     the others.
 
-    Args:
-        folder: Path of the artifact's folder.
-        calls: Dict of name to a concrete function: one graph per endpoint, which its signatures
-            call, so that its constants are stored once.
-        endpoints: Dict of name to `kgen.Endpoint`.
-        name: String, the model's name in the warmup requests.
-        batch_sizes: Tuple of ints, batch sizes to warm up.
-        golden: Dict of endpoint name to a dict whose `"inputs"` are arrays by name.
-
-    Returns:
-        Dict for the manifest: path, tags, and for each signature its endpoint and the names
-        of its tensors.
+    `calls` are concrete functions by endpoint, one graph each, which its signatures call, so that
+    its constants are stored once. The warmup requests take `name` for the model, and the golden
+    inputs at each of `batch_sizes`. Returns a dict for the manifest: path, tags, and for each
+    signature its endpoint and the names of its tensors.
     """
     description = _signatures(endpoints)
     traced = {}

@@ -6,9 +6,8 @@ from export.errors import ExportError
 
 
 def function(name, endpoint):
-    """The endpoint `name` as a function of positional tensors, in the order of `endpoint.inputs`.
-
-    Its outputs are checked against `endpoint.outputs` while it is traced.
+    """`endpoint` as a function of positional tensors, in the order of its inputs, whose outputs are
+    checked against `endpoint.outputs` while it is traced.
     """
 
     def call(*tensors):
@@ -38,14 +37,10 @@ def trace_endpoint(name, endpoint):
 
 
 def trace(call, name, endpoint, names=None, **options):
-    """Traces `call` with a free batch axis; returns a concrete function.
+    """Traces `call`, a function of the endpoint's inputs in order, with a free batch axis.
 
-    Args:
-        call: Function of positional tensors.
-        name: String, the endpoint's name.
-        endpoint: `kgen.Endpoint` whose inputs `call` takes.
-        names: Dict of the inputs' names in the graph; their own by default.
-        **options: For `tf.function`.
+    `names` are those of the inputs in the graph, their own by default; `options` are those of
+    `tf.function`. Returns a concrete function.
     """
     signature = [
         tf.TensorSpec((None, *spec.shape), spec.dtype, name=names[key] if names else key)

@@ -11,12 +11,8 @@ from export.progress import progress_bar
 
 @dataclasses.dataclass(frozen=True)
 class Verification:
-    """What `export.verify` found. It exists only when everything is in order.
-
-    Args:
-        artifact: `export.Artifact`.
-        parity: List of dicts, the figures measured now, as in the manifest.
-        seconds: Float.
+    """What `export.verify` found: the artifact, the figures of now, as in the manifest, and how
+    many seconds it took. It exists only when everything is in order.
     """
 
     artifact: artifact.Artifact
@@ -41,11 +37,6 @@ def verify(path, formats=None, progress=True):
 
     Raises:
         VerificationError: In one line, naming the file or the endpoint that is wrong.
-
-    Example:
-
-    >>> export.verify("artifacts/vae").seconds
-    5.1
     """
     start = time.perf_counter()
     found = artifact.load(path)

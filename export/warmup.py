@@ -56,12 +56,10 @@ PredictionLog = _declare()
 
 
 def write(folder, model_name, requests):
-    """Writes warmup requests into the version folder of a SavedModel.
+    """Writes warmup requests into the version folder of a SavedModel, such as `saved_model/1`.
 
-    Args:
-        folder: Path of the version folder, such as `saved_model/1`.
-        model_name: String, the name under which TF Serving will serve the model.
-        requests: Iterable of `(signature name, dict of input name to array)`.
+    `model_name` is the name under which TF Serving will serve the model, `requests` are tuples
+    `(signature name, dict of input name to array)`.
     """
     path = pathlib.Path(folder) / PATH
     path.parent.mkdir(parents=True, exist_ok=True)

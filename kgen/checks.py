@@ -22,11 +22,7 @@ def unknown_name(kind, name, known):
 
 
 def check_image_shape(image_shape):
-    """`image_shape` as a tuple of ints.
-
-    Raises:
-        ValueError: It is not `(height, width, channels)`.
-    """
+    """`image_shape` as a tuple of ints; `ValueError` unless it is `(height, width, channels)`."""
     try:
         shape = tuple(int(side) for side in image_shape)
     except (TypeError, ValueError):
@@ -69,17 +65,10 @@ def check_seed(seed):
 
 
 def check_mask(mask, images):
-    """What is known of images, as an array for each of them.
+    """What is known of `images`, uint8 `[N, H, W]`, from a mask.
 
-    Args:
-        mask: Bool or 0/1 array `[H, W]`, `[N, H, W]` or `[N, H, W, 1]`, 1 where a pixel is known.
-        images: Array `[N, H, W, C]`.
-
-    Returns:
-        uint8 NumPy array `[N, H, W]`.
-
-    Raises:
-        ValueError: The mask has another shape or other values.
+    The mask is bool or 0 and 1, 1 where a pixel is known, `[H, W]`, `[N, H, W]` or
+    `[N, H, W, 1]`; else a `ValueError`.
     """
     mask = np.asarray(mask)
     if mask.ndim == 4 and mask.shape[-1] == 1:

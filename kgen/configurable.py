@@ -19,14 +19,9 @@ class Configurable:
     An argument that is a model or a layer is not kept: the subclass makes its own of it, and
     overrides `get_config` to say what it has become.
 
-    Example:
-
     >>> class Scale(Configurable, keras.layers.Layer):
     ...     def __init__(self, factor=2.0, **kwargs):
     ...         super().__init__(**kwargs)
-    ...
-    ...     def call(self, x):
-    ...         return self.factor * x
     >>> Scale(3.0).get_config()["factor"]
     3.0
     """

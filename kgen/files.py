@@ -9,18 +9,11 @@ import uuid
 
 @contextlib.contextmanager
 def replacing(path):
-    """A temporary path beside `path` that takes its place when the block ends well.
+    """A temporary path beside `path`, of its suffix, that takes its place when the block ends well.
 
     A reader sees the old file or the new one, never a part; so does a run that is killed
-    or a disk that is full. What was written is on the disk before the name changes.
-
-    Args:
-        path: Path of the file to write. Its folder is made when it is missing.
-
-    Yields:
-        `pathlib.Path` to write to; it has the suffix of `path`.
-
-    Example:
+    or a disk that is full. What was written is on the disk before the name changes. The
+    folder of `path` is made when it is missing.
 
     >>> with replacing("metrics.csv") as temporary:
     ...     temporary.write_text("epoch,loss")

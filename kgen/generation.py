@@ -33,8 +33,7 @@ class Generation:
             uint8 NumPy array `[n, H, W, C]`.
 
         Raises:
-            ValueError: Labels are missing, out of range or not wanted, or an option is
-                unknown.
+            ValueError: Labels are missing, out of range or not wanted, or an option is unknown.
         """
         if n is not None and np.ndim(n):
             n, seeds = None, n
@@ -66,22 +65,9 @@ class Generation:
     ):
         """Runs one of `endpoints()` over arrays: what is exported is what runs here.
 
-        Args:
-            name: String, the endpoint's.
-            inputs: Dict of name to array `[N, ...]`, all that the endpoint takes but seeds and
-                labels.
-            labels: For a class-conditional model, one class for all rows or one each.
-            seed: Int; row *i* is drawn from the *i*-th seed derived from it.
-            seeds: Sequence of ints, one seed per row, in place of `seed`.
-            batch_size: Int, rows per call of the compiled function.
-            progress: Bool, or `"auto"` for a progress bar when there are over 8 batches.
-            **options: Further arguments of `sample`, the same for all rows.
-
-        Returns:
-            NumPy array `[N, ...]`, or a dict of them where the endpoint gives several.
-
-        Raises:
-            ValueError: Labels or seeds are not what the model takes, or an option is unknown.
+        `inputs` is a dict of arrays `[N, ...]`, all that the endpoint takes but seeds and labels.
+        The other arguments are as for `generate`, a row for an image. Returns a NumPy array
+        `[N, ...]`, or a dict of them where the endpoint gives several.
         """
         options = self.check_options(options)
         endpoint = self.endpoints()[name]
@@ -108,17 +94,8 @@ class Generation:
     def run_over(self, name, function, x, y=None, seed=0, **run):
         """Runs a pure, row-wise function over the images of a split, with a seed for each.
 
-        Args:
-            name: Hashable, see `run_batched`.
-            function: Callable of a `kgen.training.step.Batch` that returns a tensor `[B, ...]`
-                or a dict of them.
-            x: uint8 images `[N, H, W, C]` or a `kgen.data.Split`.
-            y: Integer labels `[N]` for a class-conditional model, when `x` is an array.
-            seed: Int; image *i* is given the *i*-th seed derived from it.
-            **run: Further arguments of `run_batched`.
-
-        Returns:
-            NumPy array `[N, ...]`, or a dict of them.
+        `function` takes a `kgen.training.step.Batch`; images are given as for `fit`, and image *i*
+        gets the *i*-th seed derived from `seed`. The rest and the result are as for `run_batched`.
         """
         split = self.check_split(x, y)
         inputs = {"images": split.images, "seeds": row_seeds(len(split), seed)}
@@ -131,14 +108,7 @@ class Generation:
         return self.run_batched(name, call, inputs, **run)
 
     def check_options(self, options):
-        """Options of `sample`, sorted by their names.
-
-        Args:
-            options: Dict.
-
-        Raises:
-            ValueError: `sample` has no argument of a name.
-        """
+        """Options of `sample`, sorted by name; `ValueError` where it has no argument of a name."""
         known = list(inspect.signature(self.sample).parameters)[2:]
         for option in options:
             if option not in known:
@@ -150,17 +120,10 @@ class Generation:
     ):
         """Runs a pure, row-wise function over arrays, compiled, in batches of one size.
 
-        Args:
-            name: Hashable; the compiled function is kept under it.
-            function: Callable of the tensors in `inputs`, by keyword, that returns a
-                tensor `[B, ...]` or a dict of them.
-            inputs: Dict of arrays `[N, ...]`.
-            batch_size: Int. The last batch is padded to it, so nothing compiles twice.
-            progress: Bool or `"auto"`.
-            description: What the progress bar says.
-
-        Returns:
-            NumPy array `[N, ...]`, or a dict of them.
+        `function` takes the tensors of `inputs` (arrays `[N, ...]` by name) by keyword and returns
+        a tensor `[B, ...]` or a dict of them; its compiled form is kept under `name`, which is
+        hashable. The last batch is padded to `batch_size`, so nothing compiles twice. Returns a
+        NumPy array `[N, ...]`, or a dict of them.
         """
         total = len(next(iter(inputs.values())))
         batch_size = max(1, min(batch_size, total))

@@ -220,16 +220,8 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
     def evaluate(self, x, y=None, batch_size=64, **kwargs):
         """Measures the model's losses on images, as `keras.Model.evaluate` does.
 
-        The noise is the same at every call, so equal weights give equal figures.
-
-        Args:
-            x: As for `fit`.
-            y: As for `fit`.
-            batch_size: Int, images per step.
-            **kwargs: As in `keras.Model.evaluate`; `return_dict=True` names the figures.
-
-        Returns:
-            List of floats, or a dict.
+        The noise is the same at every call, so equal weights give equal figures: a list of
+        floats, or with `return_dict=True` a dict. Images are given as for `fit`.
         """
         self.test_steps.assign(0)
         figures = super().evaluate(self._batches(x, y, batch_size), **kwargs)
@@ -241,14 +233,10 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
         return False
 
     def diagnose(self, logs):
-        """Names what is going wrong in training.
+        """Names what is going wrong in training, from the metrics of an epoch.
 
-        Args:
-            logs: Dict of an epoch's metrics.
-
-        Returns:
-            List of strings, `"<name of the failure>: <figures and remedy>"`; empty when all
-            is well.
+        Returns a list of strings, `"<name of the failure>: <figures and remedy>"`; empty when
+        all is well.
         """
         return []
 
@@ -262,16 +250,10 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
         return split.batches(batch_size, shuffle=shuffle, seed=self.seed, drop_remainder=shuffle)
 
     def check_split(self, x, y=None, horizontal_flip=False):
-        """A `kgen.data.Split` of what this model takes, from a split or from arrays.
+        """A `kgen.data.Split` of what this model takes, from a split or from arrays as for `fit`.
 
-        Args:
-            x: uint8 images `[N, H, W, C]`, or a `kgen.data.Split`, whose labels are left
-                out when the model is unconditional.
-            y: Integer labels `[N]` for a class-conditional model, when `x` is an array.
-            horizontal_flip: Bool, for arrays.
-
-        Raises:
-            ValueError: Images or labels are not what the model takes.
+        Of a split the labels are left out when the model is unconditional. A `ValueError` where
+        images or labels are not what the model takes.
         """
         if not isinstance(x, Split):
             if y is not None and self.num_classes is None:
@@ -333,11 +315,7 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
     # Shipping ------------------------------------------------------------------------
 
     def endpoints(self):
-        """The functions that `export` ships.
-
-        Returns:
-            Dict of name to `kgen.Endpoint`; `"generate"` is always among them.
-        """
+        """The functions that `export` ships: `kgen.Endpoint` by name, `"generate"` among them."""
         return {
             "generate": self.endpoint(
                 lambda seed, label=None, **options: self.sample(seed, label, **options),
@@ -350,15 +328,10 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
     ):
         """An `Endpoint` of this model, which adds the seed, and the class where there are any.
 
-        Args:
-            function: Callable of tensors by the names of the inputs and, where it draws, of the
-                options of `sample`. It returns a tensor, which is the endpoint's one output, or
-                a dict of several.
-            description: One line that says what the endpoint does.
-            outputs: Dict of name to `TensorSpec`; `None` for one `image`.
-            seeded: Bool, whether the function takes a `seed`.
-            labelled: Bool, whether that of a class-conditional model takes a `label`.
-            **inputs: `TensorSpec` of each further input.
+        `function` takes tensors by the names of `inputs` (to `TensorSpec`), where `seeded` a `seed`
+        and the options of `sample`, and where `labelled`, in a class-conditional model, a `label`.
+        It returns a tensor, the endpoint's one output (an image, where `outputs` is `None`), or a
+        dict of several. `description` is one line that says what it does.
         """
         if seeded:
             inputs["seed"] = seed_spec()

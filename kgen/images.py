@@ -13,20 +13,14 @@ from kgen.files import replacing
 
 
 def grid(images, columns=None, padding=2, scale=1):
-    """Puts images side by side, row after row, on white.
+    """Puts images side by side, row after row, on white: uint8 `[height, width, C]`.
 
     Args:
-        images: uint8 array `[N, H, W, C]` with 1, 3 or 4 channels.
+        images: uint8 array `[N, H, W, C]` with 1, 3 or 4 channels, N at least 1.
         columns: Int, images per row; `None` makes the grid about square.
         padding: Int, white pixels around each image.
         scale: Int, how often each pixel is repeated in both directions, so that small
             images can be looked at.
-
-    Returns:
-        uint8 array `[height, width, C]`.
-
-    Raises:
-        ValueError: There is no image, or `images` are not images.
 
     Example:
 
@@ -57,14 +51,7 @@ def viewing_scale(image_shape, pixels=32):
 
 
 def encode_png(array):
-    """An image as the bytes of a PNG file.
-
-    Args:
-        array: uint8 array `[H, W]` or `[H, W, C]` with 1, 3 or 4 channels.
-
-    Returns:
-        Bytes.
-    """
+    """An image, uint8 `[H, W]` or `[H, W, C]` with 1, 3 or 4 channels, as a PNG file's bytes."""
     from PIL import Image
 
     array = np.asarray(array)
@@ -83,11 +70,9 @@ def encode_png(array):
 
 
 def save_png(array, path):
-    """Writes one image as a PNG file, as a whole or not at all.
+    """Writes one image, as for `encode_png`, as a PNG file, as a whole or not at all.
 
-    Args:
-        array: uint8 array `[H, W]` or `[H, W, C]` with 1, 3 or 4 channels.
-        path: Path of the file; its folder is made when it is missing.
+    The file's folder is made when it is missing.
     """
     png = encode_png(array)
     with replacing(path) as temporary:
@@ -95,14 +80,7 @@ def save_png(array, path):
 
 
 def load_mask(path):
-    """Reads a mask from a picture: `True` where it is brighter than half.
-
-    Args:
-        path: Path of any picture that Pillow reads.
-
-    Returns:
-        Bool array `[H, W]`.
-    """
+    """Reads a mask, bool `[H, W]`, from a picture's file: `True` where it is brighter than half."""
     from PIL import Image
 
     with Image.open(path) as picture:
@@ -114,11 +92,8 @@ def save_folder(images, folder, names=None):
 
     Args:
         images: uint8 array `[N, H, W, C]`.
-        folder: Path of a folder that is missing or empty.
+        folder: Path of a folder that is missing or empty; else a `FileExistsError`.
         names: List of `N` file names without suffix; `None` numbers them.
-
-    Raises:
-        FileExistsError: The folder holds files.
     """
     folder = pathlib.Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):

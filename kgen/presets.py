@@ -27,11 +27,8 @@ class Presets:
 
         Args:
             preset: String, a name from `presets` (fresh weights), or the path of a folder
-                written by `save_to_preset` (its weights).
+                written by `save_to_preset` (its weights); else a `ValueError`.
             **overrides: Constructor arguments that replace the preset's; for names only.
-
-        Raises:
-            ValueError: There is no such preset.
         """
         folder = pathlib.Path(preset)
         if (folder / "config.json").is_file():
@@ -57,13 +54,9 @@ class Presets:
         return known[preset](**{**known[preset].presets[preset], **overrides})
 
     def save_to_preset(self, path):
-        """Writes `config.json` and `model.weights.h5` into a new folder.
+        """Writes `config.json` and `model.weights.h5` into a new folder, as a whole or not at all.
 
-        Args:
-            path: The folder to write. It appears only when it is complete.
-
-        Raises:
-            FileExistsError: The folder is there already.
+        `FileExistsError` where the folder is there already.
         """
         path = pathlib.Path(path)
         if path.exists():

@@ -31,15 +31,7 @@ def _rotate_left(x, distance):
 
 
 def threefry2x32(key, counter):
-    """Threefry-2x32 with 20 rounds.
-
-    Args:
-        key: Pair of uint32 tensors.
-        counter: Pair of uint32 tensors that broadcast against the key's.
-
-    Returns:
-        Pair of uint32 tensors, the enciphered counter.
-    """
+    """Threefry-2x32 with 20 rounds: enciphers a counter by a key, both pairs of uint32 tensors."""
     k0, k1 = key
     schedule = (k0, k1, ops.bitwise_xor(ops.bitwise_xor(k0, k1), np.uint32(_PARITY)))
     x0, x1 = counter[0] + k0, counter[1] + k1
@@ -62,11 +54,6 @@ def bits(seeds, shape, stream=0):
 
     Returns:
         uint32 tensor `[B, *shape]`, uniform over all 2**32 values.
-
-    Example:
-
-    >>> kgen.random.bits(ops.array([7], "int32"), (2,)).shape
-    (1, 2)
     """
     size = math.prod(shape)
     half = (size + 1) // 2  # one cipher block gives two words
@@ -99,27 +86,16 @@ def fold_in(seeds, data):
 def row_seeds(seed, n, offset=0):
     """`n` seeds derived from one, so that runs with different seeds share no image.
 
-    Args:
-        seed: Int or int32 scalar tensor.
-        n: Int or int32 scalar tensor, how many.
-        offset: Int or int32 scalar tensor, index of the first.
-
-    Returns:
-        int32 tensor `[n]`.
+    All are ints or int32 scalar tensors; `offset` is the index of the first. Returns an int32
+    tensor `[n]`.
     """
     return fold_in(ops.expand_dims(seed, 0), ops.arange(n, dtype="int32") + offset)
 
 
 def uniform(seeds, shape, stream=0):
-    """Uniform noise in the open interval (0, 1), a multiple of 2**-24.
+    """Uniform noise in the open interval (0, 1), a multiple of 2**-24: float32 `[B, *shape]`.
 
-    Args:
-        seeds: int32 tensor `[B]`, one seed per row.
-        shape: Tuple of ints, the shape of one row.
-        stream: Int or int32 tensor, scalar or `[B]`; other streams are independent draws.
-
-    Returns:
-        float32 tensor `[B, *shape]`.
+    Arguments are as for `bits`.
     """
     # 23 bits and a half: the centres of 2**23 cells, all exact, never 0 and never 1.
     cells = ops.cast(ops.right_shift(bits(seeds, shape, stream), np.uint32(9)), "int32")
@@ -127,19 +103,11 @@ def uniform(seeds, shape, stream=0):
 
 
 def normal(seeds, shape, stream=0):
-    """Standard normal noise.
+    """Standard normal noise, float32 `[B, *shape]`. Arguments are as for `bits`.
 
     The sum of two independent normals is normal: each half of a random word picks one of
     65,536 equally likely quantiles, and the two are added. The sum takes 2**31 values, its
     variance is 1, its largest magnitude 5.9.
-
-    Args:
-        seeds: int32 tensor `[B]`, one seed per row.
-        shape: Tuple of ints, the shape of one row.
-        stream: Int or int32 tensor, scalar or `[B]`; other streams are independent draws.
-
-    Returns:
-        float32 tensor `[B, *shape]`.
     """
     words = bits(seeds, shape, stream)
     high = ops.cast(ops.right_shift(words, np.uint32(16)), "int32")
@@ -151,13 +119,7 @@ def normal(seeds, shape, stream=0):
 def gumbel(seeds, shape, stream=0):
     """Standard Gumbel noise, -log(-log(u)): `argmax(logits + gumbel)` draws from a softmax.
 
-    Args:
-        seeds: int32 tensor `[B]`, one seed per row.
-        shape: Tuple of ints, the shape of one row.
-        stream: Int or int32 tensor, scalar or `[B]`; other streams are independent draws.
-
-    Returns:
-        float32 tensor `[B, *shape]`, from -2.9 to 16.7.
+    float32 `[B, *shape]`, from -2.9 to 16.7. Arguments are as for `bits`.
     """
     return -_log(-_log(uniform(seeds, shape, stream)))
 
@@ -175,14 +137,7 @@ def _groups(num_choices):
 
 
 def categorical_size(num_choices):
-    """How many numbers `categorical` takes for one draw: about 2 sqrt(Q) for many choices.
-
-    Args:
-        num_choices: Int, Q.
-
-    Returns:
-        Int.
-    """
+    """How many numbers `categorical` takes for one of Q choices: about 2 sqrt(Q) of many."""
     groups, size = _groups(num_choices)
     return size if groups == 1 else groups + size
 
@@ -196,12 +151,8 @@ def categorical(logits, noise):
     rounding; the inverse of a cumulative sum would take one number, but each of its Q - 1
     borders moves with every rounding before it.
 
-    Args:
-        logits: float32 tensor `[B, ..., Q]`.
-        noise: float32 tensor `[B, ..., categorical_size(Q)]`, from `gumbel`.
-
-    Returns:
-        int32 tensor `[B, ...]`.
+    Takes float32 logits `[B, ..., Q]` and noise `[B, ..., categorical_size(Q)]` from `gumbel`;
+    gives int32 `[B, ...]`.
     """
     *_, num_choices = shape = logits.shape
     groups, size = _groups(num_choices)
@@ -222,13 +173,9 @@ def categorical(logits, noise):
 
 
 def argmax(x):
-    """Index of the largest number: `ops.argmax` as it converts to ONNX.
+    """Index of the largest of `[..., Q]`, int32 `[...]`; of equal numbers the first.
 
-    Args:
-        x: float32 tensor `[..., Q]`.
-
-    Returns:
-        int32 tensor `[...]`; of equal numbers the first.
+    `ops.argmax` as it converts to ONNX.
     """
     count = x.shape[-1]
     largest = ops.equal(x, ops.max(x, axis=-1, keepdims=True))

@@ -1,9 +1,7 @@
 """Images for training and evaluation: from any source to uint8 arrays, split and cached.
 
-`load` reads a source, brings every image to one shape, caches the result on disk and
-returns a `Data` with the splits `train`, `validation` and `test`. Nothing here imports
-TensorFlow, except for the sources that are TensorFlow's own (`tfds:` and `tf.data`), and
-Keras is imported only when `Split.batches` is first called.
+Nothing here imports TensorFlow, except for the sources that are TensorFlow's own (`tfds:` and
+`tf.data`), and Keras is imported only when `Split.batches` is first called.
 """
 
 from kgen.data.loading import Data, load

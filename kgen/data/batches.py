@@ -5,7 +5,7 @@ import numpy as np
 
 
 class Batches(keras.utils.PyDataset):
-    """Batches of a `Split`, made with `Split.batches`.
+    """Batches of a `Split`, made with `Split.batches`, whose arguments these are.
 
     Element *i* is a tuple `(images,)` or `(images, labels)` of NumPy arrays, uint8
     `[B, H, W, C]` and int32 `[B]`. What it holds is a pure function of the seed, of
@@ -19,18 +19,7 @@ class Batches(keras.utils.PyDataset):
     state, so pass `shuffle=False`; with `steps_per_epoch` its epochs no longer end where
     these do.
 
-    Args:
-        split: A `kgen.data.Split`.
-        batch_size: Positive integer.
-        shuffle: Boolean, whether every epoch has its own order.
-        seed: Integer, 0 or more.
-        drop_remainder: Boolean, whether a last, smaller batch is left out.
-        epoch: Integer, the epoch to begin with.
-
-    Example:
-
-    >>> batches = kgen.data.load("digits").train.batches(64, seed=1)
-    >>> images, labels = batches[0]
+    >>> images, labels = kgen.data.load("digits").train.batches(64, seed=1)[0]
     >>> images.shape, labels.shape
     ((64, 8, 8, 1), (64,))
     """

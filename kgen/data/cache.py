@@ -38,22 +38,13 @@ def digest(value):
 
 
 def load(entry, fill):
-    """Reads an entry; one that is missing or damaged is written first.
+    """An entry, read from the folder `entry`; one that is missing or damaged is written first.
 
-    Of several processes that want an entry, one writes it and the others wait for it.
-
-    Args:
-        entry: Path of the entry's folder. Locks are kept beside the folder that it is in.
-        fill: Function that is given a `Writer`, adds all images and returns a dict of what
-            else to keep.
-
-    Returns:
-        Tuple of a dict of split name to `(images, labels)`, the images memory-mapped, and
-        the dict that `fill` gave.
-
-    Raises:
-        OSError: If the entry cannot be written, for instance because the disk is full.
-            Nothing of it is left.
+    Of several processes that want an entry, one writes it and the others wait for it; locks are
+    kept beside the folder that it is in. `fill` is given a `Writer`, adds all images and returns
+    a dict of what else to keep. Returns a dict of split name to `(images, labels)`, the images
+    memory-mapped, and what `fill` gave. An `OSError` where the entry cannot be written, for
+    instance because the disk is full, leaves nothing of it.
     """
     with contextlib.suppress(*_DAMAGE):
         return _read(entry)

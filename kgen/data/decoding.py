@@ -21,23 +21,17 @@ _GROUP = 16  # images that a thread takes at a time
 
 
 def decode(payload, image_shape, background="white"):
-    """Decodes one image and brings it to `image_shape`.
+    """Decodes one image and brings it to `image_shape`: uint8 `[H, W, C]`, with 1, 3 or 4 channels.
 
     A photograph is turned upright as its EXIF orientation says; of an animation the
     first frame is taken. The largest centred part with the aspect ratio of the target is
     cut out and resized with Lanczos's filter; an image that has the target's size
     already keeps its pixels. 16-bit grey is scaled to 8 bits. With 1 or 3 channels a
-    transparent image is composited on `background`; with 4 it keeps its alpha channel,
-    and an opaque image gets alpha 255.
+    transparent image is composited on `background`, a colour that Pillow knows (a name or
+    `#rrggbb`); with 4 it keeps its alpha channel, and an opaque image gets alpha 255.
 
-    Args:
-        payload: Path (a string) or bytes of a PNG, JPEG, WebP, GIF or BMP file, or a uint8 array
-            `[H, W, C]`.
-        image_shape: Tuple `(H, W, C)` with 1, 3 or 4 channels.
-        background: String, a colour that Pillow knows: a name or `#rrggbb`.
-
-    Returns:
-        uint8 array `[H, W, C]`.
+    `payload` is the path (a string) or the bytes of a PNG, JPEG, WebP, GIF or BMP file, or a uint8
+    array `[H, W, C]`.
     """
     if isinstance(payload, np.ndarray):
         if payload.shape == image_shape:

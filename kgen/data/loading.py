@@ -51,11 +51,7 @@ class Data:
     horizontal_flip: bool
 
     def split(self, name):
-        """The split of a name: `"train"`, `"validation"` or `"test"`.
-
-        Raises:
-            ValueError: There is no such split, or this data does not have it.
-        """
+        """The split of a name: `"train"`, `"validation"` or `"test"`; else a `ValueError`."""
         if name not in SPLITS:
             from kgen.checks import unknown_name
 
@@ -202,12 +198,7 @@ class _Memory:
 
 
 def _fill(sink, found, image_shape, background, fractions, seed, progress):
-    """Decodes the whole source into `sink`.
-
-    Returns:
-        Tuple of a dict of split name to `(images, labels)`, and a dict of what else there
-        is to know about the source.
-    """
+    """Decodes a source into `sink`: its splits as `(images, labels)`, and what else is known."""
     contents = found.read()
     description, parts = found.description, contents.parts
     if image_shape is None:

@@ -39,12 +39,10 @@ _KERAS_CLASS_NAMES = {
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """The images of one split that the source itself has.
+    """The images of one split that the source itself has, `size` in number.
 
-    Args:
-        size: Number of images.
-        items: Iterable of tuples `(name, payload, label)`: a string, what
-            `decoding.decode` takes, and an int or `None`. It can be iterated again.
+    `items` are tuples `(name, payload, label)`: a string, what `decoding.decode` takes, and an
+    int or `None`. They can be iterated again.
     """
 
     size: int
@@ -53,14 +51,10 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What a source holds.
+    """What a source holds: a `Part` for each of its splits, of which `"train"` is one.
 
-    Args:
-        parts: Dict of `"train"`, and `"validation"` and `"test"` where the source has
-            them, to `Part`.
-        image_shape: Tuple `(H, W, C)`, or `None` where only the images know it.
-        class_names: List of strings, or `None`.
-        skipped: List of tuples `(path, reason)` of files that are no images.
+    `image_shape` is `None` where only the images know it, `class_names` where there are none;
+    `skipped` has tuples `(path, reason)` of files that are no images.
     """
 
     parts: dict
@@ -71,15 +65,10 @@ class Contents:
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """A source that was found, and not yet read.
+    """A source that was found, and not yet read; `read` gives its `Contents`.
 
-    Args:
-        name: Short name of the data.
-        description: The source as the user gave it.
-        splits: Names of the splits that the source has; `"train"` is one of them.
-        read: Function that returns the `Contents`.
-        key: A value for JSON that changes whenever the source does, or `None` for a
-            source that is in memory already and is not cached.
+    `description` is the source as the user gave it. `key` is a value for JSON that changes
+    whenever the source does, or `None` for one that is in memory already and is not cached.
     """
 
     name: str
@@ -362,15 +351,13 @@ def _split_folders(files, description):
 
 
 def _list_files(root):
-    """Lists the visible files of a folder, to find images and to know whether they changed.
+    """The visible files of a folder, to find images and to know whether they changed: a sorted
+    dict of relative path (with `/`) to `(size, mtime_ns, ctime_ns)`.
 
     A file's content cannot change without its ctime, which, unlike its mtime, no program can
     set back; and two files with one relative path, size and mtime (two unpacked archives of
     bitmaps) still differ in it. So these numbers are as safe a key as the files' contents,
     without reading them.
-
-    Returns:
-        Dict of relative path (with `/`) to `(size, mtime_ns, ctime_ns)`, sorted.
     """
     files, folders = {}, [""]
     while folders:

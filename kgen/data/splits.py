@@ -55,16 +55,11 @@ class Split:
         return tuple(self.images.shape[1:])
 
     def binarized(self, seed=0):
-        """A copy whose pixels are 0 or 255, drawn once with the grey level as probability.
+        """A copy in memory whose pixels are 0 or 255, drawn with the grey level as probability.
 
         Likelihoods of binarised images compare only on one fixed draw of the test set: state
-        `seed` beside the figure. (This is not Larochelle's static binarisation of MNIST.)
-
-        Args:
-            seed: Integer, 0 or more.
-
-        Returns:
-            A `Split`, in memory.
+        `seed` (0 or more) beside the figure. (This is not Larochelle's static binarisation of
+        MNIST.)
         """
         rng = np.random.default_rng(seed)
         ones = rng.random(self.images.shape, "float32") < self.images / np.float32(255)
@@ -81,9 +76,6 @@ class Split:
             drop_remainder: Boolean, whether a last, smaller batch is left out. A split
                 with fewer images than `batch_size` gives one batch in any case.
             epoch: Integer, the epoch to begin with.
-
-        Returns:
-            A `kgen.data.Batches` of tuples `(images,)` or `(images, labels)`.
         """
         from kgen.data.batches import Batches  # imports Keras
 
@@ -132,19 +124,10 @@ def check_fractions(validation_fraction, test_fraction):
 
 
 def carve(name, count, fractions, seed):
-    """Assigns the images of a split to it and to the splits that are missing.
+    """Assigns the `count` images of a split to it and to missing splits: their names, `[count]`.
 
-    Each missing split gets its fraction of the images, rounded, at least one; which
-    ones is drawn uniformly from `seed`, without regard to the classes.
-
-    Args:
-        name: String, the split that the images come from.
-        count: Number of images.
-        fractions: Dict of name of a missing split to its fraction.
-        seed: Integer, 0 or more.
-
-    Returns:
-        Array of strings `[count]`: the split of each image.
+    Each missing split gets its fraction of the images (`fractions`, by name), rounded, at
+    least one; which ones is drawn uniformly from `seed`, without regard to the classes.
     """
     assignment = np.full(count, name, dtype=object)
     order = np.random.default_rng(seed).permutation(count)

@@ -16,9 +16,9 @@ class EvaluateSamples(keras.callbacks.Callback):
     """Draws images every few epochs, measures them, and logs the figures.
 
     The figures go into the epoch's logs as `FD-lenet128` and so on, where the progress
-    bar, `History`, `metrics.csv`, TensorBoard and callbacks that come later find them. The
-    images are drawn from the same seeds each time, so figures differ by the weights alone.
-    Epochs without an evaluation have no such figures.
+    bar, `History`, `metrics.csv`, TensorBoard and callbacks that come later find them; other
+    epochs have none. The images are drawn from the same seeds each time, so figures differ by
+    the weights alone.
 
     Args:
         reference: `Reference`, or a `kgen.data.Split` of held-out images. Use validation
@@ -28,8 +28,8 @@ class EvaluateSamples(keras.callbacks.Callback):
         metrics: Sequence of names in `kgen.evaluation.METRICS`.
         seed: Int, for the images.
         best: Name of one of the metrics; the model is kept whenever it improves.
-        path: Path of the `.keras` file of the best model. Beside it, at `<path>.json`, stands
-            what it reached, so that a resumed run keeps the better one.
+        path: Path of the `.keras` file of the best model. Beside it, at
+            `<path>.json`, stands what it reached, so that a resumed run keeps the better one.
         batch_size: Int, images at a time.
 
     Raises:

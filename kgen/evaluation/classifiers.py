@@ -18,15 +18,7 @@ def lenet(image_shape, num_classes, seed=0):
     """A LeNet for small grey images (after LeCun et al., Proc. IEEE 1998, section II.B).
 
     Rectifiers and maximum pooling stand in for the original's; the last hidden layer,
-    `features`, has 128 units.
-
-    Args:
-        image_shape: Tuple `(H, W, C)`.
-        num_classes: Int.
-        seed: Int, for the initial weights.
-
-    Returns:
-        Keras model from uint8 `[B, H, W, C]` to float32 logits `[B, num_classes]`.
+    `features`, has 128 units. A Keras model from uint8 `[B, H, W, C]` to float32 logits.
     """
     with computing_in_float32():
         image = keras.Input(image_shape, dtype="uint8", name="image")
@@ -45,17 +37,9 @@ def lenet(image_shape, num_classes, seed=0):
 
 
 def cifar_network(image_shape, num_classes, seed=0):
-    """A convolutional network for small colour images, with batch normalisation.
+    """A convolutional network for small colour images, with batch normalisation, as `lenet`.
 
     Its last hidden layer, `features`, is the mean over the positions of 128 filters.
-
-    Args:
-        image_shape: Tuple `(H, W, C)`.
-        num_classes: Int.
-        seed: Int, for the initial weights.
-
-    Returns:
-        Keras model from uint8 `[B, H, W, C]` to float32 logits `[B, num_classes]`.
     """
     with computing_in_float32():
         image = keras.Input(image_shape, dtype="uint8", name="image")
@@ -80,17 +64,7 @@ def fitting(image_shape):
 
 
 def train(network, split, epochs, batch_size=BATCH_SIZE, learning_rate=2e-3, seed=0, verbose=0):
-    """Trains a classifier.
-
-    Args:
-        network: Keras model from uint8 images to logits.
-        split: `kgen.data.Split` with labels.
-        epochs: Int.
-        batch_size: Int.
-        learning_rate: Float, from which it falls to 0 along a cosine.
-        seed: Int, for the order of the images.
-        verbose: As in `keras.Model.fit`.
-    """
+    """Trains a classifier on a split; the learning rate falls to 0 along a cosine."""
     batches = split.batches(batch_size, shuffle=True, seed=seed)
     schedule = keras.optimizers.schedules.CosineDecay(learning_rate, epochs * len(batches))
     network.compile(
@@ -103,30 +77,14 @@ def train(network, split, epochs, batch_size=BATCH_SIZE, learning_rate=2e-3, see
 
 
 def classify(network, images, batch_size=512):
-    """The class that a network gives to each image.
-
-    Args:
-        network: Keras model from uint8 images to logits.
-        images: uint8 array `[N, H, W, C]`.
-        batch_size: Int.
-
-    Returns:
-        int64 array `[N]`.
-    """
+    """int64 `[N]`, the class that a network gives to each of the uint8 images `[N, H, W, C]`."""
     return np.argmax(forward(network, batch_size)(images), axis=-1)
 
 
 def forward(model, batch_size=256):
-    """A compiled function from an array `[N, ...]` to what the model makes of it.
+    """A compiled function from an array `[N, ...]` to what the model makes of it, NumPy.
 
     `keras.Model.predict` does not do: for arrays it needs TensorFlow, on JAX too.
-
-    Args:
-        model: Keras model with one input and one output.
-        batch_size: Int, rows at a time.
-
-    Returns:
-        Callable from an array to a NumPy array `[N, ...]`.
     """
     compiled = compile_function(
         model, lambda x: model(x, training=False), jit_compile=keras.backend.backend() == "jax"
@@ -143,27 +101,15 @@ def forward(model, batch_size=256):
 def classification_accuracy_score(
     images, labels, test_images, test_labels, *, num_classes=None, epochs=None, seed=0
 ):
-    """Accuracy on real images of a classifier that saw generated ones alone.
+    """Accuracy on real images, 0 to 1, of a classifier that saw generated ones alone.
 
     Ravuri and Vinyals, "Classification accuracy score for conditional generative models"
     (NeurIPS 2019), section 3, with the small classifiers of this module.
 
-    Args:
-        images: uint8 array `[N, H, W, C]`, generated.
-        labels: Int array `[N]`, the classes they were drawn for.
-        test_images: uint8 array `[M, H, W, C]`, real.
-        test_labels: Int array `[M]`.
-        num_classes: Int; `None` for one more than the largest label of both.
-        epochs: Int; `None` for 5, or for as many as make 200 steps: with few images the score
-            would else tell how short the training was.
-        seed: Int, for the initial weights and the order of the images.
-
-    Returns:
-        Float, 0 to 1.
-
-    Raises:
-        ValueError: There are no labels, a label is none of the classes, or images and labels
-            do not fit.
+    Both sets are uint8 images `[N, H, W, C]` and int labels `[N]`; a `ValueError` where these are
+    missing or do not fit. `num_classes` is by default one more than the largest label of both,
+    `epochs` 5, or as many as make 200 steps: with few images the score would else tell how short
+    the training was.
     """
     if labels is None or test_labels is None:
         raise ValueError(

@@ -26,12 +26,9 @@ _MARKERS = 12  # a curve of at most so many points shows them
 def of_run(history):
     """One panel for each quantity of a run, training and validation together.
 
-    Args:
-        history: List of dicts, the rows of a run's `metrics.csv`; a value may be `None`.
-
-    Returns:
-        Dict of `"panels"`, a list; `"left_out"`, the names of those that are too many; and
-        `"pairs"`, a bool, whether a panel has a curve of training and one of validation.
+    `history` is the rows of `metrics.csv` as dicts; a value may be `None`. Returns a dict of
+    `"panels"`, a list; `"left_out"`, the names of those that are too many; and `"pairs"`, a bool,
+    whether a panel has a curve of training and one of validation.
     """
     columns = dict.fromkeys(key for row in history for key in row)
     names = dict.fromkeys(key.removeprefix("val_") for key in columns)
@@ -47,12 +44,8 @@ def of_run(history):
 def of_several(histories):
     """One panel for each quantity that two runs share, on validation images if they can be.
 
-    Args:
-        histories: List with the history of each run, see `of_run`. The colour of a run is
-            its number modulo `COLOURS`; the first `COLOURS` are solid, the others dashed.
-
-    Returns:
-        Dict as of `of_run`.
+    A run's colour is its number modulo `COLOURS`; the first `COLOURS` are solid, the others
+    dashed. Takes a history for each run, and returns a dict, as `of_run`.
     """
     columns = [dict.fromkeys(key for row in history for key in row) for history in histories]
     names = dict.fromkeys(key.removeprefix("val_") for keys in columns for key in keys)
@@ -104,13 +97,9 @@ def _importance(name):
 def panel(lines):
     """Where everything of a panel lies.
 
-    Args:
-        lines: List of `(points, colour, dashed)`: two or more pairs of epoch and value, the
-            number of a colour or `None`, and a bool.
-
-    Returns:
-        Dict of `"width"`, `"height"`, `"box"` (left, top, right, bottom), `"x"` and `"y"`
-        (ticks as pairs of position and label) and `"curves"`.
+    A line is `(points, colour, dashed)`: two or more pairs of epoch and value, the number of a
+    colour or `None`, and a bool. Returns a dict of `"width"`, `"height"`, `"box"` (left, top,
+    right, bottom), `"x"` and `"y"` (ticks as pairs of position and label) and `"curves"`.
     """
     low, high = limits(lines)
     rows = ticks(low, high, 4)
@@ -155,17 +144,7 @@ def limits(lines):
 
 
 def ticks(low, high, intervals, integers=False):
-    """Round numbers from `low` to `high`, no more than `intervals` steps of them.
-
-    Args:
-        low, high: Floats, `low < high`.
-        intervals: Int.
-        integers: Bool, whole numbers only.
-
-    Returns:
-        List of pairs of a float and its label.
-
-    Example:
+    """Round numbers from `low` to `high` with their labels, no more than `intervals` steps.
 
     >>> ticks(0.02, 1.1, 4)
     [(0.4, '0.4'), (0.8, '0.8')]

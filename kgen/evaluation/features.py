@@ -73,7 +73,7 @@ class KerasExtractor:
     """A Keras model as a feature extractor.
 
     Args:
-        model: Keras model with one input, to `[B, dim]`.
+        model: Keras model with one input, to `[B, dim]`; else a `ValueError`.
         name: String; the model's own name by default.
         preprocess: Callable from uint8 images `[N, H, W, C]` to what the model takes;
             `None` hands it the grey levels 0 to 255 as they are.
@@ -82,9 +82,6 @@ class KerasExtractor:
         image_shape: Tuple `(H, W, C)` of the only images it takes, or `None` for any.
         sha256: String; by default the hash of the model's configuration and weights and,
             once the shape of the images is known, of what `preprocess` makes of some.
-
-    Raises:
-        ValueError: The model has several inputs, or its output is not `[B, dim]`.
 
     Example:
 
@@ -156,19 +153,14 @@ class KerasExtractor:
 class Inception:
     """The Inception network of 2015 whose features FID is defined on (Heusel et al., 2017).
 
-    It is torch-fidelity's port of the graph, with the resizing of TensorFlow 1 to 299x299
-    inside. Keras's InceptionV3 is another network and gives other scores. It runs on the
-    CPU, in float32.
+    It is torch-fidelity's port of the graph, which must be installed, with the resizing of
+    TensorFlow 1 to 299x299 inside. Keras's InceptionV3 is another network and gives other
+    scores. It runs on the CPU, in float32.
 
     Args:
         weights: Path of `weights-inception-2015-12-05-6726825d.pth`.
-        sha256: String, the hash that the file must have. With the weights of another
-            network the name is no longer `inception-2015`, since its scores are no FID.
-
-    Raises:
-        ValueError: The file has another hash.
-        FileNotFoundError: There is no such file.
-        ImportError: torch-fidelity is not installed.
+        sha256: String, the hash that the file must have, else a `ValueError`. With the weights
+            of another network the name is no longer `inception-2015`: its scores are no FID.
     """
 
     dim = 2048
@@ -239,19 +231,11 @@ def cifar_cnn():
 
 
 def random_conv(image_shape):
-    """Features of a convolutional network with random weights, for any other images.
+    """A `KerasExtractor` of a convolutional network with random weights, for any other images.
 
     Random features tell distributions apart, but do not weigh what a person would: use
-    them to compare models on the same data, and distrust small differences.
-
-    Args:
-        image_shape: Tuple `(H, W, C)`, sides of 8 or more.
-
-    Returns:
-        `KerasExtractor` with 256 features: the means over the positions of three layers.
-
-    Raises:
-        ValueError: `image_shape` is another.
+    them to compare models on the same data, and distrust small differences. There are 256,
+    the means over the positions of three layers. Sides are 8 or more.
     """
     image_shape = check_image_shape(image_shape)
     if min(image_shape[:2]) < 8:
@@ -278,21 +262,13 @@ def random_conv(image_shape):
 
 
 def get(features, image_shape):
-    """Finds a feature extractor that takes images of a shape.
+    """The `FeatureExtractor` that `features` means, for images of shape `(H, W, C)`.
 
-    Args:
-        features: `"auto"` (`lenet128` for 28x28 grey images, `cifar_cnn` for 32x32 RGB,
-            else `random_conv`), one of these names, `"inception:PATH"` with the path of
-            the weights, the path of a `.keras` file, a Keras model, or any object with the
-            methods of `FeatureExtractor`.
-        image_shape: Tuple `(H, W, C)`.
-
-    Returns:
-        A `FeatureExtractor`.
-
-    Raises:
-        ValueError: There is no such extractor, it does not take such images, or its weights
-            have another hash than they should.
+    That is `"auto"` (`lenet128` for 28x28 grey images, `cifar_cnn` for 32x32 RGB, else
+    `random_conv`), one of these names, `"inception:PATH"` with the path of the weights, the
+    path of a `.keras` file, a Keras model, or any object with the methods of
+    `FeatureExtractor`. A `ValueError` where there is none such, it does not take such images,
+    or its weights have another hash than they should.
     """
     image_shape = tuple(image_shape)
     if isinstance(features, str | pathlib.Path):
@@ -313,22 +289,12 @@ def get(features, image_shape):
 
 
 def extract(extractor, images, *, cache=True, cache_dir=None, batch_size=256, progress=False):
-    """Features of images, kept on disk so that those of real images are computed once.
+    """Features of uint8 images `[N, H, W, C]`, finite float32 `[N, dim]`.
 
-    Args:
-        extractor: `FeatureExtractor`, or what `get` makes one of.
-        images: uint8 array `[N, H, W, C]`; it may be memory-mapped.
-        cache: Bool, keep the features, by the hash of the images' pixels.
-        cache_dir: Path; `None` for the folder `features` in kgen's cache.
-        batch_size: Int, images at a time.
-        progress: Bool, show a progress bar.
-
-    Returns:
-        float32 array `[N, dim]`.
-
-    Raises:
-        ValueError: `images` are no images or not those that the extractor takes, or a feature
-            is NaN or infinite.
+    They are kept on disk by the hash of the images' pixels, so that those of real images are
+    computed once; not if `cache` is false, and in kgen's cache if `cache_dir` is `None`. The
+    images may be memory-mapped. `extractor` is a `FeatureExtractor`, or what `get` makes one of.
+    A `ValueError` where it does not take such images, or gives NaN or infinity.
     """
     check_images(images, "images")
     extractor = get(extractor, images.shape[1:])

@@ -13,7 +13,8 @@ def interpolate(model, pairs=8, steps=10, seed=0, labels=None, batch_size=64):
     leave it in the middle, where the model was never trained, so the way is an arc.
 
     Args:
-        model: `ImageGenerator` with an endpoint `decode` from a latent vector.
+        model: `ImageGenerator` with an endpoint `decode` from a latent vector; else a
+            `ValueError`.
         pairs: Int, how many ways.
         steps: Int, images on each way, both ends included; 2 or more.
         seed: Int; the ends are the images that `generate(2 * pairs, seed=seed)` draws.
@@ -22,14 +23,6 @@ def interpolate(model, pairs=8, steps=10, seed=0, labels=None, batch_size=64):
 
     Returns:
         uint8 array `[pairs, steps, H, W, C]`.
-
-    Raises:
-        ValueError: The model has no latent vector.
-
-    Example:
-
-    >>> images = kgen.evaluation.interpolate(model, pairs=4, steps=8)
-    >>> kgen.images.save_png(kgen.images.grid(images.reshape(32, 28, 28, 1), 8), "ways.png")
     """
     decode = model.endpoints().get("decode")
     if decode is None or "latent" not in decode.inputs:
@@ -56,16 +49,9 @@ def interpolate(model, pairs=8, steps=10, seed=0, labels=None, batch_size=64):
 
 
 def spherical(start, end, steps):
-    """Points on the arcs between vectors (Shoemake, "Animating rotation with quaternion
-    curves", SIGGRAPH 1985), their lengths interpolated too.
-
-    Args:
-        start: Array `[N, D]`.
-        end: Array `[N, D]`.
-        steps: Int, points per arc, both ends included.
-
-    Returns:
-        Array `[N, steps, D]`.
+    """Points `[N, steps, D]` on the arcs from `start` to `end`, both `[N, D]` and included
+    (Shoemake, "Animating rotation with quaternion curves", SIGGRAPH 1985); the lengths are
+    interpolated too.
     """
     start, end = start[:, None], end[:, None]
     t = np.linspace(0, 1, steps)[:, None]

@@ -4,6 +4,9 @@ They know nothing of images or networks. Each agrees with its published implemen
 1e-4 relative or better, and none holds a matrix of all pairs: what is quadratic in the
 number of images goes through blocks of `_BLOCK` numbers, in float64, because a difference
 of squares in float32 loses the small distances that matter most.
+
+All raise a `ValueError` where there are fewer rows than they need, a row is not finite, two
+sets differ in D, or a count is too small. A standard deviation is divided by the count.
 """
 
 import numpy as np
@@ -16,23 +19,16 @@ _TIE = 1e-9
 
 
 class Statistics:
-    """Number, mean and covariance of features that come in batches, in float64.
+    """Number `n`, `mean` and `covariance` of features that come in batches, in float64.
 
     Batches are merged by their means and their sums of squared deviations (Chan, Golub and
     LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances",
     COMPSTAT 1982, eq. 2.1, with outer products for squares), which does not cancel however
     far the mean is from 0. What was merged is not kept.
 
-    Args:
-        features: Array `[N, D]` to begin with, or `None`.
-
-    Attributes:
-        n: Int, how many rows it has seen.
-        mean: float64 `[D]`, or `None` before the first row.
-
     Example:
 
-    >>> statistics = Statistics()
+    >>> statistics = Statistics()      # or of a first array [N, D]
     >>> for batch in np.array_split(features, 10):
     ...     statistics.update(batch)
     >>> frechet_distance(statistics, others)
@@ -51,14 +47,7 @@ class Statistics:
         return self._scatter / (self.n - 1)
 
     def update(self, features):
-        """Takes in features.
-
-        Args:
-            features: Array `[N, D]`, N at least 1.
-
-        Raises:
-            ValueError: They are no finite `[N, D]`, or have another D than those before.
-        """
+        """Takes in features `[N, D]`, N at least 1, of the same D as those before."""
         features = _checked(features, "features", 1)
         if self.n and features.shape[1] != len(self.mean):
             raise ValueError(
@@ -92,19 +81,7 @@ def frechet_distance(a, b):
     columns as the covariance has rank; singular covariances (constant features, fewer
     images than features) are therefore no special case, and nothing becomes complex.
 
-    Args:
-        a: Array `[N, D]`, or `Statistics`.
-        b: Array `[M, D]`, or `Statistics`; the order does not matter.
-
-    Returns:
-        Float, 0 or more.
-
-    Raises:
-        ValueError: There are fewer than 2 rows, a row is not finite, or the D differ.
-
-    Example:
-
-    >>> frechet_distance(generated, Statistics(real))
+    `a` and `b` are arrays of 2 rows or more, or `Statistics`; their order does not matter.
     """
     a = _as_statistics(a, "a")
     b = _as_statistics(b, "b", len(a.mean), "a")
@@ -141,24 +118,9 @@ def kernel_distance(a, b, subsets=100, subset_size=1000, seed=0):
     section 4.3). Unlike the Fréchet distance its expectation does not depend on the number
     of images, and it may be a little below 0 for equal distributions.
 
-    Args:
-        a: Array `[N, D]`.
-        b: Array `[M, D]`; the order matters only to the draw of subsets.
-        subsets: Int, how many pairs of subsets are drawn, each without replacement.
-        subset_size: Int, rows of a subset, at least 2; at most `min(N, M)` are taken.
-        seed: Int, for the subsets.
-
-    Returns:
-        Tuple of floats: mean and standard deviation (divided by `subsets`) over the
-        subsets.
-
-    Raises:
-        ValueError: There are fewer than 2 rows, a row is not finite, the D differ, or
-            `subsets` or `subset_size` is too small.
-
-    Example:
-
-    >>> mean, sd = kernel_distance(generated, real)
+    Returns the mean and standard deviation over `subsets` pairs of subsets, each of
+    `subset_size` rows (at most `min(N, M)`) drawn without replacement. The order of `a` and
+    `b` matters only to that draw.
     """
     a = _checked(a, "a", 2)
     b = _checked(b, "b", 2, a.shape[1], "a")
@@ -207,21 +169,8 @@ def precision_recall_density_coverage(real, generated, k=5):
     the share of real balls with a generated sample (Naeem et al. 2020, eq. 2 and 3): a
     single outlier does not spoil them.
 
-    Args:
-        real: Array `[N, D]`.
-        generated: Array `[M, D]`.
-        k: Int, 1 or more.
-
-    Returns:
-        Dict of floats: `"precision"`, `"recall"` and `"coverage"` in 0 to 1, and
-        `"density"`, 0 or more and about 1 for equal distributions.
-
-    Raises:
-        ValueError: There are fewer than k + 1 rows, a row is not finite, or the D differ.
-
-    Example:
-
-    >>> precision_recall_density_coverage(real, generated)["coverage"]
+    Each set needs `k + 1` rows. Returns a dict of floats: `"precision"`, `"recall"` and
+    `"coverage"` in 0 to 1, and `"density"`, 0 or more and about 1 for equal distributions.
     """
     _check_neighbours(k)
     real = _checked(real, "real", k + 1)
@@ -261,24 +210,11 @@ def inception_score(probabilities, splits=10, seed=0):
 
     Salimans et al., "Improved techniques for training GANs", 2016, section 4: high where
     each image is surely of one class and the classes are even. The score is taken in
-    `splits` parts of the images; their order is drawn first, because parts of images that
-    come sorted by class would not have even classes.
+    `splits` parts of the images; their order is drawn from `seed` first (`None`: left as it is),
+    because parts of images that come sorted by class would not have even classes.
 
-    Args:
-        probabilities: Array `[N, K]`, each row 0 or more and of sum 1.
-        splits: Int, 1 to N.
-        seed: Int, for the order; `None` takes the rows as they are.
-
-    Returns:
-        Tuple of floats: mean and standard deviation (divided by `splits`) over the parts;
-        the mean is between 1 and K.
-
-    Raises:
-        ValueError: The rows are no probabilities, or there are fewer than `splits`.
-
-    Example:
-
-    >>> mean, sd = inception_score(classifier.predict(images))
+    Takes probabilities `[N, K]`, each row 0 or more and of sum 1 (else a `ValueError`).
+    Returns the mean, between 1 and K, and the standard deviation over the parts.
     """
     from scipy.special import rel_entr
 
@@ -302,30 +238,13 @@ def inception_score(probabilities, splits=10, seed=0):
 
 
 def mind(a, b, projections=1000, seed=0):
-    """MIND, the Monge Inception Distance (Berthet et al. 2026, arXiv 2605.06797).
+    """MIND, the Monge Inception Distance (Berthet et al. 2026, arXiv 2605.06797), 0 or more.
 
-    `3 D` times the mean, over random unit vectors u, of the squared 2-Wasserstein distance
-    between the distributions of `u . a` and of `u . b`. In one dimension that distance is
-    the squared difference of the two quantile functions, integrated over 0 to 1: sorting
-    is enough, and no Gaussian is assumed. For unequal counts the two step functions are
-    integrated exactly; no row is left out.
-
-    Args:
-        a: Array `[N, D]`.
-        b: Array `[M, D]`; the order does not matter.
-        projections: Int, 1 or more, how many unit vectors.
-        seed: Int, for the unit vectors.
-
-    Returns:
-        Float, 0 or more.
-
-    Raises:
-        ValueError: There are fewer than 2 rows, a row is not finite, the D differ, or
-            `projections` is less than 1.
-
-    Example:
-
-    >>> mind(generated, real)
+    `3 D` times the mean, over `projections` random unit vectors u, of the squared
+    2-Wasserstein distance between the distributions of `u . a` and of `u . b`. In one
+    dimension that distance is the squared difference of the two quantile functions, integrated
+    over 0 to 1: sorting is enough, and no Gaussian is assumed. For unequal counts the two step
+    functions are integrated exactly; no row is left out.
     """
     a = _checked(a, "a", 2)
     b = _checked(b, "b", 2, a.shape[1], "a")
@@ -351,11 +270,8 @@ def _unit_vectors(count, columns, seed):
 
 
 def _common_steps(n, m):
-    """The steps of two quantile functions of n and m values, cut where either steps.
-
-    Returns:
-        Tuple of int arrays, the index of the first's and of the second's value in each
-        step, and of a float64 array, the widths of the steps; their sum is 1.
+    """The steps of two quantile functions of n and m values, cut where either steps: the index of
+    the first's and of the second's value in each, and the widths (float64), whose sum is 1.
     """
     # Positions in units of 1 / (n m), so that they are exact.
     ends = np.union1d(np.arange(1, n + 1) * m, np.arange(1, m + 1) * n)
@@ -367,23 +283,9 @@ def nearest_neighbours(queries, references, k=1):
     """The k nearest references of each query, by Euclidean distance.
 
     Found by brute force, block by block on all cores; the distances are then taken from
-    the differences, so that the distance of a copy is exactly 0.
-
-    Args:
-        queries: Array `[N, D]`, N at least 1.
-        references: Array `[M, D]`, M at least k.
-        k: Int, 1 or more.
-
-    Returns:
-        Tuple of float64 `[N, k]`, the distances, ascending, and int64 `[N, k]`, the rows
-        of `references`; equally distant ones in the order of their rows.
-
-    Raises:
-        ValueError: There are fewer than k references, a row is not finite, or the D differ.
-
-    Example:
-
-    >>> distances, rows = nearest_neighbours(generated, train, k=3)
+    the differences, so that the distance of a copy is exactly 0. Returns float64 `[N, k]`, the
+    distances, ascending, and int64 `[N, k]`, the rows of `references` (at least k); equally
+    distant ones in the order of their rows.
     """
     _check_neighbours(k)
     queries = _checked(queries, "queries", 1)
@@ -408,27 +310,13 @@ def _nearest(queries, references, k):
 
 
 def authenticity(train, generated):
-    """Share of generated samples that are no near-copies of a training sample.
+    """Share of generated samples, 0 to 1, that are no near-copies of a training sample.
 
     A sample is authentic if it is farther from its nearest training sample than that one
     is from its own nearest other training sample (Alaa et al., "How faithful is your
     synthetic data?", ICML 2022, section 3). Copies give 0. Held-out real samples do not
     give 1: on a line they give 1/3, in many dimensions more. Theirs is the share to compare
     with.
-
-    Args:
-        train: Array `[N, D]`, N at least 2.
-        generated: Array `[M, D]`.
-
-    Returns:
-        Float in 0 to 1.
-
-    Raises:
-        ValueError: There are fewer than 2 rows, a row is not finite, or the D differ.
-
-    Example:
-
-    >>> authenticity(train, generated)
     """
     train = _checked(train, "train", 2)
     generated = _checked(generated, "generated", 2, train.shape[1], "train")
@@ -446,14 +334,8 @@ def _blocks(count, size):
 
 
 def _checked(features, name, least, columns=None, other=None):
-    """`features` as a float32 or float64 array; `ValueError` unless they are usable.
-
-    Args:
-        features: Array-like `[N, D]`.
-        name: String, what the caller's argument is called.
-        least: Int, how many rows there must be.
-        columns: Int, the D there must be, or `None` for any.
-        other: String, the argument that `columns` is from.
+    """`features` as a float32 or float64 array `[N, D]`; `ValueError` unless it is finite, with
+    `least` rows and as many `columns` as the argument called `other` has.
     """
     features = np.asarray(features)
     if features.ndim != 2 or features.shape[1] == 0 or features.dtype.kind not in "fiu":

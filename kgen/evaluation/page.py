@@ -39,17 +39,7 @@ _WIDTH, _HEIGHT = 968, 640  # of a picture on the page, in CSS pixels
 
 
 def number(value, sd=None, digits=4):
-    """A number for a reader: 4 significant digits, integers in full.
-
-    Args:
-        value: Int, float or `None`.
-        sd: Float, its standard deviation, or `None`.
-        digits: Int, significant digits of a float; its deviation gets 2.
-
-    Returns:
-        String; a dash for `None` and NaN.
-
-    Example:
+    """A number for a reader: 4 significant digits, integers in full; a dash for `None` and NaN.
 
     >>> number(8.1), number(0.00004321), number(12345.6), number(10_000), number(0.5, 0.012)
     ('8.100', '4.321e-05', '12,350', '10,000', '0.5000 ± 0.012')
@@ -81,22 +71,12 @@ def percent(value):
 
 
 def write(path, report, pictures, history=()):
-    """Writes the report of one model as an HTML file that needs no other.
+    """Writes what `kgen.evaluation.evaluate` returns as an HTML file that needs no other.
 
-    Args:
-        path: Path of the file, for instance `report.html`. The pictures are also written
-            beside it, as `report/<slug>.png`.
-        report: Dict, as `kgen.evaluation.evaluate` returns. What it lacks is left out.
-        pictures: Dict of slug to `{"title", "caption", "image"}`, with uint8 images
-            `[h, w, C]`.
-        history: List of dicts, the rows of a run's `metrics.csv`; a value may be `None`.
-
-    Returns:
-        Dict of slug to `{"title", "caption", "file"}`, the files relative to the folder
-        of `path`.
-
-    Raises:
-        ValueError: A slug cannot be the name of a file.
+    `pictures` are dicts of `"title"`, `"caption"` and `"image"` (uint8 `[h, w, C]`) by slug, and
+    are also written beside the page, as `report/<slug>.png`. `history` is the rows of a run's
+    `metrics.csv` as dicts; a value may be `None`. What `report` lacks is left out. Returns the
+    pictures with `"file"`, relative to the page's folder, in place of `"image"`.
     """
     path = pathlib.Path(path)
     written = {}
@@ -129,17 +109,10 @@ def write(path, report, pictures, history=()):
 
 
 def read(folder):
-    """What `kgen.evaluation.evaluate` wrote, for `write_comparison`.
+    """What `evaluate` wrote into a folder, for `write_comparison`.
 
-    Args:
-        folder: Path of the folder with `evaluation.json`. If it is a run's, the rows of
-            its `metrics.csv` come along.
-
-    Returns:
-        Dict of `"name"` (the folder's), `"report"`, `"pictures"` and `"history"`.
-
-    Raises:
-        ValueError: There is no evaluation, or one of an older kgen.
+    A dict of `"name"` (the folder's), `"report"`, `"pictures"` and `"history"`, the rows of
+    `metrics.csv` in a run's folder. `ValueError` without an evaluation, or of an older kgen.
     """
     from PIL import Image
 
@@ -220,12 +193,7 @@ def _command(report):
 
 
 def write_comparison(path, entries):
-    """Writes one page with a column for each of several runs.
-
-    Args:
-        path: Path of the HTML file.
-        entries: List of dicts, see `read`. `"report"` is as in `write`.
-    """
+    """Writes one page with a column for each of several runs, as `read` gives them."""
     entries = _named(entries)
     names = [entry["name"] for entry in entries]
     slugs = dict.fromkeys(slug for entry in entries for slug in entry["pictures"])
@@ -251,15 +219,10 @@ def write_comparison(path, entries):
 
 
 def table(entries):
-    """The comparison as text.
+    """The comparison of runs, as `read` gives them, as text: a header and rows of strings.
 
-    Args:
-        entries: List of dicts, see `read`.
-
-    Returns:
-        Tuple `(header, rows)` of a list of strings and a list of such lists: a metric,
-        `"lower"` or `"higher"` for which is better, the value of real images, and a column
-        for each run. A star marks the best value of those that can be compared.
+    A row is a metric, `"lower"` or `"higher"` for which is better, the value of real images, and
+    a column for each run. A star marks the best value of those that can be compared.
     """
     entries = _named(entries)
     header = ["metric", "better", "real images", *(entry["name"] for entry in entries)]

@@ -1,4 +1,8 @@
-"""How alike two images are: one figure for each pair, from uint8 `[N, H, W, C]`."""
+"""How alike two images are: one figure for each pair, of uint8 `[N, H, W, C]` and as many.
+
+The order of the two does not matter. A `ValueError` where they are no such images of one
+shape; SSIM and MS-SSIM are TensorFlow's, and an `ImportError` says so without it.
+"""
 
 import numpy as np
 
@@ -6,21 +10,8 @@ _BLOCK = 2**22  # bytes of images compared at once
 
 
 def psnr(a, b):
-    """Peak signal-to-noise ratio, `10 log10(255^2 / mean squared error)`.
-
-    Args:
-        a: uint8 array `[N, H, W, C]`.
-        b: uint8 array of the same shape; the order does not matter.
-
-    Returns:
-        float64 `[N]` in dB, infinite for equal images.
-
-    Raises:
-        ValueError: They are not uint8 images of one shape.
-
-    Example:
-
-    >>> psnr(images, reconstructions).mean()
+    """Peak signal-to-noise ratio, `10 log10(255^2 / mean squared error)`: float64 `[N]` in dB,
+    infinite for equal images.
     """
     a, b = _checked(a, b)
     errors = _in_blocks(_squared_error, a, b)
@@ -37,23 +28,9 @@ def ssim(a, b):
     """Structural similarity (Wang et al., "Image quality assessment: from error visibility
     to structural similarity", 2004, eq. 13), the mean over pixels and channels.
 
-    The window is an 11x11 Gaussian of standard deviation 1.5 that stays inside the image;
-    the constants are 0.01 and 0.03 as in the paper. Computed by `tf.image.ssim`.
-
-    Args:
-        a: uint8 array `[N, H, W, C]`, sides at least 11.
-        b: uint8 array of the same shape; the order does not matter.
-
-    Returns:
-        float32 `[N]`, at most 1, which is for equal images.
-
-    Raises:
-        ValueError: They are not uint8 images of one shape and large enough.
-        ImportError: There is no TensorFlow.
-
-    Example:
-
-    >>> ssim(images, reconstructions).mean()
+    The window is an 11x11 Gaussian of standard deviation 1.5 that stays inside the image, whose
+    sides are at least 11; the constants are 0.01 and 0.03 as in the paper. Computed by
+    `tf.image.ssim`: float32 `[N]`, at most 1, which is for equal images.
     """
     a, b = _checked(a, b, 11, "SSIM")
     return _in_blocks(_tensorflow_image("ssim"), a, b)
@@ -64,24 +41,9 @@ def ms_ssim(a, b):
     similarity for image quality assessment", 2003, eq. 7), the mean over channels.
 
     Five scales, each half the one before, with the paper's exponents and the window of
-    `ssim`. Computed by `tf.image.ssim_multiscale`, which takes negative terms as 0 and
-    repeats the last row or column of an odd side before halving it.
-
-    Args:
-        a: uint8 array `[N, H, W, C]`, sides at least 161: the window needs 11 pixels at
-            the fifth scale.
-        b: uint8 array of the same shape; the order does not matter.
-
-    Returns:
-        float32 `[N]` in 0 to 1, 1 for equal images.
-
-    Raises:
-        ValueError: They are not uint8 images of one shape and large enough.
-        ImportError: There is no TensorFlow.
-
-    Example:
-
-    >>> ms_ssim(images, reconstructions).mean()
+    `ssim`: sides are at least 161, for it needs 11 pixels at the fifth. Computed by
+    `tf.image.ssim_multiscale`, which takes negative terms as 0 and repeats the last row or
+    column of an odd side before halving it: float32 `[N]` in 0 to 1, 1 for equal images.
     """
     a, b = _checked(a, b, 161, "MS-SSIM")
     return _in_blocks(_tensorflow_image("ssim_multiscale"), a, b)

@@ -1,8 +1,8 @@
 """Pictures of a model for a person to look at: images in a grid on white.
 
-All take and give uint8 and keep the channels. Small images are enlarged, see
-`kgen.images.viewing_scale`; of large ones fewer are shown, so that a picture stays about
-2,000 pixels wide and high.
+All take uint8 `[N, H, W, C]` and give uint8 `[h, w, C]`. Small images are enlarged, see
+`kgen.images.viewing_scale`; of large ones fewer are shown in a row and in all, so that a
+picture stays about 2,000 pixels wide and high.
 """
 
 import numpy as np
@@ -17,15 +17,7 @@ _GAP = 10  # white pixels between what belongs apart
 
 
 def samples(images, columns=16):
-    """The first images, in the order in which they were drawn: random, not chosen.
-
-    Args:
-        images: uint8 array `[N, H, W, C]`; at most 8 rows of them are shown.
-        columns: Int, images per row, of which large images get fewer.
-
-    Returns:
-        uint8 array `[h, w, C]`.
-    """
+    """The first images, at most 8 rows, in the order in which they were drawn: not chosen."""
     columns = min(_room(images, columns, axis=2, pixels=2000), len(images))
     rows = _room(images, 8, axis=1, pixels=1000)
     return _grid(images[: rows * columns], columns)
@@ -34,17 +26,8 @@ def samples(images, columns=16):
 def per_class(images, labels, num_classes, columns=10):
     """A row of the first images for each class that occurs, in the order of the classes.
 
-    Args:
-        images: uint8 array `[N, H, W, C]`.
-        labels: Int array `[N]`, 0 to `num_classes - 1`.
-        num_classes: Int.
-        columns: Int, images per row; where a class has fewer, the rest is white.
-
-    Returns:
-        uint8 array `[h, w, C]`, at most the first 20 classes that occur.
-
-    Raises:
-        ValueError: A label is not a class, or there is not one for each image.
+    Of more than 20 classes the first are shown; where one has fewer images than `columns`, the
+    rest is white. `ValueError` unless `labels` is `[N]`, 0 to `num_classes - 1`.
     """
     images, labels = np.asarray(images), np.asarray(labels)
     if labels.shape != images.shape[:1]:
@@ -63,15 +46,8 @@ def per_class(images, labels, num_classes, columns=10):
 
 
 def neighbours(images, train_images, indices):
-    """Generated images, a gap, and right of each the training images nearest to it.
-
-    Args:
-        images: uint8 array `[N, H, W, C]`.
-        train_images: uint8 array `[M, H, W, C]`.
-        indices: Int array `[N, k]`, rows of `train_images`, the nearest first.
-
-    Returns:
-        uint8 array `[h, w, C]` of `N` rows.
+    """Generated images, a gap, and right of each the training images nearest to it, whose rows
+    are in `indices` (`[N, k]`, the nearest first).
     """
     n, k = indices.shape
     left = _grid(images, 1)
@@ -80,19 +56,7 @@ def neighbours(images, train_images, indices):
 
 
 def reconstructions(images, reconstructed, columns=16):
-    """Images, and below each what the model made of it, in pairs of rows.
-
-    Args:
-        images: uint8 array `[N, H, W, C]`.
-        reconstructed: uint8 array of the same shape.
-        columns: Int, images per row, of which large images get fewer.
-
-    Returns:
-        uint8 array `[h, w, C]`.
-
-    Raises:
-        ValueError: The shapes differ.
-    """
+    """Images, and below each what the model made of it (of the same shape), in pairs of rows."""
     if images.shape != reconstructed.shape:
         raise ValueError(
             f"Reconstructions must have the shape of the images, {images.shape}. Received: "
@@ -109,14 +73,7 @@ def reconstructions(images, reconstructed, columns=16):
 
 
 def ways(images):
-    """Interpolations, a row each.
-
-    Args:
-        images: uint8 array `[pairs, steps, H, W, C]`, see `kgen.evaluation.interpolate`.
-
-    Returns:
-        uint8 array `[h, w, C]`.
-    """
+    """Interpolations `[pairs, steps, H, W, C]`, see `kgen.evaluation.interpolate`, a row each."""
     return _grid(images.reshape(-1, *images.shape[2:]), images.shape[1])
 
 

@@ -32,8 +32,8 @@ class Metric:
         title: String; `{}` stands for the extractor's name.
         better: `"lower"`, `"higher"`, or `None` where neither is.
         meaning: String, one line for a reader.
-        needs: What the metric cannot do without: `"labels"` of the generated images and of
-            the reference, a `"classifier"` in the extractor, or `"train"` images.
+        needs: What it cannot do without: `"labels"` of the generated images and of the
+            reference, a `"classifier"` in the extractor, or `"train"` images.
         against_train: Bool, whether it can also be taken against training images.
     """
 
@@ -309,17 +309,7 @@ class Reference:
         return METRICS[name].title.format(self.extractor.name)
 
     def check(self, n, labels=None, metrics=None, force=False):
-        """The names of the metrics that `measure` would compute, before images are drawn.
-
-        Args:
-            n: Int, how many images there will be.
-            labels: Their labels, or `None`.
-            metrics: As for `measure`.
-            force: As for `measure`.
-
-        Raises:
-            ValueError: As for `measure`.
-        """
+        """Names of the metrics that `measure` would compute of `n` images, or its `ValueError`."""
         remedies = {}
         if labels is None or self.test_split.labels is None:
             remedies["labels"] = "labels of the generated images and of the reference"
@@ -462,19 +452,10 @@ class Reference:
 
 
 def measure(images, test, train=None, labels=None, *, metrics=None, force=False, **options):
-    """Measures generated images against real ones.
+    """Measures generated images against real ones, without a model.
 
-    Args:
-        images: uint8 array `[N, H, W, C]`, from whatever drew them.
-        test: As for `Reference`.
-        train: As for `Reference`.
-        labels: Int array `[N]`, the classes they were drawn for, or `None`.
-        metrics: As for `Reference.measure`.
-        force: As for `Reference.measure`.
-        **options: Further arguments of `Reference`.
-
-    Returns:
-        Dict, see `Reference.measure`.
+    The arguments are those of `Reference` and of `Reference.measure`, and so is the dict that
+    it returns.
 
     Example:
 

@@ -176,14 +176,11 @@ def compare(folders, path):
 
     Args:
         folders: Sequence of folders in which `evaluate` or `kgen evaluate` wrote
-            `evaluation.json`; two or more.
+            `evaluation.json`; a `ValueError` for fewer than two, or one without.
         path: Path of the HTML file to write.
 
     Returns:
         Tuple `(header, rows)` of the table, lists of strings.
-
-    Raises:
-        ValueError: There are fewer than two, or one holds no evaluation.
     """
     folders = [pathlib.Path(folder) for folder in folders]
     if len(folders) < 2:
@@ -194,19 +191,7 @@ def compare(folders, path):
 
 
 def likelihood(model, split, importance_samples=1, seed=0, batch_size=64, progress="auto"):
-    """The negative log-likelihood of a split, with the protocol that it was taken by.
-
-    Args:
-        model: `ImageGenerator` with `negative_log_likelihood`.
-        split: `kgen.data.Split`.
-        importance_samples: Int, for a model that has only a bound.
-        seed: Int.
-        batch_size: Int.
-        progress: Bool or `"auto"`.
-
-    Returns:
-        Dict, see `evaluate`.
-    """
+    """Negative log-likelihood of a split, and the protocol that it was taken by, see `evaluate`."""
     protocol = model.likelihood_protocol(importance_samples, seed)
     options = {"seed": seed, "batch_size": batch_size, "progress": progress}
     if "importance_samples" in protocol:
@@ -219,18 +204,11 @@ def likelihood(model, split, importance_samples=1, seed=0, batch_size=64, progre
 
 
 def reconstruction_error(model, images, labels=None, batch_size=64):
-    """How far images are from their reconstructions.
+    """How far uint8 images `[N, H, W, C]` are from their reconstructions.
 
-    Args:
-        model: `ImageGenerator` with an endpoint `reconstruct`.
-        images: uint8 array `[N, H, W, C]`.
-        labels: int32 array `[N]` for a class-conditional model.
-        batch_size: Int.
-
-    Returns:
-        Dict of `"mae"` and `"rmse"` over all pixels, in grey levels; the mean `"psnr"` in
-        dB (`None` where an image is met exactly) and, for sides of 11 pixels or more where
-        TensorFlow is installed, the mean `"ssim"`.
+    A dict of `"mae"` and `"rmse"` over all pixels, in grey levels; the mean `"psnr"` in dB
+    (`None` where an image is met exactly) and, for sides of 11 pixels or more where TensorFlow
+    is installed, the mean `"ssim"`.
     """
     absolute = squared = 0
     quality = {"psnr": [], "ssim": []}
@@ -253,19 +231,9 @@ def reconstruction_error(model, images, labels=None, batch_size=64):
 
 
 def draw(model, n, labels=None, seed=0, batch_size=64, progress="auto"):
-    """Draws images, and says how fast.
+    """Draws `n` images, and says how fast: uint8 `[n, H, W, C]`, and a dict, see `evaluate`.
 
-    Args:
-        model: `ImageGenerator`.
-        n: Int, how many images.
-        labels: Int array `[n]`; `None` lets the classes of a class-conditional model take
-            turns.
-        seed: Int.
-        batch_size: Int.
-        progress: Bool or `"auto"`.
-
-    Returns:
-        Tuple of uint8 images `[n, H, W, C]` and a dict, see `evaluate`.
+    Without `labels` the classes of a class-conditional model take turns.
     """
     batch_size = min(batch_size, n)
     if labels is None and model.num_classes is not None:

@@ -80,55 +80,24 @@ def _minimize_in(outer, model):
 
 
 def batch_moments(x):
-    """Mean and variance over the rows of the whole batch, on any number of devices.
-
-    An objective that takes more than means of its rows needs it: under `tf.distribute`
-    `ops.mean(x, axis=0)` sees one device's part of the batch.
-
-    Args:
-        x: Float tensor `[B, ...]`.
-
-    Returns:
-        Tuple of two tensors `[...]`.
-    """
+    """Mean and variance over the rows of the whole batch, on any number of devices."""
     return keras.ops.moments(x, axes=[0])  # arrays are global
 
 
 def whole_batch(x):
-    """The rows of the whole batch, on every device, in the order of the devices.
-
-    Args:
-        x: Tensor `[B, ...]`, this device's rows.
-
-    Returns:
-        Tensor `[all rows, ...]`. A batch of fewer rows than devices is there many times.
-    """
+    """The rows of the whole batch, on every device."""
     return x  # arrays are global
 
 
 def input_gradient(function, x):
-    """Gradient of `sum(function(x))` with respect to `x`, itself differentiable.
-
-    Args:
-        function: Callable that maps `x` to a tensor.
-        x: Float tensor.
-
-    Returns:
-        Float tensor of `x`'s shape.
-    """
+    """Gradient of `sum(function(x))` with respect to `x`, of its shape, itself differentiable."""
     return jax.grad(lambda x: function(x).sum())(x)
 
 
 def compile_function(model, function, jit_compile=True):
-    """A compiled version of a pure function of tensors that reads the model's variables.
+    """A compiled version of a pure function of tensors that reads the variables of `model`.
 
-    Args:
-        model: The `ImageGenerator` whose variables the function reads.
-        function: Callable of tensors.
-        jit_compile: Whether to compile with XLA.
-
-    Returns:
-        Callable with the same arguments; traced once per shape.
+    It is traced once per shape; `jit_compile` is whether by XLA.
     """
 
     def stateless(values, *args, **kwargs):

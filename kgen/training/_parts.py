@@ -6,13 +6,9 @@ from typing import Any, NamedTuple
 class Part(NamedTuple):
     """The part of a batch that one replica computes; on a single device, the whole batch.
 
-    Args:
-        images: uint8 tensor `[B, H, W, C]`.
-        labels: Integer tensor `[B]`, or `None`.
-        rows: int32 tensor `[B]`, the index of every row in the whole batch.
-        weight: Scalar, how many rows of the whole batch the part stands for.
-        share: float32 scalar, `weight` over the rows of the whole batch; `None` when the
-            part is the whole batch.
+    Beside images (uint8 `[B, H, W, C]`) and labels (integers `[B]`, or `None`) it has `rows`,
+    int32 `[B]`, the index of each in the whole batch; `weight`, how many rows of the whole batch
+    it stands for; and `share`, their float32 share of it, `None` when the part is the whole.
     """
 
     images: Any
@@ -23,11 +19,7 @@ class Part(NamedTuple):
 
 
 def check_devices(devices, available, kind):
-    """How many of the `available` devices `devices` means.
-
-    Raises:
-        ValueError: There are not so many.
-    """
+    """How many of the `available` devices `devices` means; `ValueError` where they are fewer."""
     if devices == "all":
         return available
     if isinstance(devices, str) or int(devices) != devices or not 1 <= devices <= available:

@@ -109,29 +109,19 @@ def _sum_over_replicas(gradients):
 
 
 def batch_moments(x):
-    """Mean and variance over the rows of the whole batch, on any number of devices.
+    """Mean and variance over the rows of the whole batch, on any number of devices: `[B, ...]` to
+    two tensors `[...]`.
 
     An objective that takes more than means of its rows needs it: under `tf.distribute`
     `ops.mean(x, axis=0)` sees one device's part of the batch.
-
-    Args:
-        x: Float tensor `[B, ...]`.
-
-    Returns:
-        Tuple of two tensors `[...]`.
     """
     several = tf.distribute.get_strategy().num_replicas_in_sync > 1
     return keras.ops.moments(x, axes=[0], synchronized=several)
 
 
 def whole_batch(x):
-    """The rows of the whole batch, on every device, in the order of the devices.
-
-    Args:
-        x: Tensor `[B, ...]`, this device's rows.
-
-    Returns:
-        Tensor `[all rows, ...]`. A batch of fewer rows than devices is there many times.
+    """The rows of the whole batch, on every device, in the order of the devices, from a device's
+    own `[B, ...]`. A batch of fewer rows than devices is there many times.
     """
     if tf.distribute.get_strategy().num_replicas_in_sync == 1:
         return x
@@ -139,15 +129,7 @@ def whole_batch(x):
 
 
 def input_gradient(function, x):
-    """Gradient of `sum(function(x))` with respect to `x`, itself differentiable.
-
-    Args:
-        function: Callable that maps `x` to a tensor.
-        x: Float tensor.
-
-    Returns:
-        Float tensor of `x`'s shape.
-    """
+    """Gradient of `sum(function(x))` with respect to `x`, of its shape, itself differentiable."""
     with tf.GradientTape() as tape:
         tape.watch(x)
         y = function(x)
@@ -155,15 +137,9 @@ def input_gradient(function, x):
 
 
 def compile_function(model, function, jit_compile=False):
-    """A compiled version of a pure function of tensors that reads the model's variables.
+    """A compiled version of a pure function of tensors that reads the variables of `model`.
 
-    Args:
-        model: The `ImageGenerator` whose variables the function reads.
-        function: Callable of tensors.
-        jit_compile: Whether to compile with XLA.
-
-    Returns:
-        Callable with the same arguments; traced once per shape.
+    It is traced once per shape; `jit_compile` is whether by XLA.
     """
     return tf.function(function, jit_compile=jit_compile, autograph=False)
 

@@ -6,12 +6,8 @@ from keras import ops
 def update_average(average, network, decay, training_steps):
     """Moves averaged weights, and statistics of batch normalisation, towards the trained ones.
 
-    Args:
-        average: Layer, the averaged twin of `network`.
-        network: Layer.
-        decay: Float, 0 to 1.
-        training_steps: int32 scalar, steps taken, from 1. The decay starts low, so that the
-            initial weights are soon forgotten.
+    `training_steps` (int32, from 1) have been taken. The decay, 0 to 1, starts low, so that the
+    initial weights are soon forgotten.
     """
     step = ops.cast(training_steps, "float32")
     decay = ops.minimum(decay, (1 + step) / (10 + step))
@@ -28,12 +24,7 @@ class AveragedWeights:
     """
 
     def _build_networks(self, make, *inputs):
-        """Builds both, alike.
-
-        Args:
-            make: Callable of a name that returns a layer.
-            *inputs: What a network is called with once, to be built.
-        """
+        """Builds both, alike: `make` gives a layer of a name, and `inputs` call it, to be built."""
         with self.dtype_policy_scope():
             self.network, self.ema_network = make("network"), make("ema_network")
         for network in (self.network, self.ema_network):

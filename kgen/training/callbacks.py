@@ -29,11 +29,8 @@ class StopOnNonFinite(keras.callbacks.Callback):
     at which it happened. At the end of an epoch all weights are looked at too: a
     checkpoint must not hold a NaN that no loss has met yet.
 
-    Args:
-        last_good: Callable that returns what the last good checkpoint is called.
-
-    Raises:
-        NonFiniteError: From `fit`.
+    `fit` then raises a `NonFiniteError`, which names what `last_good()` gives, the last good
+    checkpoint.
     """
 
     async_safe = True  # on_train_batch_end reads its logs and nothing of the model
@@ -83,12 +80,7 @@ class SampleGrid(keras.callbacks.Callback):
     """Draws images from the same seeds after every epoch, and writes `epoch_NNNN.png`.
 
     A class-conditional model gives one row per class (the first 16), the same seeds in
-    each row.
-
-    Args:
-        folder: Path.
-        n: Int, how many images; about as many for a class-conditional model.
-        seed: Int.
+    each row; about `n` images in all.
     """
 
     def __init__(self, folder, n=64, seed=0):
@@ -104,16 +96,8 @@ class SampleGrid(keras.callbacks.Callback):
 
 
 def draw_grid(model, n=64, seed=0, **options):
-    """A grid of images from one seed, by rows of classes if the model knows classes.
-
-    Args:
-        model: `ImageGenerator`.
-        n: Int, how many images; about as many for a class-conditional model.
-        seed: Int.
-        **options: As in the model's `generate`.
-
-    Returns:
-        uint8 array `[height, width, C]`.
+    """A grid of about `n` images from one seed, uint8 `[height, width, C]`, by rows of classes if
+    the model knows classes. `options` are those of `generate`.
     """
     scale = images.viewing_scale(model.image_shape)
     if model.num_classes is None:
@@ -133,13 +117,10 @@ def draw_grid(model, n=64, seed=0, **options):
 
 
 class MetricsTable(keras.callbacks.Callback):
-    """Writes a table with a row per epoch, and goes on with the one that is there.
+    """Writes a `.csv` with a row per epoch, and goes on with the one that is there.
 
-    It holds no times, so a run that was resumed ends with the table of one that was not.
-
-    Args:
-        path: Path of a `.csv` file.
-        epoch: Int, the epoch at which the run begins: later rows are dropped.
+    It holds no times, so a run that was resumed ends with the table of one that was not. Rows
+    after `epoch`, the last that is complete when the run begins, are dropped.
     """
 
     def __init__(self, path, epoch=0):
@@ -160,14 +141,9 @@ class MetricsTable(keras.callbacks.Callback):
 
 
 def read_metrics(path):
-    """Reads the table that `MetricsTable` writes.
+    """The rows that `MetricsTable` wrote, as dicts; none where there is no file.
 
-    Args:
-        path: Path of a `.csv` file; a missing one is an empty table.
-
-    Returns:
-        List of dicts, one per epoch: `epoch` and `steps` are ints, metrics are floats; those
-        that an epoch does not have are left out.
+    `epoch` and `steps` are ints, metrics floats; those that an epoch does not have are left out.
     """
     if not pathlib.Path(path).is_file():
         return []
@@ -179,14 +155,10 @@ def read_metrics(path):
 
 
 class TensorBoardLogs(keras.callbacks.Callback):
-    """Writes the metrics of every epoch, and its samples, for TensorBoard.
+    """Writes the metrics of every epoch, and what a `SampleGrid` drew, for TensorBoard.
 
-    It needs the `tensorboard` package alone, so it works on every backend.
-
-    Args:
-        folder: Path; `train` and `validation` go into folders of their own, so that
-            TensorBoard draws both into one chart.
-        samples: `SampleGrid`, or `None`.
+    It needs the `tensorboard` package alone, so it works on every backend. `train` and
+    `validation` go into folders of their own, so that TensorBoard draws both into one chart.
     """
 
     def __init__(self, folder, samples=None):
@@ -205,24 +177,14 @@ class TensorBoardLogs(keras.callbacks.Callback):
 
 
 class EventFile:
-    """A file of TensorBoard's, made at the first write.
-
-    Args:
-        folder: Path.
-    """
+    """A file of TensorBoard's in a folder, made at the first write."""
 
     def __init__(self, folder):
         name = f"events.out.tfevents.{time.time_ns() / 1e9:.6f}.{os.getpid()}"
         self.path = pathlib.Path(folder) / name
 
     def write(self, step, scalars, pictures=None):
-        """Adds one event, as a whole or not at all.
-
-        Args:
-            step: Int.
-            scalars: Dict of name to float.
-            pictures: Dict of name to uint8 array `[H, W, C]`.
-        """
+        """Adds one event, numbers and uint8 pictures `[H, W, C]` by name, whole or not at all."""
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.summary.writer.record_writer import RecordWriter
@@ -284,13 +246,9 @@ class StopSignals:
 
 
 class Checkpointing(keras.callbacks.Callback):
-    """Writes a checkpoint after every epoch, and when it is asked to stop.
+    """Writes a checkpoint after every epoch, and when `signals` ask to stop.
 
-    Args:
-        checkpoints: `Checkpoints`.
-        position: `Position` from which the run goes on.
-        metrics: List of floats that go with a position inside an epoch.
-        signals: `StopSignals`.
+    The run goes on from `position`, inside an epoch with `metrics`, the sums behind its figures.
     """
 
     def __init__(self, checkpoints, position, metrics=(), signals=None):

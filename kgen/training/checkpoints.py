@@ -15,12 +15,7 @@ from kgen.training.distribution import is_main_host
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Position:
-    """How far a run has come.
-
-    Args:
-        epoch: Int, epochs that are complete.
-        step: Int, steps of the epoch after those.
-    """
+    """How far a run has come: complete epochs, and steps of the next one."""
 
     epoch: int = 0
     step: int = 0
@@ -30,16 +25,12 @@ class Position:
 
 
 class Checkpoints:
-    """The checkpoints in a folder.
+    """The checkpoints in a folder, the newest `keep` of them.
 
     A checkpoint is a `.keras` file with the weights, the state of every optimizer and the
     step counter, and beside it a `.json` file with its position, its sha256 and the sums
     behind the metrics of an epoch that is not complete. The `.json` is written last, so a
     run that is killed in between leaves no checkpoint rather than half of one.
-
-    Args:
-        folder: Path.
-        keep: Int, how many to keep.
     """
 
     def __init__(self, folder, keep=3):
@@ -56,17 +47,9 @@ class Checkpoints:
         return self.paths()[-1] if self.paths() else None
 
     def save(self, model, position):
-        """Writes a checkpoint and removes what is older than the last `keep`.
+        """Writes a checkpoint, whose path it returns, and removes all but the newest `keep`.
 
-        Args:
-            model: Compiled `ImageGenerator`.
-            position: `Position`.
-
-        Returns:
-            Path of the `.keras` file.
-
-        Raises:
-            OSError: The disk is full, or the folder cannot be written.
+        `OSError` where the disk is full, or the folder cannot be written.
         """
         name = f"epoch_{position.epoch:04d}" + (f"_step_{position.step}" if position.step else "")
         path = self.folder / f"{name}.keras"
@@ -84,17 +67,10 @@ class Checkpoints:
         return path
 
     def load(self, path):
-        """Loads a checkpoint after checking that it is what was written.
+        """Loads the `.keras` file of a checkpoint; `ValueError` unless it is what was written.
 
-        Args:
-            path: Path of the `.keras` file.
-
-        Returns:
-            Tuple of the compiled model, its `Position`, and the list of floats behind the
-            metrics of an epoch that is not complete.
-
-        Raises:
-            ValueError: The checkpoint is corrupt.
+        Returns the compiled model, its `Position`, and the list of floats behind the metrics of an
+        epoch that is not complete.
         """
         try:
             record = json.loads(path.with_suffix(".json").read_text())
@@ -109,13 +85,9 @@ class Checkpoints:
         return keras.saving.load_model(path), position, metrics
 
     def load_last(self, report=print):
-        """Loads the newest checkpoint that is good.
+        """The newest checkpoint that is good, as `load`; `None` where there is none.
 
-        Args:
-            report: Callable that is given one line for every checkpoint that is corrupt.
-
-        Returns:
-            As `load`, or `None` when there is no good checkpoint.
+        `report` is given a line for every one that is corrupt.
         """
         paths = self.paths()
         for path in reversed(paths):
@@ -147,17 +119,10 @@ class Checkpoints:
 
 
 def save_model(model, path):
-    """Writes a `.keras` file, as a whole or not at all.
+    """Writes a `.keras` file, as a whole or not at all; returns its sha256 in hexadecimal.
 
     Of several hosts all must call it, since all take part in Keras's `save`; the first one
     writes.
-
-    Args:
-        model: Keras model.
-        path: Path of the file.
-
-    Returns:
-        String, the file's sha256 in hexadecimal.
     """
     if not is_main_host():
         with tempfile.TemporaryDirectory() as folder:

@@ -10,12 +10,7 @@ class NonFiniteError(RunError):
 
 
 class Interrupted(RunError):
-    """The run was asked to stop, and did so without loss.
-
-    Args:
-        message: String.
-        signum: Int, the signal that asked.
-    """
+    """The run was asked to stop, by the signal `signum`, and did so without loss."""
 
     def __init__(self, message, signum):
         super().__init__(message)

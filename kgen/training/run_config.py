@@ -13,8 +13,7 @@ _POLICIES |= {policy: policy for policy in _POLICIES.values()}
 class RunConfig:
     """The options of `kgen.training.run.train`, which `run.json` keeps as `arguments`.
 
-    Raises:
-        ValueError: A number is not positive, or `mixed_precision` is not known.
+    `ValueError` where a number is not positive, or `mixed_precision` is not known.
     """
 
     #: Dict of arguments of the model that replace the preset's.

@@ -30,7 +30,7 @@ _FILES = (
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """The folder of a run.
+    """The folder of a run, at `path`.
 
     - `run.json`: model, every argument, data and its fingerprint, seed, versions, status
     - `checkpoints/`: the last three, see `kgen.training.checkpoints`
@@ -39,9 +39,6 @@ class Run:
     - `logs/`: the same for TensorBoard
     - `model.keras`: the model, when all epochs are done
     - `best.keras`: with `keep_best`, the model of the best epoch
-
-    Args:
-        path: `pathlib.Path` of the folder.
     """
 
     path: pathlib.Path
@@ -77,14 +74,7 @@ class Run:
         return read_metrics(self.path / "metrics.csv")
 
     def load_data(self, report=print):
-        """Loads the data of the run again.
-
-        Args:
-            report: Callable that is given a line when the data is not what it was.
-
-        Returns:
-            `kgen.data.Data`.
-        """
+        """Loads the `kgen.data.Data` of the run again; `report` hears if it is not what it was."""
         info = self.info
         about = info["data"]
         if about["source"] is None:
@@ -114,17 +104,10 @@ class Run:
 
 
 def load_model(path, report=print):
-    """Loads the model of a run, a `.keras` file or a preset's folder.
+    """The model of a run, a `.keras` file or a preset's folder, and its `Run`, or `None`.
 
-    Args:
-        path: Path. Of a run that is not finished, the last good checkpoint is taken.
-        report: Callable that is given lines for the user.
-
-    Returns:
-        Tuple of the `ImageGenerator` and the `Run` in whose folder it lies, or `None`.
-
-    Raises:
-        RunError: There is no model.
+    Of a run that is not finished, the last good checkpoint is taken. `report` is given lines for
+    the user. `RunError` where there is no model.
     """
     models.registered()  # so that Keras knows the classes
     path = pathlib.Path(path)

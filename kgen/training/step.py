@@ -84,14 +84,7 @@ class TrainingStep(BackendStep):
         )
 
     def test_update(self, batch):
-        """What `evaluate` measures on a batch: the objective's logs.
-
-        Args:
-            batch: `Batch`.
-
-        Returns:
-            Dict of float32 scalars, one for every name in `metric_names`.
-        """
+        """What `evaluate` measures on a batch: the objective's logs, as from `update`."""
         return self.objective(batch, training=False)[1]
 
     @property
