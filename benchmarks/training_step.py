@@ -95,10 +95,9 @@ def main():
     load = describe_load()
     report = {"models": {}}
     for model in [arguments.model] if arguments.model else MODELS:
-        frameworks = [f for f in FRAMEWORKS if f in arguments.frameworks and runs(f, model)]
-        if not frameworks:
-            raise SystemExit(f"None of these runs {model} here: {', '.join(arguments.frameworks)}")
-        report["models"][model] = compare(model, frameworks, arguments)
+        batch_size = arguments.batch_size or MODELS[model]
+        workers = start(model, batch_size, arguments)
+        report["models"][model] = compare(model, batch_size, workers, arguments)
         print_table(model, report["models"][model], arguments)
     report["machine"] = describe_machine(arguments, load)
     print("\n".join(f"{name}: {value}" for name, value in report["machine"].items()))
@@ -120,10 +119,17 @@ def find_maker(framework, model):
     return globals().get(f"{kind}_{model}")
 
 
-def compare(model, frameworks, arguments):
+def start(model, batch_size, arguments):
+    """A `Worker` for every framework that runs the model here."""
+    frameworks = [f for f in FRAMEWORKS if f in arguments.frameworks and runs(f, model)]
+    if not frameworks:
+        raise SystemExit(f"None of these runs {model} here: {', '.join(arguments.frameworks)}")
+    return {f: Worker(f, model, batch_size, arguments) for f in frameworks}
+
+
+def compare(model, batch_size, workers, arguments):
     """Milliseconds per step of every framework in every round."""
-    batch_size = arguments.batch_size or MODELS[model]
-    workers = {f: Worker(f, model, batch_size, arguments) for f in frameworks}
+    frameworks = list(workers)
     made = {f: worker.read() for f, worker in workers.items()}
     parameters = {f: about["parameters"] for f, about in made.items()}
     assert len(set(parameters.values())) == 1, f"the networks differ: {parameters}"
