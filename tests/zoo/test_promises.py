@@ -57,10 +57,12 @@ def test_fit_logs_every_metric(case):
 
 def test_every_variable_is_trained(case):
     """Training moves every trainable weight that gradients can reach."""
-    before, after = case.states[0], case.states[-1]
-    for variable in case.model.trainable_variables:
-        path = variable.path
-        assert (before[path] != after[path]).any(), f"{path} got no gradient"
+    trained = {id(variable) for variable in case.model.trainable_variables}
+    for variable, before, after in zip(
+        case.variables(case.model), case.states[0], case.states[-1], strict=True
+    ):
+        if id(variable) in trained:
+            assert (before != after).any(), f"{variable.path} got no gradient"
 
 
 def test_images_are_uint8(case):
@@ -144,20 +146,20 @@ def test_initial_weights_follow_the_seed(case):
     twin = type(case.model).from_config(case.model.get_config())
     assert twin.get_config() == case.model.get_config()
     twin.compile()
-    assert_equal(case.state(twin), case.states[0])
+    assert_equal(case, case.state(twin), case.states[0])
 
 
-def assert_equal(state, expected):
-    assert len(state) == len(expected)
-    for (path, value), theirs in zip(state.items(), expected.values(), strict=True):
-        np.testing.assert_array_equal(value, theirs, err_msg=path)
+def assert_equal(case, state, expected):
+    variables = case.variables(case.model)
+    for variable, ours, theirs in zip(variables, state, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs, err_msg=variable.path)
 
 
 def test_saving_keeps_weights_and_optimizers(case, again):
     model, state = again
     assert model.get_config() == case.model.get_config()
-    assert model.optimizer.get_config() == case.model.optimizer.get_config()
-    assert_equal(state, case.states[1])
+    assert model.get_compile_config() == case.model.get_compile_config()
+    assert_equal(case, state, case.states[1])
 
 
 def test_training_goes_on_after_loading_as_if_it_had_not_stopped(case, again):
@@ -166,7 +168,7 @@ def test_training_goes_on_after_loading_as_if_it_had_not_stopped(case, again):
     history = case.fit(model, initial_epoch=1)
     assert history == {name: case.history[name][1:] for name in model.metric_names}
     model.test_steps.assign(case.model.test_steps)  # the one that validated has looked at more
-    assert_equal(case.state(model), case.states[2])
+    assert_equal(case, case.state(model), case.states[2])
     np.testing.assert_array_equal(case.draw(SEEDS, model), case.draw(SEEDS))
 
 
@@ -226,12 +228,10 @@ def test_training_on_jax_is_training_on_tensorflow(case, on_jax, tensorflow_only
     for name in case.model.metric_names:
         expected = case.history[name][1:]
         np.testing.assert_allclose(theirs[name], expected, err_msg=name, **tolerance)
+    for i, weight in enumerate(case.model.weights):
+        np.testing.assert_allclose(theirs[f"weight {i}"], weight, err_msg=weight.path, **tolerance)
     measured = case.model.evaluate(case.images, case.labels, batch_size=13, verbose=0)
     np.testing.assert_allclose(theirs["measured"], measured, **tolerance)
-    for i, weight in enumerate(case.model.weights):
-        np.testing.assert_allclose(
-            theirs[f"weight {i}"], case.states[2][weight.path], err_msg=weight.path, **tolerance
-        )
 
 
 def test_the_same_seed_on_every_runtime(case, on_jax, tensorflow_only):
@@ -239,9 +239,9 @@ def test_the_same_seed_on_every_runtime(case, on_jax, tensorflow_only):
     data = {"seeds": SEEDS, "labels": case.labels_of(SEEDS)}
     assert close(run_on_jax(case, on_jax, DRAW, case.file, "8.npy", **data), case.draw(SEEDS))
     session = case.artifact.onnx_session()
-    inputs = {"seed": SEEDS.astype("int32"), "label": case.labels_of(SEEDS)}
+    inputs = {"seed": MANY.astype("int32"), "label": case.labels_of(MANY)}
     [image] = session.run(["image"], {k: v for k, v in inputs.items() if v is not None})
-    assert close(image, case.draw(SEEDS))
+    assert close(image[:8], case.draw(SEEDS)), "at batch 64"
     proven = {
         (row["runtime"], row["signature"], row["batch_size"])
         for row in case.artifact.manifest["parity"]
