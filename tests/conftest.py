@@ -190,7 +190,7 @@ class Tiny:
         model: The compiled model.
         images, labels: What it was trained on and validated with, 40 rows in batches of 8.
         history: Dict of lists, what `fit` logged.
-        states: What `state(model)` was before training and after each epoch.
+        states: List of what `state(model)` was before training and after each epoch.
         files: The `.keras` file of each epoch; `file` is the last one.
     """
 
@@ -234,12 +234,15 @@ class Tiny:
         return model.fit(self.images, self.labels, **options).history
 
     @staticmethod
-    def state(model):
-        """Dict of path to array of all that a `.keras` file must hold."""
+    def variables(model):
+        """All that a `.keras` file must hold."""
+        return [*model.variables, *model.optimizer.variables]
+
+    def state(self, model):
+        """The values of `variables(model)`, as arrays."""
         from keras import ops
 
-        variables = [*model.variables, *model.optimizer.variables]
-        return {v.path: ops.convert_to_numpy(v).copy() for v in variables}
+        return [ops.convert_to_numpy(variable).copy() for variable in self.variables(model)]
 
     def labels_of(self, seeds):
         """int32 labels that go with seeds, or `None`."""

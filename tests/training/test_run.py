@@ -11,6 +11,7 @@ from kgen.training.run import Run, RunConfig, load_model, train
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*collapse")
 
+SLOW = pytest.mark.slow
 MODELS = ("vae_tiny", "dcgan_tiny")
 
 
@@ -79,15 +80,6 @@ def unbroken(request, tmp_path_factory):
     return request.param, begin(request.param, tmp_path_factory.mktemp("unbroken"))
 
 
-SLOW = pytest.mark.slow
-DCGAN_IS_SLOW = pytest.mark.parametrize(
-    "unbroken", ["vae_tiny", pytest.param("dcgan_tiny", marks=SLOW)], indirect=True
-)
-VAE_IS_SLOW = pytest.mark.parametrize(
-    "unbroken", [pytest.param("vae_tiny", marks=SLOW), "dcgan_tiny"], indirect=True
-)
-
-
 def test_run_folder(unbroken):
     name, run = unbroken
     written = {p.relative_to(run.path).as_posix() for p in run.path.rglob("*") if p.is_file()}
@@ -113,7 +105,7 @@ def test_run_folder(unbroken):
     assert all(np.isfinite(list(row.values())).all() for row in run.metrics)
 
 
-@DCGAN_IS_SLOW
+@SLOW
 def test_the_same_seed_gives_the_same_run_and_another_does_not(unbroken, tmp_path):
     name, run = unbroken
     assert_equal(state(begin(name, tmp_path / "same")), state(run))
@@ -132,7 +124,9 @@ def test_ctrl_c_loses_nothing(unbroken, tmp_path, step):
     assert_equal(state(go_on(tmp_path)), state(run))
 
 
-@VAE_IS_SLOW
+@pytest.mark.parametrize(
+    "unbroken", [pytest.param("vae_tiny", marks=SLOW), "dcgan_tiny"], indirect=True
+)
 def test_two_stops_in_one_epoch(unbroken, tmp_path):
     name, run = unbroken
     with pytest.raises(Interrupted, match="epoch 1 and 5 steps"):
@@ -200,6 +194,7 @@ def test_kill_loses_nothing_but_the_epoch(unbroken, tmp_path, run_python, where)
     assert not [p for p in path.rglob(".*") if p.is_file()], "temporary files are left"
 
 
+@SLOW
 @pytest.mark.parametrize("unbroken", ["vae_tiny"], indirect=True)
 def test_kill_before_the_first_checkpoint(tmp_path, unbroken):
     _, run = unbroken
@@ -209,6 +204,7 @@ def test_kill_before_the_first_checkpoint(tmp_path, unbroken):
     assert_equal(state(go_on(path)), state(run))
 
 
+@SLOW
 @pytest.mark.parametrize("unbroken", ["vae_tiny"], indirect=True)
 def test_corrupt_checkpoint(tmp_path, unbroken):
     name, run = unbroken
@@ -282,6 +278,7 @@ def test_an_option_that_there_is_not(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@SLOW
 def test_resume_with_other_data(tmp_path):
     def images(seed):
         return np.random.default_rng(seed).integers(0, 255, (80, 8, 8)).astype("uint8")
@@ -375,7 +372,7 @@ except RunError as error:
 """
 
 
-@pytest.mark.slow
+@SLOW
 def test_full_disk(tmp_path, run_python):
     path = tmp_path / "run"
     result = run_python(FULL, path)
@@ -393,7 +390,8 @@ def test_full_disk(tmp_path, run_python):
     assert_equal(state(resumed), state(begin("vae_tiny", tmp_path / "unbroken", epochs=2)))
 
 
-@pytest.mark.parametrize("policy", ["bfloat16", pytest.param("mixed_float16", marks=SLOW)])
+@SLOW
+@pytest.mark.parametrize("policy", ["bfloat16", "mixed_float16"])
 def test_mixed_precision(tmp_path, policy):
     with pytest.raises(Interrupted):
         begin("vae_tiny", tmp_path / "run", 2, mixed_precision=policy, callbacks=[Stop(30)])

@@ -28,13 +28,6 @@ def case(request, tiny):
     return tiny(*request.param)
 
 
-@pytest.fixture(scope="module")
-def again(case):
-    """The model of `case` as it was after an epoch, loaded, and the state it was loaded with."""
-    model = keras.saving.load_model(case.files[0])
-    return model, case.state(model)
-
-
 def close(images, expected):
     """Whether images are equal but for rounding: a grey level in a pixel of a hundred."""
     difference = np.abs(images.astype(int) - expected.astype(int))
@@ -57,10 +50,12 @@ def test_fit_logs_every_metric(case):
 
 def test_every_variable_is_trained(case):
     """Training moves every trainable weight that gradients can reach."""
-    before, after = case.states[0], case.states[-1]
-    for variable in case.model.trainable_variables:
-        path = variable.path
-        assert (before[path] != after[path]).any(), f"{path} got no gradient"
+    trained = {id(variable) for variable in case.model.trainable_variables}
+    for variable, before, after in zip(
+        case.variables(case.model), case.states[0], case.states[-1], strict=True
+    ):
+        if id(variable) in trained:
+            assert (before != after).any(), f"{variable.path} got no gradient"
 
 
 def test_images_are_uint8(case):
@@ -138,36 +133,52 @@ def test_every_argument_is_in_the_config(case):
     assert arguments <= set(model.get_config())
 
 
+def assert_equal(case, state, expected):
+    variables = case.variables(case.model)
+    for variable, ours, theirs in zip(variables, state, expected, strict=True):
+        np.testing.assert_array_equal(ours, theirs, err_msg=variable.path)
+
+
 def test_initial_weights_follow_the_seed(case):
-    """With the next test: two runs with one seed are equal, from the config alone."""
+    """With the next one: two runs with one seed are equal, from the config alone."""
     keras.utils.set_random_seed(0)
     twin = type(case.model).from_config(case.model.get_config())
     assert twin.get_config() == case.model.get_config()
     twin.compile()
-    assert_equal(case.state(twin), case.states[0])
+    assert_equal(case, case.state(twin), case.states[0])
 
 
-def assert_equal(state, expected):
-    assert len(state) == len(expected)
-    for (path, value), theirs in zip(state.items(), expected.values(), strict=True):
-        np.testing.assert_array_equal(value, theirs, err_msg=path)
+def test_training_follows_from_the_variables(case):
+    """Put back to where it was after an epoch, a model trains the next one as it did before.
+
+    With the next one: training goes on after loading as if it had not stopped.
+    """
+    model = case.model
+    for variable, value in zip(case.variables(model), case.states[1], strict=True):
+        variable.assign(value)
+    validation = {"validation_data": (case.images, case.labels)}
+    history = case.fit(model, initial_epoch=1, **validation)
+    assert history == {name: values[1:] for name, values in case.history.items()}
+    assert_equal(case, case.state(model), case.states[2])
 
 
-def test_saving_keeps_weights_and_optimizers(case, again):
-    model, state = again
+def test_saving_keeps_images_and_optimizers(case):
+    model = keras.saving.load_model(case.file)
     assert model.get_config() == case.model.get_config()
-    assert model.optimizer.get_config() == case.model.optimizer.get_config()
-    assert_equal(state, case.states[1])
+    assert model.get_compile_config() == case.model.get_compile_config()
+    assert_equal(case, case.state(model), case.states[2])
+    np.testing.assert_array_equal(case.draw(SEEDS, model), case.draw(SEEDS))
 
 
-def test_training_goes_on_after_loading_as_if_it_had_not_stopped(case, again):
-    """What was loaded after the first epoch is, after the second, what was never interrupted."""
-    model, _ = again
+@pytest.mark.slow
+def test_training_goes_on_after_loading_as_if_it_had_not_stopped(case):
+    """What is loaded after the first epoch is, after the second, what was never interrupted."""
+    model = keras.saving.load_model(case.files[0])
+    assert_equal(case, case.state(model), case.states[1])
     history = case.fit(model, initial_epoch=1)
     assert history == {name: case.history[name][1:] for name in model.metric_names}
     model.test_steps.assign(case.model.test_steps)  # the one that validated has looked at more
-    assert_equal(case.state(model), case.states[2])
-    np.testing.assert_array_equal(case.draw(SEEDS, model), case.draw(SEEDS))
+    assert_equal(case, case.state(model), case.states[2])
 
 
 def test_evaluation_is_repeatable(case):
@@ -210,9 +221,9 @@ def run_on_jax(case, on_jax, code, file, out, **data):
     return np.load(case.folder / out)
 
 
-# A model with one optimizer, and one with two; the others train on JAX in the second tier.
+# The others train on JAX in the second tier: compiling a step takes as long as all of the above.
 TRAINED_ON_JAX = [
-    pytest.param((name, 3), marks=() if name in ("vae", "dcgan") else pytest.mark.slow)
+    pytest.param((name, 3), marks=() if name == "vae" else pytest.mark.slow)
     for name in kgen.models.registered()
 ]
 
@@ -226,12 +237,10 @@ def test_training_on_jax_is_training_on_tensorflow(case, on_jax, tensorflow_only
     for name in case.model.metric_names:
         expected = case.history[name][1:]
         np.testing.assert_allclose(theirs[name], expected, err_msg=name, **tolerance)
+    for i, weight in enumerate(case.model.weights):
+        np.testing.assert_allclose(theirs[f"weight {i}"], weight, err_msg=weight.path, **tolerance)
     measured = case.model.evaluate(case.images, case.labels, batch_size=13, verbose=0)
     np.testing.assert_allclose(theirs["measured"], measured, **tolerance)
-    for i, weight in enumerate(case.model.weights):
-        np.testing.assert_allclose(
-            theirs[f"weight {i}"], case.states[2][weight.path], err_msg=weight.path, **tolerance
-        )
 
 
 def test_the_same_seed_on_every_runtime(case, on_jax, tensorflow_only):
@@ -239,9 +248,9 @@ def test_the_same_seed_on_every_runtime(case, on_jax, tensorflow_only):
     data = {"seeds": SEEDS, "labels": case.labels_of(SEEDS)}
     assert close(run_on_jax(case, on_jax, DRAW, case.file, "8.npy", **data), case.draw(SEEDS))
     session = case.artifact.onnx_session()
-    inputs = {"seed": SEEDS.astype("int32"), "label": case.labels_of(SEEDS)}
+    inputs = {"seed": MANY.astype("int32"), "label": case.labels_of(MANY)}
     [image] = session.run(["image"], {k: v for k, v in inputs.items() if v is not None})
-    assert close(image, case.draw(SEEDS))
+    assert close(image[:8], case.draw(SEEDS)), "at batch 64"
     proven = {
         (row["runtime"], row["signature"], row["batch_size"])
         for row in case.artifact.manifest["parity"]
