@@ -4,7 +4,6 @@ import re
 import socket
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -36,15 +35,16 @@ def pixels(path):
 
 
 def test_help_is_quick_and_imports_no_framework():
-    """The best of three: a busy machine is not what is measured."""
+    """The best of three, in CPU seconds: a busy machine is not what is measured."""
     seconds = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = os.times()
         result = subprocess.run(
             [sys.executable, "-m", "kgen", "--help"], capture_output=True, text=True, check=True
         )
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 1.0
+        end = os.times()
+        seconds.append(sum(end[2:4]) - sum(start[2:4]))  # of child processes, user and system
+    assert 0 < min(seconds) < 1.0
     for command in COMMANDS:
         assert f" {command} " in result.stdout
     code = (
