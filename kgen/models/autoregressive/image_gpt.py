@@ -60,7 +60,7 @@ class ImageGPT(AutoregressiveGenerator):
         "image_gpt_tiny": {
             "image_shape": (6, 5, 1),
             "dim": 16,
-            "num_layers": 2,
+            "num_layers": 1,
             "num_heads": 2,
             "num_levels": 4,
         },

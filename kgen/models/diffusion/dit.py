@@ -81,7 +81,7 @@ class DiT(ImageGenerator):
             "image_shape": (8, 8, 1),
             "patch_size": 4,
             "dim": 16,
-            "num_layers": 2,
+            "num_layers": 1,
             "num_heads": 2,
         },
         "dit_8x8": {"image_shape": (8, 8, 1), "patch_size": 2, "num_layers": 4},

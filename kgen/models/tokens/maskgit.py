@@ -76,7 +76,7 @@ class MaskGIT(TwoStageGenerator):
             "image_shape": (8, 8, 1),
             "tokenizer": "vqvae_tiny",
             "dim": 16,
-            "num_layers": 2,
+            "num_layers": 1,
             "num_heads": 2,
         },
         "maskgit_8x8": {"image_shape": (8, 8, 1), "tokenizer": "vqvae_8x8", "num_layers": 3},

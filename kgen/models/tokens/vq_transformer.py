@@ -49,7 +49,7 @@ class VQTransformer(AutoregressivePrior):
             "image_shape": (8, 8, 1),
             "tokenizer": "vqvae_tiny",
             "dim": 16,
-            "num_layers": 2,
+            "num_layers": 1,
             "num_heads": 2,
         },
         "vq_transformer_8x8": {
