@@ -33,6 +33,11 @@ def model():
     return build((4, 3, 3), num_classes=3)
 
 
+@pytest.fixture(scope="module")
+def grey():
+    return build(num_layers=1)
+
+
 def test_the_cached_sampler_draws_what_recomputing_draws(model, recompute):
     drawn = model.generate(seeds=SEEDS, labels=LABELS, temperature=0.7)
     np.testing.assert_array_equal(drawn, recompute(model, SEEDS, LABELS, temperature=0.7))
@@ -223,9 +228,9 @@ def test_completion_in_grey(recompute):
         (np.zeros((2, 6, 5, 1), "uint8"), np.zeros((6, 5)), {"labels": 1}, "takes no labels"),
     ],
 )
-def test_completion_refuses(images, mask, options, message):
+def test_completion_refuses(images, mask, options, message, grey):
     with pytest.raises(ValueError, match=message):
-        build(num_layers=1).complete(images, mask, **options)
+        grey.complete(images, mask, **options)
 
 
 # Borders ---------------------------------------------------------------------------------

@@ -281,12 +281,12 @@ def test_precision(dtype):
 
 def test_config():
     arguments = {
-        "image_shape": [4, 8, 3],
+        "image_shape": [2, 2, 3],
         "num_classes": 3,
         "filters": 4,
         "num_blocks": 2,
         "num_mixtures": 3,
-        "num_resolutions": 2,
+        "num_resolutions": 1,
         "dropout": 0.25,
         "ema_decay": 0.5,
         "num_levels": 8,
