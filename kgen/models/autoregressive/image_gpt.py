@@ -63,6 +63,7 @@ class ImageGPT(AutoregressiveGenerator):
             "num_layers": 1,
             "num_heads": 2,
             "num_levels": 4,
+            "dropout": 0.1,
         },
         "image_gpt_8x8": {"image_shape": (8, 8, 1), "num_levels": 17, "num_layers": 3},
         "image_gpt_28x28": {"image_shape": (28, 28, 1), "num_levels": 2},

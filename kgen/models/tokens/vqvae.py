@@ -185,7 +185,7 @@ class VQVAE(ImageGenerator):
 
     def _features(self, images):
         x = ops.cast(images, "float32") * (2 / 255) - 1
-        return ops.cast(self.encoder(x), "float32")
+        return ops.cast(self.encoder([x]), "float32")
 
     def _parameters(self, quantized, labels):
         inputs = [quantized]
@@ -358,7 +358,7 @@ def build_encoder(image_shape, dim, filters, num_downsamplings, num_blocks):
         x = residual_block(x, width)
     x = layers.Activation("silu")(x)
     x = layers.Conv2D(dim, 1)(x)
-    return keras.Model(image, x, name="encoder")
+    return keras.Model([image], x, name="encoder")
 
 
 def build_decoder(image_shape, num_classes, dim, filters, num_downsamplings, num_blocks):

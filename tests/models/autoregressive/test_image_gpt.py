@@ -9,7 +9,7 @@ import kgen
 from kgen import random
 from kgen.models import ImageGPT
 from kgen.models.autoregressive.sampling import keep_likeliest
-from kgen.training.step import input_gradient
+from kgen.training.step import Batch, input_gradient
 
 SEEDS = np.arange(7, dtype="int32") * 11
 
@@ -48,44 +48,57 @@ def recompute(model, seeds, labels=None, temperature=1.0, images=None, mask=None
 
 
 @pytest.mark.parametrize(
-    "channels, options",
+    "shape, options",
     [
-        (1, {}),
-        (1, {"rotary": False, "qk_norm": True}),
-        (3, {"num_classes": 3, "mlp": "swiglu", "norm": "rms"}),
+        ((4, 3, 1), {}),
+        ((4, 3, 1), {"rotary": False, "qk_norm": True}),
+        ((2, 3, 3), {"num_classes": 3, "mlp": "swiglu", "norm": "rms"}),
     ],
 )
-def test_the_cached_sampler_draws_what_recomputing_draws(channels, options):
-    model = build((4, 3, channels), **options)
+def test_the_cached_sampler_draws_what_recomputing_draws(shape, options):
+    model = build(shape, **options)
     labels = SEEDS % 3 if model.num_classes else None
-    drawn = model.generate(seeds=SEEDS, labels=labels, temperature=0.7)
+    drawn = numpy(model.sample(SEEDS, labels, temperature=0.7))
     np.testing.assert_array_equal(drawn, recompute(model, SEEDS, labels, temperature=0.7))
     assert len(np.unique(drawn)) == 4
 
 
 def test_many_levels_and_one_image_by_itself():
-    model = build(num_levels=256)
-    drawn = model.generate(seeds=SEEDS)
-    for i in (0, 5):
-        np.testing.assert_array_equal(model.generate(seeds=SEEDS[i : i + 1])[0], drawn[i])
+    model = build((2, 2, 1), num_levels=256)
+    drawn = numpy(model.sample(SEEDS))
+    np.testing.assert_array_equal(numpy(model.sample(SEEDS[5:6]))[0], drawn[5])
 
 
 def test_causality():
     """By gradient with respect to what stands before each token: no blind spot."""
-    model = build((3, 2, 3))
-    network = model.network
-    x = np.random.default_rng(0).normal(size=(4, 18, 16)).astype("float32")
-    for t in range(18):
-        gradient = input_gradient(
-            lambda x, t=t: ops.sum(ops.square(network.run(x)[:, t])), ops.convert_to_tensor(x)
-        )
-        seen = (numpy(gradient) != 0).any(axis=(0, 2))
-        np.testing.assert_array_equal(seen, np.arange(18) <= t)  # 0 is the start
-    tokens = np.random.default_rng(0).integers(0, 4, (2, 18))
+    model = build((2, 2, 3))
+    network, places = model.network, np.arange(12)
+    # One copy of four sequences for each token, of which that token alone is looked at.
+    x = np.random.default_rng(0).normal(size=(1, 4, 12, 16)).repeat(12, axis=0)
+    looked_at = np.eye(12, dtype="float32").repeat(4, axis=0)[..., None]
+    gradient = input_gradient(
+        lambda x: ops.sum(ops.square(network.run(x)) * looked_at),
+        ops.convert_to_tensor(x.reshape(48, 12, 16).astype("float32")),
+    )
+    seen = (numpy(gradient).reshape(12, 4, 12, 16) != 0).any(axis=(1, 3))
+    np.testing.assert_array_equal(seen, places <= places[:, None])  # 0 is the start
+    tokens = np.random.default_rng(0).integers(0, 4, (2, 12))
     before = numpy(network(tokens))
-    tokens[:, 9] = (tokens[:, 9] + 1) % 4
+    tokens[:, 6] = (tokens[:, 6] + 1) % 4
     changed = (numpy(network(tokens)) != before).any(axis=(0, 2))
-    np.testing.assert_array_equal(changed, np.arange(18) > 9)
+    np.testing.assert_array_equal(changed, places > 6)
+
+
+def test_training_hides_classes():
+    model = build(num_classes=3, label_dropout=0.3)
+    images, labels, seeds = np.zeros((32, 4, 3, 1), "uint8"), np.arange(32) % 3, np.arange(32)
+    hidden = np.where(numpy(random.uniform(seeds.astype("int32"), (), 2)) < 0.3, 3, labels)
+    assert 4 < (hidden == 3).sum() < 16
+    batch = Batch(*(ops.convert_to_tensor(x) for x in (images, *np.int32([labels, seeds]))))
+    for training, given in ((True, hidden), (False, labels)):
+        loss = float(model.objective(batch, training)[0])
+        expected = -numpy(model.log_prob(images, given.astype("int32"))).mean()
+        assert loss == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -112,31 +125,34 @@ def test_samples_follow_the_probabilities():
 
 
 def test_guidance():
-    model = build(num_classes=3)
-    labels = SEEDS % 3
-    plain = model.generate(seeds=SEEDS, labels=labels)
+    model, labels = build((2, 3, 1), num_classes=3), SEEDS % 3
+    plain = numpy(model.sample(SEEDS, labels))
     for scale in (0.0, 2.5):
-        drawn = model.generate(seeds=SEEDS, labels=labels, guidance_scale=scale)
+        drawn = numpy(model.sample(SEEDS, labels, guidance_scale=scale))
         np.testing.assert_array_equal(drawn, recompute(model, SEEDS, labels, scale=scale))
         assert (drawn != plain).any()
     # Without a class every label gives the same.
-    other = model.generate(seeds=SEEDS, labels=(labels + 1) % 3, guidance_scale=0.0)
-    np.testing.assert_array_equal(
-        other, model.generate(seeds=SEEDS, labels=labels, guidance_scale=0.0)
-    )
-    np.testing.assert_array_equal(
-        plain, model.generate(seeds=SEEDS, labels=labels, guidance_scale=1.0)
-    )
+    free = [numpy(model.sample(SEEDS, c, guidance_scale=0.0)) for c in (labels, (labels + 1) % 3)]
+    np.testing.assert_array_equal(*free)
+
+
+def test_options_may_change():
+    """Nothing of other options is left: each call gives what the sampler gives by itself."""
+    model = build((2, 3, 1))
+    calls = [model.generate(seeds=SEEDS, temperature=t) for t in (0.5, 2.0, 0.5)]
+    np.testing.assert_array_equal(calls[0], calls[2])
+    np.testing.assert_array_equal(calls[1], numpy(model.sample(SEEDS, temperature=2.0)))
+    assert (calls[0] != calls[1]).any()
 
 
 def test_greedy():
-    model = build()
-    greedy = model.generate(seeds=SEEDS, top_k=1)
+    model = build((2, 3, 1))
+    greedy = numpy(model.sample(SEEDS, top_k=1))
     assert (greedy == greedy[:1]).all()
-    np.testing.assert_array_equal(greedy, model.generate(seeds=SEEDS, top_p=1e-6))
-    np.testing.assert_array_equal(greedy, model.generate(seeds=SEEDS, temperature=1e-4))
-    plain = model.generate(seeds=SEEDS)
-    np.testing.assert_array_equal(plain, model.generate(seeds=SEEDS, top_k=4, top_p=1.0))
+    np.testing.assert_array_equal(greedy, numpy(model.sample(SEEDS, top_p=1e-6)))
+    np.testing.assert_array_equal(greedy, numpy(model.sample(SEEDS, temperature=1e-4)))
+    plain = numpy(model.sample(SEEDS))
+    np.testing.assert_array_equal(plain, numpy(model.sample(SEEDS, top_k=4, top_p=1.0)))
 
 
 def test_the_likeliest_are_kept():
@@ -165,15 +181,15 @@ def test_the_likeliest_are_kept():
 )
 def test_options_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        build().generate(2, **options)
+        build((2, 2, 1), num_layers=1).generate(2, **options)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_completion(channels):
-    model = build((4, 3, channels))
-    images = model.generate(seeds=SEEDS + 1)
-    mask = np.zeros((4, 3), bool)
-    mask[:2], mask[2, :1] = True, True
+    model = build((3, 3, channels))
+    images = 85 * np.random.default_rng(1).integers(0, 4, (7, 3, 3, channels), "uint8")
+    mask = np.zeros((3, 3), bool)
+    mask[:1], mask[1, :1] = True, True
     drawn = model.complete(images, mask, seeds=SEEDS, temperature=0.8)
     np.testing.assert_array_equal(drawn[:, mask], images[:, mask])
     np.testing.assert_array_equal(drawn, recompute(model, SEEDS, None, 0.8, images, mask))
@@ -195,7 +211,7 @@ def test_a_palette_is_learnt_and_drawn_from():
     palette = numpy(model.palette)
     nearest = np.abs(palette[None] - colors[:, None]).max(axis=-1)
     assert nearest.min(axis=1).max() <= 4, "every colour is found"
-    drawn = model.generate(8)
+    drawn = numpy(model.sample(np.arange(8, dtype="int32")))
     assert np.isin(drawn.reshape(-1, 3) @ [1, 256, 65536], palette @ [1, 256, 65536]).all()
     cut = model.cut_to_levels(images)
     assert np.abs(cut.astype(int) - images).max() <= 8
@@ -231,6 +247,7 @@ def test_palettes_that_cannot_be_learnt():
 # Training ------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_it_learns_stripes_by_class():
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
