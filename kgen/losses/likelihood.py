@@ -1,4 +1,8 @@
-"""Log-likelihoods of images, in nats per image: pure functions, computed in float32."""
+"""Log-likelihoods, in nats: pure functions, computed in float32.
+
+Those of images take float tensors `[B, H, W, C]`, the spread any that broadcasts against the mean,
+and give a float32 tensor `[B]`; those of latent variables take `[B, D]`.
+"""
 
 import math
 
@@ -10,13 +14,6 @@ def bernoulli(x, logits):
 
     With `x` in {0, 1} it is exact; with grey levels in between it is the negative
     cross-entropy that textbooks use, which is no normalised density.
-
-    Args:
-        x: Float tensor `[B, H, W, C]`, 0 to 1.
-        logits: Float tensor `[B, H, W, C]`.
-
-    Returns:
-        float32 tensor `[B]`.
     """
     x, logits = ops.cast(x, "float32"), ops.cast(logits, "float32")
     return _sum(x * logits - ops.softplus(logits))
@@ -28,14 +25,7 @@ def continuous_bernoulli(x, logits):
     Loaiza-Ganem and Cunningham, "The continuous Bernoulli: fixing a pervasive error in
     variational autoencoders" (NeurIPS 2019), equation 4: the cross-entropy plus
     log(2 atanh(1 - 2p) / (1 - 2p)), here written in the logits l = log(p / (1 - p)), where
-    the normaliser is (l / 2) / tanh(l / 2) * 2.
-
-    Args:
-        x: Float tensor `[B, H, W, C]`, 0 to 1.
-        logits: Float tensor `[B, H, W, C]`.
-
-    Returns:
-        float32 tensor `[B]`.
+    the normaliser is (l / 2) / tanh(l / 2) * 2. `x` is 0 to 1.
     """
     x, logits = ops.cast(x, "float32"), ops.cast(logits, "float32")
     half = ops.abs(logits) / 2
@@ -46,16 +36,7 @@ def continuous_bernoulli(x, logits):
 
 
 def gaussian(x, mean, log_variance):
-    """Log-likelihood of a normal distribution at every pixel.
-
-    Args:
-        x: Float tensor `[B, H, W, C]`.
-        mean: Float tensor `[B, H, W, C]`.
-        log_variance: Float tensor that broadcasts against `mean`.
-
-    Returns:
-        float32 tensor `[B]`.
-    """
+    """Log-likelihood of a normal distribution at every pixel."""
     x, mean = ops.cast(x, "float32"), ops.cast(mean, "float32")
     log_variance = ops.cast(log_variance, "float32")
     squared = ops.square(x - mean) * ops.exp(-log_variance)
@@ -67,15 +48,8 @@ def discretized_logistic(x, mean, log_scale):
 
     Kingma et al., "Improved variational inference with inverse autoregressive flow" (NIPS
     2016), appendix C.2, and Salimans et al., "PixelCNN++" (ICLR 2017), equation 2: levels
-    are bins of width 2/255 around -1 .. 1, the outer two reach to infinity.
-
-    Args:
-        x: Float tensor `[B, H, W, C]`, levels scaled to -1 .. 1.
-        mean: Float tensor `[B, H, W, C]`, on the same scale.
-        log_scale: Float tensor that broadcasts against `mean`.
-
-    Returns:
-        float32 tensor `[B]`.
+    are bins of width 2/255 around -1 .. 1, the outer two reach to infinity. `x` and `mean` are on
+    that scale.
     """
     x, mean = ops.cast(x, "float32"), ops.cast(mean, "float32")
     return _sum(logistic_bin(x, mean, ops.cast(log_scale, "float32"), 256))
@@ -115,14 +89,8 @@ def logistic_bin(x, mean, log_scale, num_levels):
 def normal_kl(mean, log_variance):
     """Kullback-Leibler divergence of a diagonal normal from the standard normal.
 
-    Kingma and Welling, "Auto-encoding variational Bayes" (ICLR 2014), appendix B.
-
-    Args:
-        mean: Float tensor `[B, D]`.
-        log_variance: Float tensor `[B, D]`.
-
-    Returns:
-        float32 tensor `[B, D]`, nats per dimension.
+    Kingma and Welling, "Auto-encoding variational Bayes" (ICLR 2014), appendix B. float32
+    `[B, D]`, nats per dimension.
     """
     mean, log_variance = ops.cast(mean, "float32"), ops.cast(log_variance, "float32")
     return 0.5 * (ops.square(mean) + ops.exp(log_variance) - 1.0 - log_variance)
@@ -131,29 +99,15 @@ def normal_kl(mean, log_variance):
 def normal_log_ratio(x, noise, log_variance):
     """log q(x) - log p(x) of a diagonal normal q and the standard normal p, at a sample of q.
 
-    Args:
-        x: Float tensor `[B, D]`, the sample: q's mean plus its deviation times `noise`.
-        noise: Float tensor `[B, D]`.
-        log_variance: Float tensor `[B, D]` of q.
-
-    Returns:
-        float32 tensor `[B, D]`, nats per dimension; its mean over samples is `normal_kl`.
+    The sample `x` is q's mean plus its deviation times `noise`. float32 `[B, D]`, nats per
+    dimension; the mean over samples is `normal_kl`.
     """
     x, log_variance = ops.cast(x, "float32"), ops.cast(log_variance, "float32")
     return 0.5 * (ops.square(x) - ops.square(noise) - log_variance)
 
 
 def normal_log_density(x, mean=0.0, log_variance=0.0):
-    """Log-density of a diagonal normal.
-
-    Args:
-        x: Float tensor `[B, D]`.
-        mean: Float tensor that broadcasts against `x`.
-        log_variance: Float tensor that broadcasts against `x`.
-
-    Returns:
-        float32 tensor `[B]`, nats.
-    """
+    """Log-density of a diagonal normal, float32 `[B]`; all broadcast against each other."""
     squared = ops.square(x - mean) * ops.exp(-ops.cast(log_variance, "float32"))
     return -0.5 * ops.sum(squared + log_variance + math.log(2 * math.pi), axis=-1)
 

@@ -3,6 +3,9 @@
 A decoder gives one number per pixel and channel: a logit (`"bernoulli"`,
 `"continuous_bernoulli"`), a mean on the scale 0 to 1 (`"gaussian"`) or on the scale -1 to 1
 (`"discretized_logistic"`). The last two have a spread besides.
+
+`likelihood` is one of `LIKELIHOODS`, `binarization` one of `BINARIZATIONS`; images are uint8
+`[B, H, W, C]`, and outputs have the same shape.
 """
 
 from keras import ops
@@ -18,9 +21,9 @@ def log_likelihood(likelihood, images, outputs, log_scale=None):
     """Log-likelihood of images, given a decoder's outputs.
 
     Args:
-        likelihood: String, one of `LIKELIHOODS`.
-        images: uint8 tensor `[B, H, W, C]`.
-        outputs: Tensor `[B, H, W, C]`.
+        likelihood: String.
+        images: uint8 tensor.
+        outputs: Float tensor.
         log_scale: Float or tensor that broadcasts against `outputs`: the log of the normal's
             standard deviation or of the logistic's scale.
 
@@ -38,15 +41,7 @@ def log_likelihood(likelihood, images, outputs, log_scale=None):
 
 
 def to_images(likelihood, outputs):
-    """The mean of every pixel, as uint8.
-
-    Args:
-        likelihood: String, one of `LIKELIHOODS`.
-        outputs: Tensor `[B, H, W, C]`.
-
-    Returns:
-        uint8 tensor `[B, H, W, C]`.
-    """
+    """The mean of every pixel, as uint8."""
     outputs = ops.cast(outputs, "float32")
     if likelihood in ("bernoulli", "continuous_bernoulli"):
         levels = ops.sigmoid(outputs)
@@ -59,17 +54,7 @@ def to_images(likelihood, outputs):
 
 
 def binarize(likelihood, binarization, batch, image_shape):
-    """The images of a batch, black and white where the likelihood is to see them so.
-
-    Args:
-        likelihood: String, one of `LIKELIHOODS`.
-        binarization: String, one of `BINARIZATIONS`.
-        batch: `kgen.training.step.Batch`.
-        image_shape: Tuple `(H, W, C)`.
-
-    Returns:
-        uint8 tensor `[B, H, W, C]`.
-    """
+    """The images of a `kgen.training.step.Batch`, black and white where the likelihood needs it."""
     if likelihood != "bernoulli" or binarization == "none":
         return batch.images
     levels = ops.cast(batch.images, "float32") / 255
@@ -82,13 +67,8 @@ def binarize(likelihood, binarization, batch, image_shape):
 def protocol(likelihood, binarization, seed):
     """What is measured, in words that stand beside the number, and whether it is a probability.
 
-    Args:
-        likelihood: String, one of `LIKELIHOODS`.
-        binarization: String, one of `BINARIZATIONS`.
-        seed: Int, from which the binarisation was drawn.
-
-    Returns:
-        Tuple of a string and a bool: without a probability there are no bits per dimension.
+    A string and a bool: without a probability there are no bits per dimension. `seed` is that of
+    the binarisation.
     """
     pixels = {
         "dynamic": f"pixels drawn once as 0 or 1, the grey level as probability, seed {seed}",

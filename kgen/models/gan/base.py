@@ -160,16 +160,13 @@ class AdversarialGenerator(ImageGenerator):
     # Sampling and shipping ------------------------------------------------------------
 
     def sample(self, seeds, labels=None, temperature=1.0):
-        """Draws images.
+        """Draws images, as for `ImageGenerator.sample`.
 
         Args:
             seeds: int32 tensor `[B]`.
             labels: int32 tensor `[B]` for a class-conditional model.
             temperature: Float, scale of the latent vector; below 1, more typical images
                 that differ less.
-
-        Returns:
-            uint8 tensor `[B, H, W, C]`.
         """
         latents = random.normal(seeds, (self.latent_dim,)) * temperature
         return self.decode(latents, labels)

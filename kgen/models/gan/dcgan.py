@@ -128,14 +128,7 @@ def build_discriminator(image_shape, num_classes, filters, normalized):
 
 
 def feature_maps(image_shape):
-    """Sides of the feature maps: halved twice, then while they are even and at least 8.
-
-    Args:
-        image_shape: Tuple `(H, W, C)`; the sides divide by 4.
-
-    Returns:
-        List of `(height, width)`, from the image's to the smallest.
-    """
+    """Sides of the feature maps: halved twice, then while they are even and at least 8."""
     sides = [tuple(image_shape[:2])]
     while len(sides) < 3 or all(side % 2 == 0 and side >= 8 for side in sides[-1]):
         sides.append((sides[-1][0] // 2, sides[-1][1] // 2))

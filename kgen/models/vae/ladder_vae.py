@@ -100,15 +100,9 @@ class LadderVAE(VariationalGenerator):
     def _way_down(self, noise, labels=None, features=None):
         """Draws latent variables, group by group, and makes the image's distribution of them.
 
-        Args:
-            noise: List of float32 tensors `[B, *shape]`, standard normal, one per group.
-            labels: int32 tensor `[B]` for a class-conditional model.
-            features: What `infer` returns, to draw from the posterior, or `None` to draw
-                from the prior.
-
-        Returns:
-            Tuple of the outputs `[B, H, W, C]` and a list of every group's mean and
-            log-variance, relative to its prior.
+        The noise is a tensor `[B, *shape]` for every group; `features` are what `infer` returns,
+        to draw from the posterior, or `None`, to draw from the prior. Returns the outputs and,
+        relative to its prior, every group's mean and log-variance.
         """
         statistics = []
 
@@ -170,30 +164,14 @@ class LadderVAE(VariationalGenerator):
     # Sampling, and between images and latent variables --------------------------------
 
     def sample(self, seeds, labels=None, temperature=1.0):
-        """Draws images from the prior.
-
-        Args:
-            seeds: int32 tensor `[B]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
-            temperature: Float, scale of the noise in every group; below 1, likelier images.
-
-        Returns:
-            uint8 tensor `[B, H, W, C]`.
-        """
+        """Draws images from the prior, as for `VAE.sample`; `temperature` is every group's."""
         return self.decode(random.normal(seeds, (self.noise_dim,)) * temperature, labels)
 
     def encode(self, images, labels=None):
         """The approximate posterior of all latent variables, relative to their prior.
 
         The posterior of a group depends on what was drawn in those above: here their means.
-
-        Args:
-            images: uint8 tensor `[B, H, W, C]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
-
-        Returns:
-            Tuple of float32 tensors `[B, noise_dim]`: mean and log-variance, from the top
-            down.
+        Otherwise as for `VAE.encode`; `noise_dim` numbers, from the top down.
         """
         features = self.infer(images, labels)
         noise = [ops.zeros((ops.shape(images)[0], *shape)) for shape in self.latent_shapes]
@@ -203,15 +181,9 @@ class LadderVAE(VariationalGenerator):
         return mean, log_variance
 
     def decode(self, latents, labels=None):
-        """The image that latent variables stand for: the mean of every pixel.
+        """The image that latent variables `[B, noise_dim]` stand for, as for `VAE.decode`.
 
-        Args:
-            latents: float32 tensor `[B, noise_dim]`, relative to the prior: standard normal
-                numbers give a sample.
-            labels: int32 tensor `[B]` for a class-conditional model.
-
-        Returns:
-            uint8 tensor `[B, H, W, C]`.
+        They count from the prior: standard normal numbers give a sample.
         """
         return self._mean_image(self._way_down(self._parts(latents), labels)[0])
 

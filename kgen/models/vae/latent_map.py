@@ -61,28 +61,17 @@ class LatentMapVAE(VariationalGenerator):
     # Sampling -------------------------------------------------------------------------
 
     def sample(self, seeds, labels=None, temperature=1.0):
-        """Draws images from the prior.
+        """Draws images from the prior, as for `ImageGenerator.sample`.
 
         Args:
             seeds: int32 tensor `[B]`.
             labels: int32 tensor `[B]` for a class-conditional model.
-            temperature: Float, scale of the latent vector; below 1, likelier images.
-
-        Returns:
-            uint8 tensor `[B, H, W, C]`.
+            temperature: Float, scale of the noise; below 1, likelier images.
         """
         return self.decode(self.sample_latents(seeds, temperature), labels)
 
     def sample_latents(self, seeds, temperature=1.0):
-        """Draws latent vectors from the prior.
-
-        Args:
-            seeds: int32 tensor `[B]`.
-            temperature: Float, scale of the standard normal noise.
-
-        Returns:
-            float32 tensor `[B, latent_dim]`.
-        """
+        """Latent vectors that `sample` decodes, float32 `[B, latent_dim]`."""
         return random.normal(seeds, (self.latent_dim,)) * temperature
 
     # Between images and latent variables ----------------------------------------------
@@ -116,16 +105,7 @@ class LatentMapVAE(VariationalGenerator):
         return self._mean_image(self.decoder(with_class(latents, labels, self.num_classes)))
 
     def log_likelihood(self, images, latents, labels=None):
-        """Log-likelihood of images given latent vectors.
-
-        Args:
-            images: uint8 tensor `[B, H, W, C]`.
-            latents: float32 tensor `[B, latent_dim]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
-
-        Returns:
-            float32 tensor `[B]`, nats.
-        """
+        """Log-likelihood of images, as for `encode`, given latent vectors: float32 `[B]`, nats."""
         outputs = self.decoder(with_class(latents, labels, self.num_classes))
         return self._log_likelihood(images, outputs)
 
