@@ -73,12 +73,11 @@ class VQPixelCNN(AutoregressivePrior):
     def sample(self, seeds, labels=None, temperature=1.0):
         """Draws codes one after the other, in raster order, and decodes them.
 
-        Arguments are as for `AutoregressiveGenerator.sample`; the temperature is the codes'.
+        The `temperature` is the codes', see `AutoregressiveGenerator.sample`.
         """
         return self.decode(self.draw_codes(seeds, labels, temperature), labels)
 
     def draw_codes(self, seeds, labels=None, temperature=1.0):
-        """Draws codes from the prior, int32 `[B, h, w]`; arguments as for `sample`."""
         shape = self.network.image_shape
         x = draw(self.network, self.distribution, shape, seeds, labels, temperature)
         return unscale(x[..., 0], self.tokenizer.num_codes)

@@ -61,41 +61,20 @@ class LatentMapVAE(VariationalGenerator):
     # Sampling -------------------------------------------------------------------------
 
     def sample(self, seeds, labels=None, temperature=1.0):
-        """Draws images from the prior.
-
-        Args:
-            seeds: int32 tensor `[B]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
-            temperature: Float, scale of the latent vector; below 1, likelier images.
-
-        Returns:
-            uint8 tensor `[B, H, W, C]`.
+        """Draws images from the prior; `temperature`, a float, scales the latent vector, and gives
+        likelier images below 1.
         """
         return self.decode(self.sample_latents(seeds, temperature), labels)
 
     def sample_latents(self, seeds, temperature=1.0):
-        """Draws latent vectors from the prior.
-
-        Args:
-            seeds: int32 tensor `[B]`.
-            temperature: Float, scale of the standard normal noise.
-
-        Returns:
-            float32 tensor `[B, latent_dim]`.
-        """
+        """Draws latent vectors from the prior, float32 `[B, latent_dim]`, see `sample`."""
         return random.normal(seeds, (self.latent_dim,)) * temperature
 
     # Between images and latent variables ----------------------------------------------
 
     def encode(self, images, labels=None):
-        """The approximate posterior of the latent variables.
-
-        Args:
-            images: uint8 tensor `[B, H, W, C]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
-
-        Returns:
-            Tuple of float32 tensors `[B, latent_dim]`: mean and log-variance.
+        """The approximate posterior of the latent variables of uint8 images `[B, H, W, C]`: mean
+        and log-variance, float32 `[B, latent_dim]` each.
         """
         return self._posterior(with_class(self._scaled(images), labels, self.num_classes))
 
@@ -104,28 +83,13 @@ class LatentMapVAE(VariationalGenerator):
         return mean, ops.clip(log_variance, -20.0, 10.0)
 
     def decode(self, latents, labels=None):
-        """The image that a latent vector stands for: the mean of every pixel.
-
-        Args:
-            latents: float32 tensor `[B, latent_dim]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
-
-        Returns:
-            uint8 tensor `[B, H, W, C]`.
+        """The images that float32 latent vectors `[B, latent_dim]` stand for, uint8 `[B, H, W, C]`:
+        the mean of every pixel.
         """
         return self._mean_image(self.decoder(with_class(latents, labels, self.num_classes)))
 
     def log_likelihood(self, images, latents, labels=None):
-        """Log-likelihood of images given latent vectors.
-
-        Args:
-            images: uint8 tensor `[B, H, W, C]`.
-            latents: float32 tensor `[B, latent_dim]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
-
-        Returns:
-            float32 tensor `[B]`, nats.
-        """
+        """Log-likelihood of uint8 images given latent vectors: float32 `[B]`, nats."""
         outputs = self.decoder(with_class(latents, labels, self.num_classes))
         return self._log_likelihood(images, outputs)
 
