@@ -72,16 +72,8 @@ class AutoregressiveGenerator(ImageGenerator):
         """Draws images pixel by pixel, in raster order.
 
         Args:
-            seeds: int32 tensor `[B]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
             temperature: Float above 0, what logits are divided by (and scales multiplied by);
                 below 1, likelier pixels.
-
-        Returns:
-            uint8 tensor `[B, H, W, C]`.
-
-        Raises:
-            ValueError: `temperature` is 0 or below.
         """
         return self._draw(seeds, labels, temperature=temperature)
 
@@ -104,14 +96,8 @@ class AutoregressiveGenerator(ImageGenerator):
     # Likelihood -----------------------------------------------------------------------
 
     def log_prob(self, images, labels=None):
-        """Exact log-probability of images.
-
-        Args:
-            images: uint8 tensor `[B, H, W, C]`, cut to the nearest of the model's levels.
-            labels: int32 tensor `[B]` for a class-conditional model.
-
-        Returns:
-            float32 tensor `[B]`, nats.
+        """Exact log-probability of uint8 images `[B, H, W, C]`, cut to the nearest of the model's
+        levels: float32 `[B]`, nats.
         """
         return self._log_prob(self.to_levels(images), labels)
 

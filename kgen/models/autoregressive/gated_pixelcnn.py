@@ -87,14 +87,10 @@ class GatedPixelCNN(AutoregressiveGenerator):
 
 
 class GatedNetwork(RasterNetwork):
-    """All layers, and two more 1x1 convolutions to the parameters of the pixels.
+    """All layers, and two more 1x1 convolutions to the `num_parameters` outputs of a pixel.
 
-    Args:
-        num_parameters: Int, outputs per pixel.
-        num_codes: Int, when the pixels are not grey levels but so many codes without an order,
-            scaled like levels: the network sees a learned vector in place of each.
-
-    Further arguments: as for `GatedPixelCNN`.
+    With `num_codes` the pixels are not grey levels but so many codes without an order, scaled like
+    levels: the network sees a learned vector in place of each. Others: as for `GatedPixelCNN`.
     """
 
     def __init__(

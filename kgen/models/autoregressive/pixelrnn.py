@@ -277,12 +277,10 @@ def lstm(gates, c):
 def recur(state_to_state, gates, h, training):
     """The hidden states of an LSTM along the leading axis, `[T, ..., F]`, from a cell state of 0.
 
-    Args:
-        state_to_state: Function from the hidden states of a step to a part of the next gates.
-        gates: Tensor `[T, ..., 4 F]`, the part of the gates that the inputs make.
-        h: Tensor `[..., F]`, the hidden states before the first step.
-        training: Bool. A scan has cheap gradients, but does not convert to ONNX; a loop that
-            fills a tensor does, but carries all of it backwards in every step.
+    `gates` `[T, ..., 4 F]` is what the inputs make of the gates, `state_to_state` the function that
+    makes the rest of a step's hidden states, and `h` those before the first. In training a scan has
+    cheap gradients, but does not convert to ONNX; otherwise a loop that fills a tensor does, but
+    would carry all of it backwards in every step.
     """
     start = h, ops.zeros_like(h)
     if training:

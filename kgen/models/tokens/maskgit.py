@@ -207,8 +207,9 @@ class MaskGIT(TwoStageGenerator):
         return ops.reshape(codes, (-1, *self.tokenizer.code_shape))
 
     def complete(self, images, mask, labels=None, seed=0, **options):
-        """Keeps the known pixels of images and draws the others; arguments are as for
-        `AutoregressiveGenerator.complete`, with any mask.
+        """Keeps the known pixels of images and draws the others.
+
+        Arguments are as for `AutoregressiveGenerator.complete`; any mask and any pixels will do.
 
         There is no order: what is drawn bears on all that is known, above, below and around it.
         A code is known where all of its pixels are; the others are drawn, and decoded together
