@@ -15,17 +15,11 @@ BINARIZATIONS = ("dynamic", "threshold", "none")
 
 
 def log_likelihood(likelihood, images, outputs, log_scale=None):
-    """Log-likelihood of images, given a decoder's outputs.
+    """Log-likelihood of uint8 images, given a decoder's outputs `[B, H, W, C]`: float32 `[B]`,
+    nats.
 
-    Args:
-        likelihood: String, one of `LIKELIHOODS`.
-        images: uint8 tensor `[B, H, W, C]`.
-        outputs: Tensor `[B, H, W, C]`.
-        log_scale: Float or tensor that broadcasts against `outputs`: the log of the normal's
-            standard deviation or of the logistic's scale.
-
-    Returns:
-        float32 tensor `[B]`, nats.
+    `log_scale`, which broadcasts against the outputs, is the log of the normal's standard deviation
+    or of the logistic's scale.
     """
     x = ops.cast(images, "float32") / 255
     if likelihood == "bernoulli":
@@ -38,15 +32,7 @@ def log_likelihood(likelihood, images, outputs, log_scale=None):
 
 
 def to_images(likelihood, outputs):
-    """The mean of every pixel, as uint8.
-
-    Args:
-        likelihood: String, one of `LIKELIHOODS`.
-        outputs: Tensor `[B, H, W, C]`.
-
-    Returns:
-        uint8 tensor `[B, H, W, C]`.
-    """
+    """The mean of every pixel, as uint8, from a decoder's outputs `[B, H, W, C]`."""
     outputs = ops.cast(outputs, "float32")
     if likelihood in ("bernoulli", "continuous_bernoulli"):
         levels = ops.sigmoid(outputs)
@@ -59,17 +45,7 @@ def to_images(likelihood, outputs):
 
 
 def binarize(likelihood, binarization, batch, image_shape):
-    """The images of a batch, black and white where the likelihood is to see them so.
-
-    Args:
-        likelihood: String, one of `LIKELIHOODS`.
-        binarization: String, one of `BINARIZATIONS`.
-        batch: `kgen.training.step.Batch`.
-        image_shape: Tuple `(H, W, C)`.
-
-    Returns:
-        uint8 tensor `[B, H, W, C]`.
-    """
+    """The uint8 images of a `Batch`, black and white where the likelihood is to see them so."""
     if likelihood != "bernoulli" or binarization == "none":
         return batch.images
     levels = ops.cast(batch.images, "float32") / 255
@@ -80,15 +56,8 @@ def binarize(likelihood, binarization, batch, image_shape):
 
 
 def protocol(likelihood, binarization, seed):
-    """What is measured, in words that stand beside the number, and whether it is a probability.
-
-    Args:
-        likelihood: String, one of `LIKELIHOODS`.
-        binarization: String, one of `BINARIZATIONS`.
-        seed: Int, from which the binarisation was drawn.
-
-    Returns:
-        Tuple of a string and a bool: without a probability there are no bits per dimension.
+    """What is measured, in words that stand beside the number, and whether it is a probability:
+    without one there are no bits per dimension.
     """
     pixels = {
         "dynamic": f"pixels drawn once as 0 or 1, the grey level as probability, seed {seed}",
