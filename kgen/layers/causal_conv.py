@@ -162,8 +162,7 @@ class CausalConv2D(Configurable, layers.Layer):
         return self._biased(ops.conv(x, self._kernel(x.shape[-1])))
 
     def rows(self, x):
-        """One row of outputs `[B, W, filters]`, as far as whole rows say: with the bias, without
-        the taps of `"left"` or `"pixel"`.
+        """What whole rows say of one row of outputs, `[B, W, filters]`, with the bias.
 
         From `[B, rows, W, in]`: the rows above (`kernel_size[0] // 2` of them) and, for `"all"`,
         the own row.
@@ -177,8 +176,8 @@ class CausalConv2D(Configurable, layers.Layer):
     def pixel(self, taps, biased=True):
         """The part of one pixel's output that comes from its own row, `[B, filters]`.
 
-        `taps` are a list of `[B, in]`, from left to right, the pixel last; `biased` is `False`
-        where `rows` has added the bias.
+        From a list of `[B, in]`, from left to right, the pixel last; `biased` is `False` where
+        `rows` has added the bias.
         """
         taps = [ops.cast(tap, self.compute_dtype) for tap in taps]
         outputs = ops.matmul(ops.concatenate(taps, axis=-1), self._own())

@@ -33,9 +33,7 @@ def add_class(x, one_hot=None):
 
 
 def hide_labels(labels, seeds, share, num_classes):
-    """Labels `[B]` of which a share says "no class", `num_classes`, for guidance (Ho and Salimans,
-    algorithm 1); `None` stays.
-    """
+    """Labels of which a share says "no class", `num_classes` (Ho and Salimans, algorithm 1)."""
     if labels is None or not share:
         return labels
     hidden = random.uniform(seeds, (), stream=2) < share
@@ -46,10 +44,8 @@ def guided(network, inputs, labels, num_classes, guidance_scale):
     """What a network says without a class, plus so many times what the class changes; float32.
 
     With w + 1 for the scale it is equation 6 of Ho and Salimans: 1 is the network itself, 0 the
-    one without classes. Both are computed in one pass of twice the batch.
-
-    `network` takes a tuple of inputs `[B, ...]` and labels `[B]` or `None`, where `num_classes`
-    says "no class". A `ValueError` where a network without classes is to be guided by them.
+    one without classes. Both are computed in one pass of twice the batch. A `ValueError` where a
+    network without classes is to be guided by them.
     """
     if guidance_scale == 1:
         return ops.cast(network(*inputs, labels), "float32")

@@ -32,8 +32,7 @@ RESTART_STREAM = 64
 class Quantizer(Configurable, layers.Layer):
     """What both share: a running count of how often each code is chosen in training.
 
-    A subclass has `num_codes`, K, and `dim`, D, the length of the vectors, and counts by
-    `_count_usage`.
+    A subclass has `num_codes`, K, and `dim`, D, the length of the vectors.
     """
 
     def _count_usage(self):
@@ -65,10 +64,7 @@ class Quantizer(Configurable, layers.Layer):
         raise NotImplementedError(f"{type(self).__name__} must implement lookup")
 
     def update(self, z, indices, seeds):
-        """Learns from a training step what is not learnt by gradient.
-
-        `z` `[B, ..., D]` was quantized to `indices` `[B, ...]`; `seeds` `[B]` are the batch's.
-        """
+        """Learns what no gradient teaches, of `z` `[B, ..., D]` and `indices` `[B, ...]`."""
         shares = self.shares(indices)
         self.usage.assign(USAGE_DECAY * self.usage + (1 - USAGE_DECAY) * shares)
 
@@ -86,10 +82,7 @@ class Quantizer(Configurable, layers.Layer):
         return ops.mean(ops.cast(used, "float32"))
 
     def draw(self, noise):
-        """Codes as often as training chose them lately; before training, all alike.
-
-        int32, from uniform noise in 0 to 1 of the same shape.
-        """
+        """Codes, by uniform noise, as often as training chose them lately; untrained, alike."""
         # Cumulated in integers, which no runtime rounds. The 1 is for what was never chosen.
         ends = ops.cumsum(ops.cast(self.usage * 2.0**22, "int32") + 1)
         place = ops.cast(noise * ops.cast(ends[-1], "float32"), "int32")

@@ -119,8 +119,8 @@ def grid_positions(height, width):
 def rotary_angles(positions, head_dim, base=100.0):
     """Angles by which a head's pairs of features are turned, shared out among the axes.
 
-    float32 `[T, H / 2]`, of positions `[T, axes]`; H, `head_dim`, divides by `2 * axes`. The
-    slowest pair turns by one radian in about `base` places.
+    float32 `[T, H / 2]`, of positions `[T, axes]`; H divides by `2 * axes`. The slowest pair turns
+    by one radian in about `base` places.
     """
     positions = np.asarray(positions, "float64")
     axes = positions.shape[1]
@@ -136,9 +136,7 @@ def rotary_angles(positions, head_dim, base=100.0):
 
 
 def rotate(x, cosine, sine):
-    """Turns each pair of features (i, i + H / 2) of `[..., H]` by its angle, whose cosine and sine
-    broadcast against `[..., H / 2]`; RoFormer, equation 34.
-    """
+    """Turns each pair of features (i, i + H / 2) by its angle; RoFormer, equation 34."""
     cosine, sine = ops.cast(cosine, x.dtype), ops.cast(sine, x.dtype)
     first, second = ops.split(x, 2, axis=-1)
     turned = [first * cosine - second * sine, first * sine + second * cosine]
@@ -178,10 +176,7 @@ class RMSNorm(Configurable, layers.Layer):
 
 
 def attend(query, key, value, causal):
-    """Scaled dot-product attention, `[B, T, N, H]` each; Vaswani et al., equation 1.
-
-    With `causal` a token sees itself and those before it.
-    """
+    """Scaled dot-product attention, `[B, T, N, H]` each; Vaswani et al., equation 1."""
     if keras.backend.backend() != "tensorflow":
         return ops.dot_product_attention(query, key, value, is_causal=causal)
     # No fused kernel is lost here: Keras's is two einsums, which take half as long again.
@@ -215,8 +210,7 @@ def _rows(x, start, end):
 
 @keras.saving.register_keras_serializable(package="kgen")
 class Attention(Configurable, layers.Layer):
-    """Multi-head self-attention, `[B, T, D]` to the same, over all tokens at once or token by token
-    with a cache.
+    """Multi-head self-attention over `[B, T, D]`, all tokens at once or one by one with a cache.
 
     Args:
         dim: Int, D.
@@ -281,11 +275,9 @@ class Attention(Configurable, layers.Layer):
         return rows, rows
 
     def step(self, x, cache, position, length):
-        """Attention of the token `[B, D]` at a `position`, an int32 scalar, to itself and those
-        before it.
+        """Attention of one token `[B, D]`, at an int32 `position`, to itself and those before it.
 
-        Returns `[B, D]` and the new cache, from what `start` or the last `step` gave, of `length`
-        tokens.
+        Returns `[B, D]` and the new cache, from what `start` or the last `step` gave.
         """
         query, key, value = self._heads(x)
         if self.rotation:

@@ -15,8 +15,7 @@ from kgen.layers.transformer import grid_positions, normalization, run_blocks
 
 
 def patchify(x, patch_size):
-    """Cuts images `[B, H, W, C]` into patches of side p, in raster order: every patch becomes a
-    token.
+    """Cuts images into patches of p pixels a side, in raster order: every patch becomes a token.
 
     `[B, H/p * W/p, p * p * C]`; within a token rows, columns and channels.
     """
@@ -38,9 +37,7 @@ def unpatchify(tokens, patch_size, height, width):
 
 @keras.saving.register_keras_serializable(package="kgen")
 class GridPositions(Configurable, layers.Layer):
-    """Adds to every token of a grid, `[B, height * width, D]`, what is learnt for its row and for
-    its column.
-    """
+    """Adds to every token of a grid, `[B, height * width, D]`, what is learnt of its place."""
 
     def __init__(self, height, width, **kwargs):
         super().__init__(**kwargs)

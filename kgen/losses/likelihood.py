@@ -55,9 +55,7 @@ def discretized_logistic(x, mean, log_scale):
 
 
 def logistic_bin(x, mean, log_scale, num_levels):
-    """Log-probability, of the shape of `x`, of the bin around each level, scaled to -1 .. 1:
-    PixelCNN++, equation 2.
-    """
+    """Log-probability of the bin around each level, scaled to -1 .. 1: PixelCNN++, equation 2."""
     half = 1 / (num_levels - 1)
     inverse = ops.exp(-log_scale)
     upper = (x - mean + half) * inverse
@@ -78,19 +76,17 @@ def logistic_bin(x, mean, log_scale, num_levels):
 
 
 def normal_kl(mean, log_variance):
-    """Kullback-Leibler divergence of a diagonal normal from the standard normal, per dimension.
+    """KL divergence of a diagonal normal from the standard normal, `[B, D]`, nats per dimension.
 
-    Kingma and Welling, "Auto-encoding variational Bayes" (ICLR 2014), appendix B. `[B, D]`.
+    Kingma and Welling, "Auto-encoding variational Bayes" (ICLR 2014), appendix B.
     """
     mean, log_variance = ops.cast(mean, "float32"), ops.cast(log_variance, "float32")
     return 0.5 * (ops.square(mean) + ops.exp(log_variance) - 1.0 - log_variance)
 
 
 def normal_log_ratio(x, noise, log_variance):
-    """log q(x) - log p(x) of a diagonal normal q and the standard normal p, per dimension.
-
-    At a sample of q, its mean plus its deviation times `noise`. `[B, D]`; its mean over samples is
-    `normal_kl`.
+    """log q(x) - log p(x), `[B, D]`, of a diagonal normal q and the standard normal p, at a sample
+    of q, its mean plus its deviation times `noise`. Its mean over samples is `normal_kl`.
     """
     x, log_variance = ops.cast(x, "float32"), ops.cast(log_variance, "float32")
     return 0.5 * (ops.square(x) - ops.square(noise) - log_variance)

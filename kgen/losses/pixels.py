@@ -15,8 +15,7 @@ BINARIZATIONS = ("dynamic", "threshold", "none")
 
 
 def log_likelihood(likelihood, images, outputs, log_scale=None):
-    """Log-likelihood of uint8 images, given a decoder's outputs `[B, H, W, C]`: float32 `[B]`,
-    nats.
+    """float32 `[B]`, nats, of uint8 images, given a decoder's outputs `[B, H, W, C]`.
 
     `log_scale`, which broadcasts against the outputs, is the log of the normal's standard deviation
     or of the logistic's scale.
@@ -56,9 +55,7 @@ def binarize(likelihood, binarization, batch, image_shape):
 
 
 def protocol(likelihood, binarization, seed):
-    """What is measured, in words that stand beside the number, and whether it is a probability:
-    without one there are no bits per dimension.
-    """
+    """What is measured, in words, and whether it is a probability, which has bits."""
     pixels = {
         "dynamic": f"pixels drawn once as 0 or 1, the grey level as probability, seed {seed}",
         "threshold": "pixels cut at one half to 0 or 1",

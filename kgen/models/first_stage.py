@@ -17,9 +17,8 @@ def load_first_stage(stage, kind, argument, image_shape, num_classes):
     """A frozen float32 copy of an autoencoder: training the one given does not change it.
 
     `stage` is a trained `kind` (`VQVAE` or `LatentMapVAE`); the path of one: its `.keras` file, its
-    run's or its preset's folder; or the name of a preset, for a fresh one. `argument` is the name
-    of the argument that is given as `stage`. A `ValueError` where there is no such autoencoder, or
-    where it has another `image_shape`, or other classes.
+    run's or its preset's folder; or the name of a preset, for a fresh one. A `ValueError`, which
+    names the `argument`, where there is none, or it has another `image_shape` or other classes.
     """
     copy = _copy(stage, kind, argument, image_shape, num_classes)
     copy.trainable = False
@@ -83,9 +82,7 @@ def untrained(stage, argument):
 
 
 def known_cells(mask, height, width):
-    """Which cells of a coarse grid are known, bool `[B, height, width]`: those whose pixels all
-    are, in the mask `[B, H, W]`.
-    """
+    """Where all pixels of a cell of a coarse grid are known, bool `[B, height, width]`."""
     down, across = mask.shape[1] // height, mask.shape[2] // width
     parts = ops.reshape(ops.cast(mask, "int32"), (-1, height, down, width, across))
     return ops.cast(ops.min(parts, axis=(2, 4)), "bool")

@@ -96,9 +96,7 @@ class AutoregressiveGenerator(ImageGenerator):
     # Likelihood -----------------------------------------------------------------------
 
     def log_prob(self, images, labels=None):
-        """Exact log-probability of uint8 images `[B, H, W, C]`, cut to the nearest of the model's
-        levels: float32 `[B]`, nats.
-        """
+        """Exact log-probability of uint8 images, cut to the nearest levels: float32 `[B]`, nats."""
         return self._log_prob(self.to_levels(images), labels)
 
     def negative_log_likelihood(self, x, y=None, seed=0, batch_size=64, progress="auto"):
@@ -115,10 +113,7 @@ class AutoregressiveGenerator(ImageGenerator):
         return self.run_over("negative_log_likelihood", measure, x, y, seed, **run)
 
     def likelihood_protocol(self, importance_samples=None, seed=0):
-        """What `negative_log_likelihood` measures, in words that stand beside the number.
-
-        A dict of `"kind"`, `"protocol"` and `"discrete"`; exact, whatever `importance_samples`.
-        """
+        """As for `VariationalGenerator`, but exact, whatever `importance_samples`."""
         if self.num_levels > 2:
             pixels = f"probability of {self.num_levels} grey levels, not dequantised"
         elif self.binarization == "dynamic":

@@ -24,9 +24,8 @@ def unscale(x, num_levels):
 
 
 class Categorical:
-    """A probability for every one of Q levels (`num_levels`); with two levels, a Bernoulli.
-
-    van den Oord, Kalchbrenner and Kavukcuoglu (ICML 2016), section 3.1.
+    """A probability for every one of Q, `num_levels`, levels; with two, a Bernoulli. Section 3.1 of
+    van den Oord, Kalchbrenner and Kavukcuoglu (ICML 2016).
     """
 
     def __init__(self, num_levels, channels):
@@ -36,9 +35,7 @@ class Categorical:
         self.noise_shape = (channels, random.categorical_size(num_levels))
 
     def log_prob(self, x, parameters):
-        """Log-probability of scaled images `[B, H, W, C]` under logits `[B, H, W, C * Q]`: float32
-        `[B]`, nats.
-        """
+        """float32 `[B]`, nats, of scaled images `[B, H, W, C]` under logits `[B, H, W, C * Q]`."""
         logits = ops.reshape(ops.cast(parameters, "float32"), (-1, *x.shape[1:], self.num_levels))
         levels = ops.expand_dims(unscale(x, self.num_levels), -1)
         chosen = ops.take_along_axis(logits, levels, axis=-1)[..., 0]
@@ -60,12 +57,11 @@ class Categorical:
 
 
 class LogisticMixture:
-    """A mixture of logistics, cut into bins; one mixture component draws all channels.
+    """A mixture of M, `num_mixtures`, logistics, cut into bins; a component draws all channels.
 
     Salimans, Karpathy, Chen and Kingma, "PixelCNN++" (ICLR 2017), sections 2.1 and 2.2: the
     outer bins reach to infinity (equation 2), and the mean of a channel depends linearly on
-    the channels before it, red, green, blue and alpha, so that the network need not. M below is
-    `num_mixtures`.
+    the channels before it, red, green, blue and alpha, so that the network need not.
     """
 
     passes = 1

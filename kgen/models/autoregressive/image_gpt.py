@@ -131,9 +131,8 @@ class ImageGPT(AutoregressiveGenerator):
         return self.palette is not None and not ops.convert_to_numpy(self.palette).any()
 
     def adapt(self, images):
-        """Learns the palette: k-means over the colours of uint8 images `[N, H, W, C]` (appendix B),
-        up to 100,000 of their pixels. A `ValueError` where they have fewer colours than the
-        palette.
+        """Learns the palette: k-means over up to 100,000 of the uint8 images' pixels (appendix B).
+        A `ValueError` where they have fewer colours than the palette.
         """
         from sklearn.cluster import MiniBatchKMeans
 
@@ -225,9 +224,8 @@ class ImageGPT(AutoregressiveGenerator):
 class CausalTransformer(layers.Layer):
     """A transformer over a grid of tokens in raster order: each given all before it.
 
-    Logits `[B, T, Q]` of int32 tokens `[B, T]`, which take `num_tokens`, Q, values, of the `grid`
-    `(height, width, channels)`, the last axis fastest. The label `num_classes` stands for no class;
-    `seeds` `[B]` are for the noise of training.
+    Logits `[B, T, Q]` of int32 tokens `[B, T]`, Q of `num_tokens`, of the `grid` `(height, width,
+    channels)`, the last axis fastest. The label `num_classes` stands for no class.
     """
 
     def __init__(self, grid, num_tokens, num_classes, spec, **kwargs):

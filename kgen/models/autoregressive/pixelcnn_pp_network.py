@@ -147,10 +147,8 @@ class Level(layers.Layer):
 
     A row of a coarse level belongs to two rows of the finer one, and is computed with the
     upper of them: it depends on rows above both. A coarse pixel is computed with the upper
-    left one of its four, and depends on pixels before that one.
-
-    There are `num_levels`, this one and the coarser ones, with `num_blocks` in each stream on the
-    way down and one more on the way up, at all levels but the coarsest.
+    left one of its four, and depends on pixels before that one. On the way up there is a block
+    more than on the way down, at all levels but the coarsest.
     """
 
     def __init__(self, filters, num_blocks, num_levels, make_block, finest=True, **kwargs):
@@ -304,9 +302,7 @@ class Level(layers.Layer):
 
 
 class GatedBlock(layers.Layer):
-    """A gated residual block, of `num_others` other features, which are mixed in pixel by pixel,
-    and with a `stream` of noise of its own for dropout.
-    """
+    """A gated residual block that mixes in `num_others` other features; `stream` is its noise's."""
 
     def __init__(self, filters, right, num_others, num_classes, dropout, stream, **kwargs):
         super().__init__(**kwargs)
@@ -352,9 +348,9 @@ class GatedBlock(layers.Layer):
         return ops.concatenate([y, z], axis=-1)
 
     def pixel(self, context, left, x, skip=None):
-        """One pixel of `ul`, `[B, F]`, to the same and what it keeps; `left` is what the pixel to
-        the left has kept, `context` `[B, 3 F]` what is known of it, `skip` is mixed in on the way
-        up."""
+        """One pixel of `ul`, `[B, F]`, to the same and what it keeps, given its context, what the
+        pixel to the `left` has kept, and on the way up a `skip` to mix in.
+        """
         y, z = context[:, : self.filters], context[:, self.filters :]
         y = y + self.first.pixel(concat_elu(left[0]), concat_elu(x))
         if skip is not None:
@@ -470,9 +466,7 @@ def split(x, size):
 
 
 def only_if(condition, compute, otherwise):
-    """`compute()` where the scalar bool `condition` holds, else the tensors `otherwise`.
-
-    A loop of one step or none: where there is an `ops.cond` in a graph, its shapes are lost on
-    the way to ONNX.
+    """`compute()` where the scalar bool `condition` holds, else the tensors `otherwise`: by a loop
+    of one step or none, as an `ops.cond` in a graph loses its shapes on the way to ONNX.
     """
     return ops.fori_loop(0, ops.cast(condition, "int32"), lambda _, state: compute(), otherwise)

@@ -22,10 +22,8 @@ def check_choice(temperature, top_k=None, top_p=None):
 
 
 def keep_likeliest(logits, top_k=None, top_p=None):
-    """Logits `[B, Q]` of which the unlikely ones are never drawn.
-
-    Kept are the `top_k` likeliest, and of these the likeliest that together have the probability
-    `top_p`; `None` keeps all.
+    """Logits `[B, Q]`, of which all but the `top_k` likeliest, and of these all but the likeliest
+    that together have the probability `top_p`, are never drawn; `None` keeps all.
     """
     num_choices = logits.shape[-1]
     if top_k is not None and top_k < num_choices:

@@ -252,9 +252,7 @@ class DiT(ImageGenerator):
         return self.autoencoder is not None and not ops.convert_to_numpy(self.latent_spread).all()
 
     def adapt(self, images):
-        """Measures mean and standard deviation of the latents, channel by channel, on up to 2,000
-        of the uint8 images `[N, H, W, C]`.
-        """
+        """Measures the latents' mean and deviation, channel by channel, on up to 2,000 images."""
         rng = np.random.default_rng(self.seed)
         images = images[np.sort(rng.permutation(len(images))[:2000])]
         inputs = {"images": np.asarray(images)}
@@ -266,8 +264,8 @@ class DiT(ImageGenerator):
         self.latent_spread.assign(latents.std(axis=0) + 1e-6)
 
     def encode(self, images, labels=None):
-        """Images as the flow sees them: scaled pixels, or latents (the posterior's mean), which are
-        scaled to mean 0 and variance 1; float32 `[B, *latent_shape]`.
+        """Images as the flow sees them, float32 `[B, *latent_shape]`: scaled pixels, or latents
+        (the posterior's mean), with mean 0 and variance 1.
         """
         if self.autoencoder is None:
             return ops.cast(images, "float32") * (2 / 255) - 1
@@ -357,11 +355,9 @@ _FREQUENCIES = (10_000.0 ** -(np.arange(128) / 128)).astype("float32")
 
 
 class FlowTransformer(layers.Layer):
-    """The velocity at every place of a noisy image, given the time and the class.
+    """The velocity at every place of a noisy image `[B, H, W, C]`, given the time and the class.
 
-    From float32 `[B, H, W, C]` to the same, of `shape` `(H, W, C)`, which `patch_size` divides. The
-    float32 times `[B]` are 0 to 1, and the label `num_classes` stands for no class; `seeds` `[B]`
-    are for the noise of training.
+    Times `[B]` are 0 to 1; the label `num_classes` stands for no class.
     """
 
     def __init__(self, shape, patch_size, num_classes, spec, **kwargs):

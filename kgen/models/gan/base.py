@@ -159,9 +159,7 @@ class AdversarialGenerator(ImageGenerator):
     # Sampling and shipping ------------------------------------------------------------
 
     def sample(self, seeds, labels=None, temperature=1.0):
-        """Draws images; `temperature`, a float, scales the latent vector: below 1, more typical
-        images that differ less.
-        """
+        """Draws images; `temperature` scales the latent vector: below 1, more alike and typical."""
         latents = random.normal(seeds, (self.latent_dim,)) * temperature
         return self.decode(latents, labels)
 

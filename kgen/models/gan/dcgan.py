@@ -126,9 +126,7 @@ def build_discriminator(image_shape, num_classes, filters, normalized):
 
 
 def feature_maps(image_shape):
-    """Sides `(height, width)` of the feature maps, from the image's, which divide by 4, to the
-    smallest: halved twice, then while they are even and at least 8.
-    """
+    """Sides of the feature maps, largest first: halved twice, then while even and at least 8."""
     sides = [tuple(image_shape[:2])]
     while len(sides) < 3 or all(side % 2 == 0 and side >= 8 for side in sides[-1]):
         sides.append((sides[-1][0] // 2, sides[-1][1] // 2))

@@ -13,11 +13,9 @@ from kgen.checks import unknown_name
 
 
 class AdversarialLoss(NamedTuple):
-    """What the two players minimise, float32 scalars: `discriminator` of real and fake logits
-    `[B]`, `generator` of fake ones.
-
-    `threshold` is the logit above which an image counts as real; `None` where a logit has no zero
-    point, as a critic's score has none.
+    """What the two players minimise, of logits `[B]`: scalars `discriminator(real, fake)` and
+    `generator(fake)`. Above the `threshold` an image counts as real; `None` where a logit has no
+    zero point, as a critic's score has none.
     """
 
     discriminator: Callable
@@ -26,9 +24,7 @@ class AdversarialLoss(NamedTuple):
 
 
 def get(name):
-    """The `AdversarialLoss` with a name, one of `LOSSES`; a `ValueError` that names the nearest
-    where there is none.
-    """
+    """The `AdversarialLoss` with a name, one of `LOSSES`; a `ValueError` where there is none."""
     if name not in LOSSES:
         raise ValueError(unknown_name("loss", str(name), LOSSES))
     return LOSSES[name]

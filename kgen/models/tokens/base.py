@@ -87,9 +87,7 @@ class AutoregressivePrior(TwoStageGenerator):
         return pixels.protocol(self.tokenizer.likelihood, self.tokenizer.binarization, seed)
 
     def log_prob_of_codes(self, codes, labels=None, training=False, seeds=None):
-        """Exact log-probability of int32 codes `[B, h, w]` under the prior: float32 `[B]`, nats.
-        `seeds` `[B]` are for the noise of training.
-        """
+        """Exact log-probability of int32 codes `[B, h, w]` under the prior: float32 `[B]`, nats."""
         raise NotImplementedError(f"{type(self).__name__} must implement log_prob_of_codes")
 
     def draw_codes(self, seeds, labels=None, **options):
@@ -128,11 +126,7 @@ class AutoregressivePrior(TwoStageGenerator):
         return self.run_over("negative_log_likelihood", measure, x, y, seed, **run)
 
     def likelihood_protocol(self, importance_samples=None, seed=0):
-        """What `negative_log_likelihood` measures, in words that stand beside the number.
-
-        A dict of `"kind"`, `"protocol"` and `"discrete"`; `importance_samples` is ignored: the
-        encoder gives one code, not samples.
-        """
+        """As for `VariationalGenerator`; `importance_samples` do not count: there is one code."""
         measured, discrete = self._pixels_measured(seed)
         return {
             "kind": "bound",

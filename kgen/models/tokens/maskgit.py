@@ -152,10 +152,7 @@ class MaskGIT(TwoStageGenerator):
         top_p=None,
         guidance_scale=1.0,
     ):
-        """Draws codes from the prior, int32 `[B, h, w]`; options are as for `sample`.
-
-        Those in the `mask` `[B, h, w]` are kept as in `known`, int32 `[B, h, w]`.
-        """
+        """As for `AutoregressivePrior`; codes in the `mask` `[B, h, w]` are kept as in `known`."""
         check_ints(1, num_steps=num_steps)
         check_choice(temperature, top_k, top_p)
         if not choice_temperature >= 0:
@@ -290,9 +287,8 @@ class MaskGIT(TwoStageGenerator):
 class MaskedTransformer(layers.Layer):
     """A transformer over a grid of codes, some of them hidden: each given all that are seen.
 
-    Logits `[B, N, Q]` of int32 codes `[B, N]`, N of the `grid` `(height, width)`, where the code Q
-    (`num_codes`) stands for a hidden one and the label `num_classes` for no class. `seeds` `[B]`
-    are for the noise of training.
+    Logits `[B, N, Q]` of int32 codes `[B, N]`, where the code Q, `num_codes`, stands for a hidden
+    one and the label `num_classes` for no class.
     """
 
     def __init__(self, grid, num_codes, num_classes, spec, **kwargs):

@@ -71,10 +71,7 @@ class VQPixelCNN(AutoregressivePrior):
         return self.distribution.log_prob(x, self.network(x, labels, training=training))
 
     def sample(self, seeds, labels=None, temperature=1.0):
-        """Draws codes one after the other, in raster order, and decodes them.
-
-        The `temperature` is the codes', see `AutoregressiveGenerator.sample`.
-        """
+        """Draws codes in raster order and decodes them; options are as for `PixelCNN.sample`."""
         return self.decode(self.draw_codes(seeds, labels, temperature), labels)
 
     def draw_codes(self, seeds, labels=None, temperature=1.0):

@@ -73,9 +73,7 @@ class VQTransformer(AutoregressivePrior):
     def sample(
         self, seeds, labels=None, temperature=1.0, top_k=None, top_p=None, guidance_scale=1.0
     ):
-        """Draws codes one after the other, in raster order, and decodes them; options are as for
-        `ImageGPT.sample`.
-        """
+        """Draws codes in raster order and decodes them; options are as for `ImageGPT.sample`."""
         options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         codes = self.draw_codes(seeds, labels, guidance_scale=guidance_scale, **options)
         return self.decode(codes, labels)

@@ -114,9 +114,7 @@ class VariationalGenerator(ImageGenerator):
     # What a subclass states -----------------------------------------------------------
 
     def infer(self, images, labels=None):
-        """What the posterior takes from uint8 images `[B, H, W, C]`, whatever the sample: a nested
-        structure of tensors `[B, ...]`.
-        """
+        """All that the posterior takes from images, tensors `[B, ...]`, whatever the sample."""
         raise NotImplementedError(f"{type(self).__name__} must implement infer")
 
     def prior_parameters(self):
@@ -126,10 +124,9 @@ class VariationalGenerator(ImageGenerator):
     def evidence(self, posterior, prior, noise, labels=None, exact=True):
         """Decodes latent variables from the posterior.
 
-        Returns the decoder's outputs `[B, H, W, C]` and float32 divergences `[B, units]`, nats,
-        from what `infer` and `prior_parameters` return and standard normal `noise`, float32
-        `[B, noise_dim]`. With `exact` it is the KL divergence where that is known, rather than
-        its estimate log q(z|x) - log p(z) from the sample.
+        Returns the decoder's outputs `[B, H, W, C]` and float32 divergences `[B, units]`, nats, by
+        standard normal `noise` `[B, noise_dim]`: with `exact` the KL divergence where it is known,
+        rather than its estimate log q(z|x) - log p(z) from the sample.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement evidence")
 

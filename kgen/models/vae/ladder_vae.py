@@ -98,9 +98,9 @@ class LadderVAE(VariationalGenerator):
     def _way_down(self, noise, labels=None, features=None):
         """Draws latent variables, group by group, and makes the image's distribution of them.
 
-        From standard normal `noise`, a tensor `[B, *shape]` per group, and what `infer` returns, or
-        `None` to draw from the prior. Returns the outputs `[B, H, W, C]` and a list of every
-        group's mean and log-variance, relative to its prior.
+        From a `noise` `[B, *shape]` per group and what `infer` returns, or `None` to draw from the
+        prior. Returns outputs `[B, H, W, C]` and every group's mean and log-variance, relative to
+        its prior.
         """
         statistics = []
 
@@ -162,16 +162,13 @@ class LadderVAE(VariationalGenerator):
     # Sampling, and between images and latent variables --------------------------------
 
     def sample(self, seeds, labels=None, temperature=1.0):
-        """Draws images from the prior; `temperature`, a float, scales the noise in every group, and
-        gives likelier images below 1.
-        """
+        """Draws images; `temperature` scales the noise in every group: below 1, likelier images."""
         return self.decode(random.normal(seeds, (self.noise_dim,)) * temperature, labels)
 
     def encode(self, images, labels=None):
-        """The approximate posterior of all latent variables, relative to their prior.
+        """As for `LatentMapVAE`, `[B, noise_dim]`, relative to the prior, from the top down.
 
-        As for `LatentMapVAE`, `[B, noise_dim]`, from the top down. The posterior of a group depends
-        on what was drawn in those above: here their means.
+        The posterior of a group depends on what was drawn in those above: here their means.
         """
         features = self.infer(images, labels)
         noise = [ops.zeros((ops.shape(images)[0], *shape)) for shape in self.latent_shapes]
@@ -253,9 +250,8 @@ def _statistics(outputs):
 
 
 def build_way_up(image_shape, num_classes, latent_dim, widths, num_blocks, units):
-    """(B, H, W, C) scaled pixels, and (B, num_classes), to the top's statistics,
-    (B, 2 * latent_dim), and feature maps from coarse to fine, (B, height, width, filters), all
-    but the image's own.
+    """(B, H, W, C) scaled pixels, and (B, num_classes), to (B, 2 * latent_dim) statistics of the
+    top and feature maps from coarse to fine, (B, height, width, filters), all but the image's own.
     """
     image = keras.Input(image_shape, name="pixels")
     x, features = image, []

@@ -61,9 +61,7 @@ class LatentMapVAE(VariationalGenerator):
     # Sampling -------------------------------------------------------------------------
 
     def sample(self, seeds, labels=None, temperature=1.0):
-        """Draws images from the prior; `temperature`, a float, scales the latent vector, and gives
-        likelier images below 1.
-        """
+        """Draws images; `temperature` scales the latent vector: below 1, likelier images."""
         return self.decode(self.sample_latents(seeds, temperature), labels)
 
     def sample_latents(self, seeds, temperature=1.0):
@@ -73,9 +71,7 @@ class LatentMapVAE(VariationalGenerator):
     # Between images and latent variables ----------------------------------------------
 
     def encode(self, images, labels=None):
-        """The approximate posterior of the latent variables of uint8 images `[B, H, W, C]`: mean
-        and log-variance, float32 `[B, latent_dim]` each.
-        """
+        """The posterior of images: mean and log-variance, float32 `[B, latent_dim]` each."""
         return self._posterior(with_class(self._scaled(images), labels, self.num_classes))
 
     def _posterior(self, inputs):
@@ -83,9 +79,7 @@ class LatentMapVAE(VariationalGenerator):
         return mean, ops.clip(log_variance, -20.0, 10.0)
 
     def decode(self, latents, labels=None):
-        """The images that float32 latent vectors `[B, latent_dim]` stand for, uint8 `[B, H, W, C]`:
-        the mean of every pixel.
-        """
+        """The images, uint8, of latent vectors `[B, latent_dim]`: the mean of every pixel."""
         return self._mean_image(self.decoder(with_class(latents, labels, self.num_classes)))
 
     def log_likelihood(self, images, latents, labels=None):
