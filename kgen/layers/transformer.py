@@ -350,13 +350,10 @@ class TransformerBlock(Configurable, layers.Layer):
             `dropout`.
         angles: See `Attention`, as is `causal`.
         mlp_ratio: Float, see `FeedForward`.
-        conditional: Bool, whether `call` takes a condition.
+        conditional: Bool, whether `call` takes a condition `[B, D]`.
 
-    Call arguments:
-        x: Float tensor `[B, T, D]`.
-        condition: Float tensor `[B, D]`, where the block is conditional.
-        seeds: int32 tensor `[B]`, from which training draws what each row drops; without, none
-            drops anything.
+    By `seeds` `[B]` training draws what each row of `[B, T, D]` drops; without, none drops
+    anything.
     """
 
     def __init__(

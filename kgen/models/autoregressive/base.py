@@ -150,9 +150,8 @@ class AutoregressiveGenerator(ImageGenerator):
             uint8 NumPy array `[N, H, W, C]`.
 
         Raises:
-            ValueError: The mask has another shape or other values, asks for what the order
-                cannot condition on, a known pixel is no level of the model, or the
-                temperature is 0 or below.
+            ValueError: The mask or an option is wrong, the mask asks for what the order cannot
+                condition on, or a known pixel is no level of the model.
         """
         images = self.check_split(images, self._check_labels(labels, len(images))).images
         mask = self._check_known(check_mask(mask, images), images, strict)

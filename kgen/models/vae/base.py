@@ -170,11 +170,12 @@ class VariationalGenerator(ImageGenerator):
         """Importance-weighted estimate of -log p(x), an upper bound that tightens with K.
 
         Burda, Grosse and Salakhutdinov (ICLR 2016), equation 8: the weights of all samples
-        are combined by log-sum-exp, in memory that does not grow with their number.
+        are combined by log-sum-exp, in memory that does not grow with their number. A float32 NumPy
+        array `[N]`, nats per image.
 
         Args:
-            x: uint8 images `[N, H, W, C]` or a `kgen.data.Split`. Grey levels are
-                binarised, if at all, once, from `seed`.
+            x: uint8 images or a `kgen.data.Split`. Grey levels are binarised, if at all, once,
+                from `seed`.
             y: Integer labels `[N]` for a class-conditional model, when `x` is an array.
             importance_samples: Int, K, samples per image.
             seed: Int.
@@ -183,9 +184,6 @@ class VariationalGenerator(ImageGenerator):
                 together, or `"auto"`. It changes speed and memory, and the result by no
                 more than rounding: every sample has its own noise.
             progress: Bool or `"auto"`.
-
-        Returns:
-            float32 NumPy array `[N]`, nats per image.
         """
         check_ints(1, importance_samples=importance_samples)
         split = self.check_split(x, y)
