@@ -30,9 +30,9 @@ class CausalConv2D(Configurable, layers.Layer):
     neural networks" (ICML 2016), section 3.4. Weights that a mask would hide, right of the
     pixel or below it, do not exist.
 
-    It runs in two ways with equal results. `call` takes whole images. In a sampler
-    `rows` takes the rows that one row of outputs needs and computes what can be known
-    before the row has pixels, and `pixel` adds what lies left.
+    It runs in two ways with equal results. `call` takes whole images `[B, H, W, in]` to
+    `[B, H, W, filters]`. In a sampler `rows` takes the rows that one row of outputs needs and
+    computes what can be known before the row has pixels, and `pixel` adds what lies left.
 
     Args:
         filters: Int.
@@ -47,12 +47,6 @@ class CausalConv2D(Configurable, layers.Layer):
             their own. `None` for one channel.
         use_bias: Bool.
         kernel_initializer: A Keras initializer or its name; `None` for Glorot's uniform one.
-
-    Call arguments:
-        x: Float tensor `[B, H, W, in]`.
-
-    Returns:
-        Float tensor `[B, H, W, filters]`.
 
     Raises:
         ValueError: A kernel's side is even, `own_row` is unknown, or nothing is seen.
@@ -168,15 +162,10 @@ class CausalConv2D(Configurable, layers.Layer):
         return self._biased(ops.conv(x, self._kernel(x.shape[-1])))
 
     def rows(self, x):
-        """One row of outputs, as far as whole rows say.
+        """What whole rows say of one row of outputs, `[B, W, filters]`, with the bias.
 
-        Args:
-            x: Float tensor `[B, rows, W, in]`: the rows above (`kernel_size[0] // 2` of them) and,
-                for `"all"`, the own row.
-
-        Returns:
-            Float tensor `[B, W, filters]`, with the bias; without the taps of `"left"` or
-            `"pixel"`.
+        From `[B, rows, W, in]`: the rows above (`kernel_size[0] // 2` of them) and, for `"all"`,
+        the own row.
         """
         whole = self.own_row == "all"
         kernel = self._kernel(x.shape[-1]) if whole else self.above_kernel
@@ -187,9 +176,8 @@ class CausalConv2D(Configurable, layers.Layer):
     def pixel(self, taps, biased=True):
         """The part of one pixel's output that comes from its own row, `[B, filters]`.
 
-        Args:
-            taps: List of float tensors `[B, in]`, from left to right, the pixel last.
-            biased: Bool, add the bias; `False` where `rows` has.
+        From a list of `[B, in]`, from left to right, the pixel last; `biased` is `False` where
+        `rows` has added the bias.
         """
         taps = [ops.cast(tap, self.compute_dtype) for tap in taps]
         outputs = ops.matmul(ops.concatenate(taps, axis=-1), self._own())

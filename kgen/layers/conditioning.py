@@ -33,17 +33,7 @@ def add_class(x, one_hot=None):
 
 
 def hide_labels(labels, seeds, share, num_classes):
-    """Labels of which some say "no class", for guidance (Ho and Salimans, algorithm 1).
-
-    Args:
-        labels: int32 tensor `[B]`, or `None`, which stays.
-        seeds: int32 tensor `[B]`, the batch's seeds.
-        share: Float, how many to hide.
-        num_classes: Int, the label that says so.
-
-    Returns:
-        int32 tensor `[B]`, or `None`.
-    """
+    """Labels of which a share says "no class", `num_classes` (Ho and Salimans, algorithm 1)."""
     if labels is None or not share:
         return labels
     hidden = random.uniform(seeds, (), stream=2) < share
@@ -51,23 +41,11 @@ def hide_labels(labels, seeds, share, num_classes):
 
 
 def guided(network, inputs, labels, num_classes, guidance_scale):
-    """What a network says without a class, plus so many times what the class changes.
+    """What a network says without a class, plus so many times what the class changes; float32.
 
     With w + 1 for the scale it is equation 6 of Ho and Salimans: 1 is the network itself, 0 the
-    one without classes. Both are computed in one pass of twice the batch.
-
-    Args:
-        network: Callable of the inputs and the labels that returns a float tensor.
-        inputs: Tuple of tensors `[B, ...]`.
-        labels: int32 tensor `[B]`, or `None`.
-        num_classes: Int, the label that says "no class".
-        guidance_scale: Float.
-
-    Returns:
-        float32 tensor `[B, ...]`.
-
-    Raises:
-        ValueError: A network without classes is to be guided by them.
+    one without classes. Both are computed in one pass of twice the batch. A `ValueError` where a
+    network without classes is to be guided by them.
     """
     if guidance_scale == 1:
         return ops.cast(network(*inputs, labels), "float32")

@@ -4,14 +4,7 @@ from keras import layers
 
 
 def feature_maps(image_shape):
-    """Sides of the feature maps: halved while they stay even and at least 4.
-
-    Args:
-        image_shape: Tuple `(H, W, C)`.
-
-    Returns:
-        List of `(height, width)`, from the image's to the smallest.
-    """
+    """Sides of the feature maps, the largest first: halved while they stay even and at least 4."""
     sides = [tuple(image_shape[:2])]
     while all(side % 2 == 0 and side >= 8 for side in sides[-1]):
         sides.append((sides[-1][0] // 2, sides[-1][1] // 2))

@@ -32,8 +32,7 @@ RESTART_STREAM = 64
 class Quantizer(Configurable, layers.Layer):
     """What both share: a running count of how often each code is chosen in training.
 
-    A subclass has `num_codes`, K, and `dim`, D, the length of the vectors, and counts by
-    `_count_usage`.
+    A subclass has `num_codes`, K, and `dim`, D, the length of the vectors.
     """
 
     def _count_usage(self):
@@ -52,37 +51,20 @@ class Quantizer(Configurable, layers.Layer):
         )
 
     def call(self, z):
-        """The nearest codes.
+        """The nearest codes of vectors `[..., D]`.
 
-        Args:
-            z: Float tensor `[..., D]`.
-
-        Returns:
-            Tuple of the codes' vectors, float32 `[..., D]`, with the gradient of `z` (straight
-            through: van den Oord et al., section 3.2); their indices, int32 `[...]`; and a
-            dict of float32 scalars, losses in sums over an image, means over the batch.
+        Returns the codes' vectors, float32 `[..., D]`, with the gradient of `z` (straight through:
+        van den Oord et al., section 3.2); their indices, int32 `[...]`; and a dict of float32
+        scalars, losses in sums over an image, means over the batch.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement call")
 
     def lookup(self, indices):
-        """The vectors of codes.
-
-        Args:
-            indices: int32 tensor `[...]`, 0 to K - 1.
-
-        Returns:
-            float32 tensor `[..., D]`.
-        """
+        """The vectors, float32 `[..., D]`, of codes, int32 `[...]`, 0 to K - 1."""
         raise NotImplementedError(f"{type(self).__name__} must implement lookup")
 
     def update(self, z, indices, seeds):
-        """Learns from a training step what is not learnt by gradient.
-
-        Args:
-            z: Float tensor `[B, ..., D]`, what was quantized, and
-            indices: int32 tensor `[B, ...]`, to what.
-            seeds: int32 tensor `[B]`, the batch's seeds.
-        """
+        """Learns what no gradient teaches, of `z` `[B, ..., D]` and `indices` `[B, ...]`."""
         shares = self.shares(indices)
         self.usage.assign(USAGE_DECAY * self.usage + (1 - USAGE_DECAY) * shares)
 
@@ -93,20 +75,14 @@ class Quantizer(Configurable, layers.Layer):
 
     def codes_used(self):
         """Share of the codes that are in use: those that, over about the last 100 steps,
-        were chosen at least `USED` times as often as the average code. float32 scalar."""
+        were chosen at least `USED` times as often as the average code. float32 scalar.
+        """
         usage = ops.convert_to_tensor(self.usage)
         used = usage > USED / self.num_codes * ops.sum(usage)
         return ops.mean(ops.cast(used, "float32"))
 
     def draw(self, noise):
-        """Codes as often as training chose them lately; before training, all alike.
-
-        Args:
-            noise: float32 tensor `[...]`, uniform in 0 to 1.
-
-        Returns:
-            int32 tensor `[...]`.
-        """
+        """Codes, by uniform noise, as often as training chose them lately; untrained, alike."""
         # Cumulated in integers, which no runtime rounds. The 1 is for what was never chosen.
         ends = ops.cumsum(ops.cast(self.usage * 2.0**22, "int32") + 1)
         place = ops.cast(noise * ops.cast(ends[-1], "float32"), "int32")

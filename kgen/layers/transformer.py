@@ -119,13 +119,8 @@ def grid_positions(height, width):
 def rotary_angles(positions, head_dim, base=100.0):
     """Angles by which a head's pairs of features are turned, shared out among the axes.
 
-    Args:
-        positions: Array `[T, axes]`, a token's place on each axis.
-        head_dim: Int, H; divides by `2 * axes`.
-        base: Float; the slowest pair turns by one radian in about so many places.
-
-    Returns:
-        float32 array `[T, H / 2]`.
+    float32 `[T, H / 2]`, of positions `[T, axes]`; H divides by `2 * axes`. The slowest pair turns
+    by one radian in about `base` places.
     """
     positions = np.asarray(positions, "float64")
     axes = positions.shape[1]
@@ -141,15 +136,7 @@ def rotary_angles(positions, head_dim, base=100.0):
 
 
 def rotate(x, cosine, sine):
-    """Turns each pair of features (i, i + H / 2) by its angle; RoFormer, equation 34.
-
-    Args:
-        x: Tensor `[..., H]`.
-        cosine, sine: Tensors that broadcast against `[..., H / 2]`.
-
-    Returns:
-        Tensor of `x`'s shape.
-    """
+    """Turns each pair of features (i, i + H / 2) by its angle; RoFormer, equation 34."""
     cosine, sine = ops.cast(cosine, x.dtype), ops.cast(sine, x.dtype)
     first, second = ops.split(x, 2, axis=-1)
     turned = [first * cosine - second * sine, first * sine + second * cosine]
@@ -169,11 +156,7 @@ class RMSNorm(Configurable, layers.Layer):
     """Root mean square normalisation over the last axis.
 
     Zhang and Sennrich (NeurIPS 2019; arXiv 1910.07467), equation 4. It differs from
-    `keras.layers.RMSNormalization` in that the scale can be left out.
-
-    Args:
-        scale: Bool, learn a factor for each feature.
-        epsilon: Float.
+    `keras.layers.RMSNormalization` in that the `scale`, a factor for each feature, can be left out.
     """
 
     def __init__(self, scale=True, epsilon=1e-6, **kwargs):
@@ -193,15 +176,7 @@ class RMSNorm(Configurable, layers.Layer):
 
 
 def attend(query, key, value, causal):
-    """Scaled dot-product attention; Vaswani et al., equation 1.
-
-    Args:
-        query, key, value: Float tensors `[B, T, N, H]`.
-        causal: Bool, a token sees itself and those before it.
-
-    Returns:
-        Float tensor `[B, T, N, H]`.
-    """
+    """Scaled dot-product attention, `[B, T, N, H]` each; Vaswani et al., equation 1."""
     if keras.backend.backend() != "tensorflow":
         return ops.dot_product_attention(query, key, value, is_causal=causal)
     # No fused kernel is lost here: Keras's is two einsums, which take half as long again.
@@ -235,7 +210,7 @@ def _rows(x, start, end):
 
 @keras.saving.register_keras_serializable(package="kgen")
 class Attention(Configurable, layers.Layer):
-    """Multi-head self-attention, over all tokens at once or token by token with a cache.
+    """Multi-head self-attention over `[B, T, D]`, all tokens at once or one by one with a cache.
 
     Args:
         dim: Int, D.
@@ -243,12 +218,6 @@ class Attention(Configurable, layers.Layer):
         angles: float32 array `[T, H / 2]` of `rotary_angles`, or `None`.
         causal: Bool, a token sees itself and those before it.
         qk_norm: Bool, normalise queries and keys, so that scores stay bounded.
-
-    Call arguments:
-        x: Float tensor `[B, T, D]`.
-
-    Returns:
-        Float tensor `[B, T, D]`.
     """
 
     def __init__(self, dim, num_heads, angles=None, causal=False, qk_norm=False, **kwargs):
@@ -306,16 +275,9 @@ class Attention(Configurable, layers.Layer):
         return rows, rows
 
     def step(self, x, cache, position, length):
-        """Attention of one token to itself and those before it.
+        """Attention of one token `[B, D]`, at an int32 `position`, to itself and those before it.
 
-        Args:
-            x: Float tensor `[B, D]`.
-            cache: What `start` or the last `step` gave.
-            position: int32 scalar, the token's place.
-            length: Int, tokens in the cache.
-
-        Returns:
-            Tuple of `[B, D]` and the new cache.
+        Returns `[B, D]` and the new cache, from what `start` or the last `step` gave.
         """
         query, key, value = self._heads(x)
         if self.rotation:
@@ -345,12 +307,6 @@ class FeedForward(Configurable, layers.Layer):
         dim: Int, D.
         ratio: Float, width of the hidden layer in multiples of D.
         kind: `"gelu"` (by tanh, which converts to ONNX) or `"swiglu"`.
-
-    Call arguments:
-        x: Float tensor `[..., D]`.
-
-    Returns:
-        Float tensor `[..., D]`.
     """
 
     def __init__(self, dim, ratio=4.0, kind="gelu", **kwargs):
@@ -390,25 +346,14 @@ class TransformerBlock(Configurable, layers.Layer):
     begin at zero, so that the block begins as the identity.
 
     Args:
-        dim: Int, D.
-        num_heads: Int, N.
-        angles: See `Attention`, as are the next two.
-        causal: Bool.
-        qk_norm: Bool.
+        dim: Int, D; see `TransformerSpec`, as are `num_heads`, `mlp`, `norm`, `qk_norm` and
+            `dropout`.
+        angles: See `Attention`, as is `causal`.
         mlp_ratio: Float, see `FeedForward`.
-        mlp: String, one of `MLPS`.
-        norm: String, one of `NORMALIZATIONS`.
-        conditional: Bool, whether `call` takes a condition.
-        dropout: Float, see `TransformerSpec`.
+        conditional: Bool, whether `call` takes a condition `[B, D]`.
 
-    Call arguments:
-        x: Float tensor `[B, T, D]`.
-        condition: Float tensor `[B, D]`, where the block is conditional.
-        seeds: int32 tensor `[B]`, from which training draws what each row drops; without, none
-            drops anything.
-
-    Returns:
-        Float tensor `[B, T, D]`.
+    By `seeds` `[B]` training draws what each row of `[B, T, D]` drops; without, none drops
+    anything.
     """
 
     def __init__(

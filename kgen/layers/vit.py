@@ -15,14 +15,9 @@ from kgen.layers.transformer import grid_positions, normalization, run_blocks
 
 
 def patchify(x, patch_size):
-    """Cuts images into patches, in raster order: every patch becomes a token.
+    """Cuts images into patches of p pixels a side, in raster order: every patch becomes a token.
 
-    Args:
-        x: Tensor `[B, H, W, C]`.
-        patch_size: Int, p; it divides H and W.
-
-    Returns:
-        Tensor `[B, H/p * W/p, p * p * C]`; within a token rows, columns and channels.
+    `[B, H/p * W/p, p * p * C]`; within a token rows, columns and channels.
     """
     height, width, channels = x.shape[1:]
     rows, columns = height // patch_size, width // patch_size
@@ -32,17 +27,7 @@ def patchify(x, patch_size):
 
 
 def unpatchify(tokens, patch_size, height, width):
-    """Puts patches together again, see `patchify`.
-
-    Args:
-        tokens: Tensor `[B, H/p * W/p, p * p * C]`.
-        patch_size: Int, p.
-        height: Int, H, of the image in pixels.
-        width: Int, W.
-
-    Returns:
-        Tensor `[B, H, W, C]`.
-    """
+    """Puts patches together again to images of `height` and `width` in pixels, see `patchify`."""
     rows, columns = height // patch_size, width // patch_size
     channels = tokens.shape[-1] // patch_size**2
     x = ops.reshape(tokens, (-1, rows, columns, patch_size, patch_size * channels))
@@ -52,18 +37,7 @@ def unpatchify(tokens, patch_size, height, width):
 
 @keras.saving.register_keras_serializable(package="kgen")
 class GridPositions(Configurable, layers.Layer):
-    """Adds to every token of a grid what is learnt for its row and for its column.
-
-    Args:
-        height: Int, h.
-        width: Int, w.
-
-    Call arguments:
-        x: Float tensor `[B, h * w, D]`.
-
-    Returns:
-        Float tensor `[B, h * w, D]`.
-    """
+    """Adds to every token of a grid, `[B, height * width, D]`, what is learnt of its place."""
 
     def __init__(self, height, width, **kwargs):
         super().__init__(**kwargs)

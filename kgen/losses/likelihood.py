@@ -1,7 +1,7 @@
-"""Log-likelihoods, in nats: pure functions, computed in float32.
+"""Log-likelihoods of images, in nats per image: pure functions, computed in float32.
 
-Those of images take float tensors `[B, H, W, C]`, the spread any that broadcasts against the mean,
-and give a float32 tensor `[B]`; those of latent variables take `[B, D]`.
+Of tensors `[B, ...]`, and parameters that broadcast against `x`, they give float32 `[B]`, where
+not stated otherwise.
 """
 
 import math
@@ -10,7 +10,7 @@ from keras import ops
 
 
 def bernoulli(x, logits):
-    """Log-likelihood of a Bernoulli at every pixel.
+    """Log-likelihood of a Bernoulli at every pixel, of `x` in 0 to 1.
 
     With `x` in {0, 1} it is exact; with grey levels in between it is the negative
     cross-entropy that textbooks use, which is no normalised density.
@@ -25,7 +25,7 @@ def continuous_bernoulli(x, logits):
     Loaiza-Ganem and Cunningham, "The continuous Bernoulli: fixing a pervasive error in
     variational autoencoders" (NeurIPS 2019), equation 4: the cross-entropy plus
     log(2 atanh(1 - 2p) / (1 - 2p)), here written in the logits l = log(p / (1 - p)), where
-    the normaliser is (l / 2) / tanh(l / 2) * 2. `x` is 0 to 1.
+    the normaliser is (l / 2) / tanh(l / 2) * 2.
     """
     x, logits = ops.cast(x, "float32"), ops.cast(logits, "float32")
     half = ops.abs(logits) / 2
@@ -47,26 +47,15 @@ def discretized_logistic(x, mean, log_scale):
     """Log-probability of 256 grey levels under a logistic distribution cut into bins.
 
     Kingma et al., "Improved variational inference with inverse autoregressive flow" (NIPS
-    2016), appendix C.2, and Salimans et al., "PixelCNN++" (ICLR 2017), equation 2: levels
-    are bins of width 2/255 around -1 .. 1, the outer two reach to infinity. `x` and `mean` are on
-    that scale.
+    2016), appendix C.2, and Salimans et al., "PixelCNN++" (ICLR 2017), equation 2: levels,
+    scaled to -1 .. 1 like the mean, are bins of width 2/255, the outer two reach to infinity.
     """
     x, mean = ops.cast(x, "float32"), ops.cast(mean, "float32")
     return _sum(logistic_bin(x, mean, ops.cast(log_scale, "float32"), 256))
 
 
 def logistic_bin(x, mean, log_scale, num_levels):
-    """Log-probability of the bin around each level: PixelCNN++, equation 2.
-
-    Args:
-        x: float32 tensor, levels scaled to -1 .. 1.
-        mean: float32 tensor that broadcasts against `x`, and
-        log_scale: the same: the logistic's.
-        num_levels: Int.
-
-    Returns:
-        float32 tensor.
-    """
+    """Log-probability of the bin around each level, scaled to -1 .. 1: PixelCNN++, equation 2."""
     half = 1 / (num_levels - 1)
     inverse = ops.exp(-log_scale)
     upper = (x - mean + half) * inverse
@@ -87,27 +76,24 @@ def logistic_bin(x, mean, log_scale, num_levels):
 
 
 def normal_kl(mean, log_variance):
-    """Kullback-Leibler divergence of a diagonal normal from the standard normal.
+    """KL divergence of a diagonal normal from the standard normal, `[B, D]`, nats per dimension.
 
-    Kingma and Welling, "Auto-encoding variational Bayes" (ICLR 2014), appendix B. float32
-    `[B, D]`, nats per dimension.
+    Kingma and Welling, "Auto-encoding variational Bayes" (ICLR 2014), appendix B.
     """
     mean, log_variance = ops.cast(mean, "float32"), ops.cast(log_variance, "float32")
     return 0.5 * (ops.square(mean) + ops.exp(log_variance) - 1.0 - log_variance)
 
 
 def normal_log_ratio(x, noise, log_variance):
-    """log q(x) - log p(x) of a diagonal normal q and the standard normal p, at a sample of q.
-
-    The sample `x` is q's mean plus its deviation times `noise`. float32 `[B, D]`, nats per
-    dimension; the mean over samples is `normal_kl`.
+    """log q(x) - log p(x), `[B, D]`, of a diagonal normal q and the standard normal p, at a sample
+    of q, its mean plus its deviation times `noise`. Its mean over samples is `normal_kl`.
     """
     x, log_variance = ops.cast(x, "float32"), ops.cast(log_variance, "float32")
     return 0.5 * (ops.square(x) - ops.square(noise) - log_variance)
 
 
 def normal_log_density(x, mean=0.0, log_variance=0.0):
-    """Log-density of a diagonal normal, float32 `[B]`; all broadcast against each other."""
+    """Log-density of a diagonal normal."""
     squared = ops.square(x - mean) * ops.exp(-ops.cast(log_variance, "float32"))
     return -0.5 * ops.sum(squared + log_variance + math.log(2 * math.pi), axis=-1)
 

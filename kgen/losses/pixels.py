@@ -18,17 +18,10 @@ BINARIZATIONS = ("dynamic", "threshold", "none")
 
 
 def log_likelihood(likelihood, images, outputs, log_scale=None):
-    """Log-likelihood of images, given a decoder's outputs.
+    """float32 `[B]`, nats, of uint8 images, given a decoder's outputs `[B, H, W, C]`.
 
-    Args:
-        likelihood: String.
-        images: uint8 tensor.
-        outputs: Float tensor.
-        log_scale: Float or tensor that broadcasts against `outputs`: the log of the normal's
-            standard deviation or of the logistic's scale.
-
-    Returns:
-        float32 tensor `[B]`, nats.
+    `log_scale`, which broadcasts against the outputs, is the log of the normal's standard deviation
+    or of the logistic's scale.
     """
     x = ops.cast(images, "float32") / 255
     if likelihood == "bernoulli":
@@ -41,7 +34,7 @@ def log_likelihood(likelihood, images, outputs, log_scale=None):
 
 
 def to_images(likelihood, outputs):
-    """The mean of every pixel, as uint8."""
+    """The mean of every pixel, as uint8, from a decoder's outputs `[B, H, W, C]`."""
     outputs = ops.cast(outputs, "float32")
     if likelihood in ("bernoulli", "continuous_bernoulli"):
         levels = ops.sigmoid(outputs)
@@ -54,7 +47,7 @@ def to_images(likelihood, outputs):
 
 
 def binarize(likelihood, binarization, batch, image_shape):
-    """The images of a `kgen.training.step.Batch`, black and white where the likelihood needs it."""
+    """The uint8 images of a `Batch`, black and white where the likelihood is to see them so."""
     if likelihood != "bernoulli" or binarization == "none":
         return batch.images
     levels = ops.cast(batch.images, "float32") / 255
@@ -65,11 +58,7 @@ def binarize(likelihood, binarization, batch, image_shape):
 
 
 def protocol(likelihood, binarization, seed):
-    """What is measured, in words that stand beside the number, and whether it is a probability.
-
-    A string and a bool: without a probability there are no bits per dimension. `seed` is that of
-    the binarisation.
-    """
+    """What is measured, in words, and whether it is a probability, which has bits."""
     pixels = {
         "dynamic": f"pixels drawn once as 0 or 1, the grey level as probability, seed {seed}",
         "threshold": "pixels cut at one half to 0 or 1",

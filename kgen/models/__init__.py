@@ -115,11 +115,7 @@ def registered():
 
 
 def get(name):
-    """The class of a model by its name, such as `"vae"`.
-
-    Raises:
-        ValueError: There is no such model; the message names the nearest one.
-    """
+    """The class of a model by its name, such as `"vae"`; a `ValueError` where there is none."""
     if name not in _MODELS:
         raise ValueError(unknown_name("model", name, _MODELS))
     module, class_name = _MODELS[name]

@@ -14,21 +14,11 @@ from kgen.training.run_folder import load_model
 
 
 def load_first_stage(stage, kind, argument, image_shape, num_classes):
-    """A frozen copy of an autoencoder, whatever names it.
+    """A frozen float32 copy of an autoencoder: training the one given does not change it.
 
-    Args:
-        stage: A trained `kind`; the path of one: its `.keras` file, its run's or its preset's
-            folder; or the name of a preset, for a fresh one.
-        kind: Class, `VQVAE` or `LatentMapVAE`.
-        argument: String, the name of the argument that is given as `stage`.
-        image_shape: Tuple `(H, W, C)`, which must be the autoencoder's, and
-        num_classes: Int or `None`, which must be the autoencoder's where that has classes.
-
-    Returns:
-        `kind` of its own, in float32: training the one that was given does not change it.
-
-    Raises:
-        ValueError: There is no such autoencoder, or it is for other images.
+    `stage` is a trained `kind` (`VQVAE` or `LatentMapVAE`); the path of one: its `.keras` file, its
+    run's or its preset's folder; or the name of a preset, for a fresh one. A `ValueError`, which
+    names the `argument`, where there is none, or it has another `image_shape` or other classes.
     """
     copy = _copy(stage, kind, argument, image_shape, num_classes)
     copy.trainable = False
@@ -92,16 +82,7 @@ def untrained(stage, argument):
 
 
 def known_cells(mask, height, width):
-    """Which cells of a coarse grid are known: those whose pixels all are.
-
-    Args:
-        mask: Tensor `[B, H, W]`, 1 where a pixel is known.
-        height: Int, rows of the grid, which divides H.
-        width: Int, its columns.
-
-    Returns:
-        Bool tensor `[B, height, width]`.
-    """
+    """Where all pixels of a cell of a coarse grid are known, bool `[B, height, width]`."""
     down, across = mask.shape[1] // height, mask.shape[2] // width
     parts = ops.reshape(ops.cast(mask, "int32"), (-1, height, down, width, across))
     return ops.cast(ops.min(parts, axis=(2, 4)), "bool")

@@ -72,16 +72,8 @@ class AutoregressiveGenerator(ImageGenerator):
         """Draws images pixel by pixel, in raster order.
 
         Args:
-            seeds: int32 tensor `[B]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
             temperature: Float above 0, what logits are divided by (and scales multiplied by);
                 below 1, likelier pixels.
-
-        Returns:
-            uint8 tensor `[B, H, W, C]`.
-
-        Raises:
-            ValueError: `temperature` is 0 or below.
         """
         return self._draw(seeds, labels, temperature=temperature)
 
@@ -104,15 +96,7 @@ class AutoregressiveGenerator(ImageGenerator):
     # Likelihood -----------------------------------------------------------------------
 
     def log_prob(self, images, labels=None):
-        """Exact log-probability of images.
-
-        Args:
-            images: uint8 tensor `[B, H, W, C]`, cut to the nearest of the model's levels.
-            labels: int32 tensor `[B]` for a class-conditional model.
-
-        Returns:
-            float32 tensor `[B]`, nats.
-        """
+        """Exact log-probability of uint8 images, cut to the nearest levels: float32 `[B]`, nats."""
         return self._log_prob(self.to_levels(images), labels)
 
     def negative_log_likelihood(self, x, y=None, seed=0, batch_size=64, progress="auto"):
@@ -129,10 +113,7 @@ class AutoregressiveGenerator(ImageGenerator):
         return self.run_over("negative_log_likelihood", measure, x, y, seed, **run)
 
     def likelihood_protocol(self, importance_samples=None, seed=0):
-        """What `negative_log_likelihood` measures, in words that stand beside the number.
-
-        A dict of `"kind"`, `"protocol"` and `"discrete"`; exact, whatever `importance_samples`.
-        """
+        """As for `VariationalGenerator`, but exact, whatever `importance_samples`."""
         if self.num_levels > 2:
             pixels = f"probability of {self.num_levels} grey levels, not dequantised"
         elif self.binarization == "dynamic":
@@ -169,9 +150,8 @@ class AutoregressiveGenerator(ImageGenerator):
             uint8 NumPy array `[N, H, W, C]`.
 
         Raises:
-            ValueError: The mask has another shape or other values, asks for what the order
-                cannot condition on, a known pixel is no level of the model, or the
-                temperature is 0 or below.
+            ValueError: The mask or an option is wrong, the mask asks for what the order cannot
+                condition on, or a known pixel is no level of the model.
         """
         images = self.check_split(images, self._check_labels(labels, len(images))).images
         mask = self._check_known(check_mask(mask, images), images, strict)

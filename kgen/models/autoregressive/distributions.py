@@ -24,13 +24,8 @@ def unscale(x, num_levels):
 
 
 class Categorical:
-    """A probability for every level; with two levels, a Bernoulli.
-
-    van den Oord, Kalchbrenner and Kavukcuoglu (ICML 2016), section 3.1.
-
-    Args:
-        num_levels: Int, Q.
-        channels: Int, C.
+    """A probability for every one of Q, `num_levels`, levels; with two, a Bernoulli. Section 3.1 of
+    van den Oord, Kalchbrenner and Kavukcuoglu (ICML 2016).
     """
 
     def __init__(self, num_levels, channels):
@@ -40,32 +35,16 @@ class Categorical:
         self.noise_shape = (channels, random.categorical_size(num_levels))
 
     def log_prob(self, x, parameters):
-        """Log-probability of images.
-
-        Args:
-            x: float32 tensor `[B, H, W, C]`, scaled levels.
-            parameters: Tensor `[B, H, W, C * Q]`, logits.
-
-        Returns:
-            float32 tensor `[B]`, nats.
-        """
+        """float32 `[B]`, nats, of scaled images `[B, H, W, C]` under logits `[B, H, W, C * Q]`."""
         logits = ops.reshape(ops.cast(parameters, "float32"), (-1, *x.shape[1:], self.num_levels))
         levels = ops.expand_dims(unscale(x, self.num_levels), -1)
         chosen = ops.take_along_axis(logits, levels, axis=-1)[..., 0]
         return ops.sum(chosen - ops.logsumexp(logits, axis=-1), axis=(1, 2, 3))
 
     def draw(self, parameters, noise, x, step, temperature=1.0):
-        """Draws one channel of a pixel.
+        """Draws channel `step` of a pixel and sets it in `x`, the scaled channels `[B, C]`.
 
-        Args:
-            parameters: Tensor `[B, C * Q]`, logits.
-            noise: float32 tensor `[B, *noise_shape]`, standard Gumbel.
-            x: float32 tensor `[B, C]`, the channels drawn before, scaled.
-            step: Int, the channel.
-            temperature: Float, what logits are divided by.
-
-        Returns:
-            float32 tensor `[B, C]`, `x` with the channel set.
+        From logits `[B, C * Q]`, divided by the temperature, and Gumbel noise `[B, *noise_shape]`.
         """
         start = step * self.num_levels
         logits = ops.cast(parameters[:, start : start + self.num_levels], "float32")
@@ -78,16 +57,11 @@ class Categorical:
 
 
 class LogisticMixture:
-    """A mixture of logistics, cut into bins; one mixture component draws all channels.
+    """A mixture of M, `num_mixtures`, logistics, cut into bins; a component draws all channels.
 
     Salimans, Karpathy, Chen and Kingma, "PixelCNN++" (ICLR 2017), sections 2.1 and 2.2: the
     outer bins reach to infinity (equation 2), and the mean of a channel depends linearly on
     the channels before it, red, green, blue and alpha, so that the network need not.
-
-    Args:
-        num_mixtures: Int, M.
-        channels: Int, C.
-        num_levels: Int, Q.
     """
 
     passes = 1

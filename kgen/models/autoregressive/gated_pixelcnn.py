@@ -87,14 +87,10 @@ class GatedPixelCNN(AutoregressiveGenerator):
 
 
 class GatedNetwork(RasterNetwork):
-    """All layers, and two more 1x1 convolutions to the parameters of the pixels.
+    """All layers, and two more 1x1 convolutions to the `num_parameters` outputs of a pixel.
 
-    Args:
-        num_parameters: Int, outputs per pixel.
-        num_codes: Int, when the pixels are not grey levels but so many codes without an order,
-            scaled like levels: the network sees a learned vector in place of each.
-
-    Further arguments: as for `GatedPixelCNN`.
+    With `num_codes` the pixels are not grey levels but so many codes without an order, scaled like
+    levels: the network sees a learned vector in place of each.
     """
 
     def __init__(
@@ -197,11 +193,10 @@ class GatedNetwork(RasterNetwork):
 
 
 class GatedLayer(layers.Layer):
-    """One layer of both stacks (figure 2), over an image or pixel by pixel.
+    """One layer of both stacks (figure 2), of which the horizontal one keeps the colours' order.
 
     The first one sees pixels: it leaves out the own row in the vertical stack, the pixel itself in
-    the horizontal one, and has no residual connection. The horizontal stack keeps the order of the
-    colour channels.
+    the horizontal one, and has no residual connection.
     """
 
     def __init__(self, filters, kernel_size, channels, num_classes=None, first=False, **kwargs):

@@ -32,8 +32,6 @@ class ImageGPT(AutoregressiveGenerator):
     """A causal transformer over pixels: an exact likelihood, and a sampler with a cache.
 
     Args:
-        image_shape: Tuple `(H, W, C)`.
-        num_classes: Int for a class-conditional model, else `None`.
         dim: Int, see `TransformerSpec`, as are `num_layers`, `num_heads`, `rotary`, `mlp`, `norm`,
             `qk_norm` and `dropout`.
         num_colors: Int, 2 to 4096, to draw the nearest of so many colours, which `fit` learns
@@ -92,21 +90,14 @@ class ImageGPT(AutoregressiveGenerator):
         """Draws images token by token, in raster order.
 
         Args:
-            seeds: int32 tensor `[B]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
             temperature: Float above 0, what logits are divided by.
             top_k: Int, draw from the `top_k` likeliest values alone; 1 is greedy.
             top_p: Float in 0 to 1, draw from the likeliest values that together have this
                 probability (Holtzman et al., "The curious case of neural text degeneration",
                 ICLR 2020, section 3.1).
             guidance_scale: Float: logits are those without a class plus so many times what the
-                class changes. 1 is the model itself, 0 the one without classes.
-
-        Returns:
-            uint8 tensor `[B, H, W, C]`.
-
-        Raises:
-            ValueError: An option is out of range, or guides a model without classes.
+                class changes. 1 is the model itself, 0 the one without classes. A model
+                without classes takes 1 alone.
         """
         return self._draw(
             seeds,
@@ -140,13 +131,8 @@ class ImageGPT(AutoregressiveGenerator):
         return self.palette is not None and not ops.convert_to_numpy(self.palette).any()
 
     def adapt(self, images):
-        """Learns the palette: k-means over the colours of images (appendix B).
-
-        Args:
-            images: uint8 array `[N, H, W, C]`; up to 100,000 of their pixels are looked at.
-
-        Raises:
-            ValueError: The images have fewer colours than the palette.
+        """Learns the palette: k-means over up to 100,000 of the uint8 images' pixels (appendix B).
+        A `ValueError` where they have fewer colours than the palette.
         """
         from sklearn.cluster import MiniBatchKMeans
 
@@ -238,19 +224,8 @@ class ImageGPT(AutoregressiveGenerator):
 class CausalTransformer(layers.Layer):
     """A transformer over a grid of tokens in raster order: each given all before it.
 
-    Args:
-        grid: Tuple `(height, width, channels)` of the tokens, the last axis fastest.
-        num_tokens: Int, Q, values of a token.
-        num_classes: Int or `None`.
-        spec: `TransformerSpec`.
-
-    Call arguments:
-        tokens: int32 tensor `[B, T]`, `T = height * width * channels`.
-        labels: int32 tensor `[B]`, 0 to `num_classes`; the last is "no class".
-        seeds: int32 tensor `[B]` for the noise of training, or `None`.
-
-    Returns:
-        Logits `[B, T, Q]` of every token from those before it.
+    Logits `[B, T, Q]` of int32 tokens `[B, T]`, Q of `num_tokens`, of the `grid` `(height, width,
+    channels)`, the last axis fastest. The label `num_classes` stands for no class.
     """
 
     def __init__(self, grid, num_tokens, num_classes, spec, **kwargs):

@@ -8,12 +8,7 @@ from kgen.layers.causal_conv import CausalConv2D, channel_groups
 
 
 class RasterNetwork(layers.Layer):
-    """Base class of networks that keep the protocol of `AutoregressiveGenerator`.
-
-    Args:
-        image_shape: Tuple `(H, W, C)`.
-        num_classes: Int or `None`.
-    """
+    """Base class of networks that keep the protocol of `AutoregressiveGenerator`."""
 
     def __init__(self, image_shape, num_classes, **kwargs):
         super().__init__(**kwargs)
@@ -65,13 +60,7 @@ class PixelNetwork(RasterNetwork):
       features `[B, filters]` and the outputs are one tensor `[B, output_size]`;
     - `end_row(rows, outputs)`: `rows` for the next row, from the outputs `[W, B, output_size]`.
 
-    Args:
-        blocks: List of layers.
-        filters: Int, filters between blocks; divides by `C`.
-        first_kernel_size: Int, odd, of the first convolution.
-        num_parameters: Int, outputs per pixel.
-
-    Further arguments: as for `RasterNetwork`.
+    `filters` are those between blocks, which divide by `C`.
     """
 
     def __init__(

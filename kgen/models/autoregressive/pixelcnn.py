@@ -92,10 +92,8 @@ class PixelCNN(AutoregressiveGenerator):
 
 
 class ResidualBlock(layers.Layer):
-    """1x1, k x k and 1x1 masked convolutions after a ReLU each, added to the input (figure 5).
-
-    See `PixelNetwork` for its methods. Arguments are as for `PixelCNN`; the inner convolutions have
-    half of the filters.
+    """1x1, k x k and 1x1 masked convolutions after a ReLU each, added to the input (figure 5); the
+    inner ones have half of the filters. See `PixelNetwork` for its methods.
     """
 
     def __init__(self, image_shape, num_classes, filters, kernel_size, **kwargs):

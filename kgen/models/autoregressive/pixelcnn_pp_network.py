@@ -19,10 +19,7 @@ from kgen.models.autoregressive.pixel_network import RasterNetwork, add_bias, la
 
 
 class PixelCNNppNetwork(RasterNetwork):
-    """Both streams at all resolutions, and the parameters of the pixels.
-
-    Arguments are as for `PixelCNNpp`, and `num_parameters`, an int, the outputs per pixel.
-    """
+    """Both streams at all resolutions, and the `num_parameters` outputs of a pixel."""
 
     def __init__(
         self,
@@ -150,14 +147,8 @@ class Level(layers.Layer):
 
     A row of a coarse level belongs to two rows of the finer one, and is computed with the
     upper of them: it depends on rows above both. A coarse pixel is computed with the upper
-    left one of its four, and depends on pixels before that one.
-
-    Args:
-        num_blocks: Int, blocks of each stream on the way down; one more on the way up, at
-            all levels but the coarsest.
-        num_levels: Int, this one and the coarser ones.
-        make_block: Callable `make_block(right, num_others, name)`.
-        finest: Bool.
+    left one of its four, and depends on pixels before that one. On the way up there is a block
+    more than on the way down, at all levels but the coarsest.
     """
 
     def __init__(self, filters, num_blocks, num_levels, make_block, finest=True, **kwargs):
@@ -234,18 +225,10 @@ class Level(layers.Layer):
     def row(self, state, above, row, u, entry, one_hot):
         """One row of `u`, here and at coarser levels, and what it says of the row of `ul`.
 
-        Args:
-            state: The last row's.
-            above: Tuple, for this level and the coarser ones, of `[B, W, kept_ul * F]`: the
-                pixels of `ul` in the row above.
-            row: Int scalar, the row at this level.
-            u: `[B, W, F]`, the row as it comes in.
-            entry: `[B, W, F]`, what is known of `ul` as it comes in.
-            one_hot: `[B, N]` or `None`.
-
-        Returns:
-            The new state: `u` as it goes out, what the next row must know of it, what is
-            known of `ul`, and the coarser level's state.
+        From the last row's state and, for this level and the coarser ones, the pixels of `ul` in
+        the row above, `[B, W, kept_ul * F]`; `u` and `entry`, `[B, W, F]`, are the row as it comes
+        in and what is known of `ul`. Returns the new state: `u` as it goes out, what the next row
+        must know of it, what is known of `ul`, and the coarser level's state.
         """
         last = iter(split(state[1], self.filters))
         above_ul = iter(split(above[0], self.filters))
@@ -281,17 +264,11 @@ class Level(layers.Layer):
     def pixel(self, context, left, ul):
         """One pixel of `ul`, here and, where a pixel of theirs begins, at coarser levels.
 
-        Args:
-            context: Tuple: `[B, ...]`, what is known of this pixel; and for the coarser level
-                whether its pixel begins here, whether its row begins here, the pixel's place
-                in it (0 to 3), what it gave when its row began, and its own context.
-            left: Tuple, for this level and the coarser ones, of what the pixel to the left
-                kept, `[B, kept_ul * F]`.
-            ul: `[B, F]`, the pixel as it comes in.
-
-        Returns:
-            Tuple of the pixel as it goes out and of what it keeps; coarser levels keep what
-            they have until their next pixel.
+        `ul` `[B, F]` is the pixel as it comes in, `left`, for each level, what the one to its left
+        kept, `[B, kept_ul * F]`. `context` is what is known of this pixel, `[B, ...]`, and for the
+        coarser level whether its pixel begins here, whether its row begins here, the pixel's place
+        in it (0 to 3), what it gave when its row began, and its own context. Returns the pixel as
+        it goes out and what it keeps; coarser levels keep what they have until their next pixel.
         """
         known = iter(split(context[0][:, self.filters :], 3 * self.filters))
         last = iter(split(left[0], self.filters))
@@ -325,14 +302,7 @@ class Level(layers.Layer):
 
 
 class GatedBlock(layers.Layer):
-    """A gated residual block.
-
-    Args:
-        right: Int, see `ShiftedConv2D`.
-        num_others: Int, how many other features are mixed in, pixel by pixel.
-        dropout: Float, the share of features between the convolutions that is dropped.
-        stream: Int, the block's own stream of noise.
-    """
+    """A gated residual block that mixes in `num_others` other features; `stream` is its noise's."""
 
     def __init__(self, filters, right, num_others, num_classes, dropout, stream, **kwargs):
         super().__init__(**kwargs)
@@ -378,9 +348,9 @@ class GatedBlock(layers.Layer):
         return ops.concatenate([y, z], axis=-1)
 
     def pixel(self, context, left, x, skip=None):
-        """One pixel of `ul`, `[B, F]`, to the same and what it keeps; `left` is what the pixel to
-        the left has kept, `context` `[B, 3 F]` what is known of it, `skip` is mixed in on the way
-        up."""
+        """One pixel of `ul`, `[B, F]`, to the same and what it keeps, given its context, what the
+        pixel to the `left` has kept, and on the way up a `skip` to mix in.
+        """
         y, z = context[:, : self.filters], context[:, self.filters :]
         y = y + self.first.pixel(concat_elu(left[0]), concat_elu(x))
         if skip is not None:
@@ -404,10 +374,8 @@ class GatedBlock(layers.Layer):
 class ShiftedConv2D(layers.Layer):
     """Convolution over a pixel's row and the row above, padded with zeros.
 
-    Args:
-        right: Int, columns to the right that it sees: 1 for `u`, whose own row is already
-            a row of pixels above, 0 for `ul`. One to the left is seen by both.
-        stride: Int.
+    It sees one column to the left and `right` to the right: 1 for `u`, whose own row is already a
+    row of pixels above, 0 for `ul`.
     """
 
     def __init__(self, filters, right, stride=1, kernel_initializer="glorot_uniform", **kwargs):
@@ -498,9 +466,7 @@ def split(x, size):
 
 
 def only_if(condition, compute, otherwise):
-    """`compute()` where the scalar bool `condition` holds, else the tensors `otherwise`.
-
-    A loop of one step or none: where there is an `ops.cond` in a graph, its shapes are lost on
-    the way to ONNX.
+    """`compute()` where the scalar bool `condition` holds, else the tensors `otherwise`: by a loop
+    of one step or none, as an `ops.cond` in a graph loses its shapes on the way to ONNX.
     """
     return ops.fori_loop(0, ops.cast(condition, "int32"), lambda _, state: compute(), otherwise)

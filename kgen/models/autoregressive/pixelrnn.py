@@ -98,8 +98,7 @@ class PixelRNN(AutoregressiveGenerator):
 class RowLSTM(layers.Layer):
     """A Row LSTM with a residual connection: state goes from row to row (section 3.1).
 
-    A pixel sees a triangle above it. See `PixelNetwork` for the methods. Arguments are as for
-    `PixelRNN`; the states have half of the filters.
+    A pixel sees a triangle above it. The states have half of the filters. See `PixelNetwork`.
     """
 
     def __init__(self, image_shape, num_classes, filters, kernel_size, **kwargs):
@@ -226,9 +225,9 @@ class DiagonalBiLSTM(layers.Layer):
 class DiagonalLSTM(layers.Layer):
     """One direction of a Diagonal BiLSTM, from left to right: state goes along diagonals.
 
-    The state of a pixel follows from the hidden states of the pixel to its left and of the one
-    above it (a column-wise convolution of two rows on the skewed map) and from the cell state
-    of the pixel to its left. From `[B, H, W, filters]` to states `[B, H, W, filters / 2]`.
+    The state of a pixel, `[B, H, W, filters / 2]`, follows from the hidden states of the pixel to
+    its left and of the one above it (a column-wise convolution of two rows on the skewed map) and
+    from the cell state of the pixel to its left.
     """
 
     def __init__(self, channels, num_classes, filters, **kwargs):
@@ -264,10 +263,8 @@ class DiagonalLSTM(layers.Layer):
 
 
 def lstm(gates, c):
-    """A step of an LSTM (equation 3): the hidden and the cell state, `[..., F]` each.
-
-    Of the gates `[..., 4 F]`, sums of both convolutions (output, forget, input, content), and of
-    the cell state before.
+    """A step of an LSTM (equation 3): the hidden and the cell state, `[..., F]` each, of the cell
+    state before and the gates `[..., 4 F]` (output, forget, input, content).
     """
     output, forget, into, content = ops.split(gates, 4, axis=-1)
     c = ops.sigmoid(forget) * c + ops.sigmoid(into) * ops.tanh(content)
@@ -277,12 +274,9 @@ def lstm(gates, c):
 def recur(state_to_state, gates, h, training):
     """The hidden states of an LSTM along the leading axis, `[T, ..., F]`, from a cell state of 0.
 
-    Args:
-        state_to_state: Function from the hidden states of a step to a part of the next gates.
-        gates: Tensor `[T, ..., 4 F]`, the part of the gates that the inputs make.
-        h: Tensor `[..., F]`, the hidden states before the first step.
-        training: Bool. A scan has cheap gradients, but does not convert to ONNX; a loop that
-            fills a tensor does, but carries all of it backwards in every step.
+    The gates are sums of `gates` `[T, ..., 4 F]` and `state_to_state` of the last step's hidden
+    states, at first `h`. In training a scan has cheap gradients, but does not convert to ONNX; a
+    loop that fills a tensor does, but carries all of it backwards in every step.
     """
     start = h, ops.zeros_like(h)
     if training:

@@ -22,10 +22,8 @@ def check_choice(temperature, top_k=None, top_p=None):
 
 
 def keep_likeliest(logits, top_k=None, top_p=None):
-    """Logits `[B, Q]` of which the unlikely ones are never drawn.
-
-    Kept are the `top_k` likeliest, and of these the likeliest that together have the probability
-    `top_p`; `None` keeps all.
+    """Logits `[B, Q]`, of which all but the `top_k` likeliest, and of these all but the likeliest
+    that together have the probability `top_p`, are never drawn; `None` keeps all.
     """
     num_choices = logits.shape[-1]
     if top_k is not None and top_k < num_choices:
@@ -44,15 +42,8 @@ def keep_likeliest(logits, top_k=None, top_p=None):
 def draw(network, distribution, shape, seeds, labels=None, temperature=1.0, known=None, mask=None):
     """The cached sampler: draws what a network describes, place by place in raster order.
 
-    Args:
-        network: See `AutoregressiveGenerator`, as are seeds, labels and temperature its `sample`'s.
-        distribution: See `kgen.models.autoregressive.distributions`.
-        shape: Tuple `(H, W, C)`.
-        known: float32 tensor `[B, H, W, C]` of scaled levels, or `None`, and
-        mask: Tensor `[B, H, W]`, where they are kept and not drawn.
-
-    Returns:
-        float32 tensor `[B, H, W, C]`, scaled levels.
+    The network is one of `AutoregressiveGenerator`, the distribution one of `distributions`. Scaled
+    levels, float32 `[B, H, W, C]`; those in the `mask` `[B, H, W]` are kept as in `known`.
     """
     check_choice(temperature)
     height, width, channels = shape
@@ -125,29 +116,17 @@ def draw_tokens(
     top_p=None,
     guidance_scale=1.0,
 ):
-    """The cached sampler of causal transformers: one token after the other.
+    """The cached sampler of causal transformers: one token after the other, int32 `[B, T]`.
 
-    Args:
-        network: An object with `length`, `num_tokens`, `num_classes`, and
+    A network has `length`, `num_tokens`, `num_classes`, and
 
-            - `start(batch_size)`: its cache before the first token;
-            - `step(last, cache, position, labels)`: logits `[B, Q]` of the token at an int32
-              scalar `position`, from the one before it, int32 `[B]`, and the new cache; the
-              label `num_classes` stands for none.
-        seeds: int32 tensor `[B]`.
-        labels: int32 tensor `[B]` for a class-conditional network.
-        known: int32 tensor `[B, T]`, or `None`, and
-        mask: Tensor `[B, T]`, where they are kept and not drawn.
-        temperature: Float, see `ImageGPT.sample`, as are the next three.
-        top_k: Int or `None`.
-        top_p: Float or `None`.
-        guidance_scale: Float.
+    - `start(batch_size)`: its cache before the first token;
+    - `step(last, cache, position, labels)`: logits `[B, Q]` of the token at an int32 scalar
+      `position`, from the one before it, int32 `[B]`, and the new cache; the label `num_classes`
+      stands for none.
 
-    Returns:
-        int32 tensor `[B, T]`.
-
-    Raises:
-        ValueError: An option is out of range, or guides a network without classes.
+    Tokens in the `mask` `[B, T]` are kept as in `known`, int32 `[B, T]`. Options are as for
+    `ImageGPT.sample`.
     """
     check_choice(temperature, top_k, top_p)
     length, batch = network.length, ops.shape(seeds)[0]

@@ -48,8 +48,6 @@ class DiT(ImageGenerator):
     """Diffusion transformer with rectified flow, on pixels or on a VAE's latent map.
 
     Args:
-        image_shape: Tuple `(H, W, C)`.
-        num_classes: Int for a class-conditional model, else `None`.
         autoencoder: `None` for pixels; or a trained `VAE` or `ViTVAE`, of which a frozen copy
             in float32 is kept; the path of one: its `.keras` file, its run's or its preset's
             folder; or the name of a preset of theirs, fresh, for trials. One with a latent map
@@ -145,19 +143,10 @@ class DiT(ImageGenerator):
         """Draws noise and follows the flow back to the data.
 
         Args:
-            seeds: int32 tensor `[B]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
             num_steps: Int, steps of the solver.
             sampler: `"euler"`, `"heun"` (two passes of the network per step) or `"multistep"`
                 (one), see `kgen.models.diffusion.flow.integrate`.
-            guidance_scale: Float: velocities are those without a class plus so many times what
-                the class changes. 1 is the model itself, 0 the one without classes.
-
-        Returns:
-            uint8 tensor `[B, H, W, C]`.
-
-        Raises:
-            ValueError: An option is out of range or unknown, or guides a model without classes.
+            guidance_scale: Float, of velocities, see `ImageGPT.sample`.
         """
         noise = random.normal(seeds, self.latent_shape)
         options = {"num_steps": num_steps, "sampler": sampler}
@@ -174,27 +163,13 @@ class DiT(ImageGenerator):
     def inpaint(self, images, mask, labels=None, seed=0, **options):
         """Keeps the known pixels of images and draws the others.
 
+        Arguments are as for `AutoregressiveGenerator.complete`; any mask and any pixels will do.
+
         On the way from noise to data the known part is led along its own straight path, so that
         what is drawn sees it at every step, wherever it lies (as in Lugmayr et al., "RePaint",
         CVPR 2022, section 4.1, without its repetitions). This is an approximation of the
         conditional distribution. On latents, what is known of a map is what only known pixels
         have made; around it the drawn part is made anew and known pixels are put back at the end.
-
-        Args:
-            images: uint8 array `[N, H, W, C]`; known pixels stay byte for byte, the others are
-                not looked at.
-            mask: Bool or 0/1 array `[H, W]`, `[N, H, W]` or `[N, H, W, 1]`, 1 where a pixel is
-                known.
-            labels: For a class-conditional model, one class for all images or one each.
-            seed: Int; image *i* is drawn from the *i*-th seed derived from it.
-            **options: Further arguments of `sample`, and `seeds`, `batch_size` and `progress` of
-                `generate`.
-
-        Returns:
-            uint8 NumPy array `[N, H, W, C]`.
-
-        Raises:
-            ValueError: The mask has another shape or other values, or an option is wrong.
         """
         images = self.check_split(images, self._check_labels(labels, len(images))).images
         inputs = {"image": images, "mask": check_mask(mask, images)}
@@ -218,17 +193,10 @@ class DiT(ImageGenerator):
         Args:
             images: uint8 array `[N, H, W, C]`.
             strength: Float, or one for each image, 0 to 1: how much of the way. 0 gives the image
-                back (as the autoencoder does, where there is one), 1 draws a new one.
-            labels: For a class-conditional model, one class for all images or one each.
-            seed: Int; image *i* is drawn from the *i*-th seed derived from it.
-            **options: Further arguments of `sample`, and `seeds`, `batch_size` and `progress` of
-                `generate`.
+                back (as the autoencoder does, where there is one), 1 draws a new one. A
+                `ValueError` where it is neither.
 
-        Returns:
-            uint8 NumPy array `[N, H, W, C]`.
-
-        Raises:
-            ValueError: `strength` is out of range or not one per image, or an option is wrong.
+        Further arguments: as for `AutoregressiveGenerator.complete`.
         """
         images = self.check_split(images, self._check_labels(labels, len(images))).images
         strength = np.asarray(strength, "float32")
@@ -284,11 +252,7 @@ class DiT(ImageGenerator):
         return self.autoencoder is not None and not ops.convert_to_numpy(self.latent_spread).all()
 
     def adapt(self, images):
-        """Measures mean and standard deviation of the latents, channel by channel.
-
-        Args:
-            images: uint8 array `[N, H, W, C]`, of which up to 2,000 are looked at.
-        """
+        """Measures the latents' mean and deviation, channel by channel, on up to 2,000 images."""
         rng = np.random.default_rng(self.seed)
         images = images[np.sort(rng.permutation(len(images))[:2000])]
         inputs = {"images": np.asarray(images)}
@@ -300,14 +264,8 @@ class DiT(ImageGenerator):
         self.latent_spread.assign(latents.std(axis=0) + 1e-6)
 
     def encode(self, images, labels=None):
-        """Images as the flow sees them: scaled pixels, or latents (the posterior's mean).
-
-        Args:
-            images: uint8 tensor `[B, H, W, C]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
-
-        Returns:
-            float32 tensor `[B, *latent_shape]`, of mean 0 and variance 1 for latents.
+        """Images as the flow sees them, float32 `[B, *latent_shape]`: scaled pixels, or latents
+        (the posterior's mean), with mean 0 and variance 1.
         """
         if self.autoencoder is None:
             return ops.cast(images, "float32") * (2 / 255) - 1
@@ -397,22 +355,9 @@ _FREQUENCIES = (10_000.0 ** -(np.arange(128) / 128)).astype("float32")
 
 
 class FlowTransformer(layers.Layer):
-    """The velocity at every place of a noisy image, given the time and the class.
+    """The velocity at every place of a noisy image `[B, H, W, C]`, given the time and the class.
 
-    Args:
-        shape: Tuple `(H, W, C)` of the image, or of the latent map.
-        patch_size: Int, P, which divides H and W.
-        num_classes: Int or `None`.
-        spec: `TransformerSpec`.
-
-    Call arguments:
-        x: float32 tensor `[B, H, W, C]`.
-        times: float32 tensor `[B]`, 0 to 1.
-        labels: int32 tensor `[B]`, 0 to `num_classes`; the last is "no class".
-        seeds: int32 tensor `[B]` for the noise of training, or `None`.
-
-    Returns:
-        float32 tensor `[B, H, W, C]`.
+    Times `[B]` are 0 to 1; the label `num_classes` stands for no class.
     """
 
     def __init__(self, shape, patch_size, num_classes, spec, **kwargs):

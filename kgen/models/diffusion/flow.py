@@ -13,16 +13,7 @@ SAMPLERS = ("euler", "heun", "multistep")
 
 
 def mix(x, noise, times):
-    """The point at a time on the straight way from data to noise: (1 - t) x + t noise.
-
-    Args:
-        x: float32 tensor `[B, ...]`.
-        noise: float32 tensor of the same shape.
-        times: float32 tensor `[B]`, 0 to 1.
-
-    Returns:
-        float32 tensor `[B, ...]`.
-    """
+    """The point at times `[B]` on the straight way from data to noise: (1 - t) x + t noise."""
     times = _beside(times, x)
     return (1 - times) * x + times * noise
 
@@ -38,20 +29,9 @@ def integrate(velocity, x, num_steps, sampler="multistep", start=None, path=None
     (Hairer, Norsett and Wanner, "Solving ordinary differential equations I", sections II.1 and
     III.1.)
 
-    Args:
-        velocity: Callable of `x` and float32 times `[B]`.
-        x: float32 tensor `[B, ...]`, where to start.
-        num_steps: Int.
-        sampler: String, one of `SAMPLERS`.
-        start: float32 tensor `[B]`, the time of `x` in each row, or `None` for 1.
-        path: Tuple `(data, noise, mask)` of tensors that broadcast against `x`: where the mask
-            is true, `x` is held on the straight way between the two; or `None`.
-
-    Returns:
-        float32 tensor of the shape of `x`.
-
-    Raises:
-        ValueError: `num_steps` is no positive int, or `sampler` is unknown.
+    The rows of `x`, float32 `[B, ...]`, begin at the times `start` `[B]`, or at 1; `velocity` takes
+    times `[B]`. With a `path`, a tuple `(data, noise, mask)` that broadcasts against `x`, `x` is
+    held on the straight way between the two where the mask is true.
     """
     check_ints(1, num_steps=num_steps)
     if sampler not in SAMPLERS:

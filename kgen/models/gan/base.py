@@ -29,8 +29,6 @@ class AdversarialGenerator(ImageGenerator):
     - the discriminator makes logits `[B, 1]` of pixels.
 
     Args:
-        image_shape: Tuple `(H, W, C)`.
-        num_classes: Int for a class-conditional model, else `None`.
         latent_dim: Int, dimensions of the latent vector.
         loss: `"minimax"`, `"non_saturating"`, `"least_squares"`, `"wasserstein"`,
             `"wasserstein_gp"` or `"hinge"`, see `kgen.models.gan.losses`.
@@ -42,7 +40,8 @@ class AdversarialGenerator(ImageGenerator):
             `-clip_value .. clip_value`.
         ema_decay: Float, 0 to 1, of the exponential moving average of the generator's
             weights, from which `generate` draws; 0 draws from the weights as trained.
-        seed: Int, see `ImageGenerator`.
+
+    Further arguments: as for `ImageGenerator`.
 
     Logs: `discriminator_loss`, `generator_loss`; `real_accuracy` and `fake_accuracy`, the
     share of real and of generated images that the discriminator tells for what they are
@@ -160,27 +159,12 @@ class AdversarialGenerator(ImageGenerator):
     # Sampling and shipping ------------------------------------------------------------
 
     def sample(self, seeds, labels=None, temperature=1.0):
-        """Draws images, as for `ImageGenerator.sample`.
-
-        Args:
-            seeds: int32 tensor `[B]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
-            temperature: Float, scale of the latent vector; below 1, more typical images
-                that differ less.
-        """
+        """Draws images; `temperature` scales the latent vector: below 1, more alike and typical."""
         latents = random.normal(seeds, (self.latent_dim,)) * temperature
         return self.decode(latents, labels)
 
     def decode(self, latents, labels=None):
-        """The image of a latent vector, by the averaged generator.
-
-        Args:
-            latents: float32 tensor `[B, latent_dim]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
-
-        Returns:
-            uint8 tensor `[B, H, W, C]`.
-        """
+        """The images, uint8, of latent vectors `[B, latent_dim]`, by the averaged generator."""
         inputs = with_class(latents, labels, self.num_classes)
         pixels = self.ema_generator(inputs, training=False)
         # Adding a half and cutting off rounds alike on every runtime.
@@ -232,9 +216,6 @@ class AdversarialGenerator(ImageGenerator):
                 default.
             discriminator_optimizer: Likewise.
             learning_rate: For the default optimizers.
-            jit_compile: See `ImageGenerator.compile`, as are the next two.
-            steps_per_execution: Int.
-            run_eagerly: Bool.
             auto_scale_loss: Without effect, because `mixed_float16` is refused.
 
         Raises:

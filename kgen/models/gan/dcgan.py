@@ -31,8 +31,6 @@ class DCGAN(AdversarialGenerator):
 
     Args:
         image_shape: Tuple `(H, W, C)`; the sides are 8 to 128 and divide by 4.
-        num_classes: Int for a class-conditional model, else `None`.
-        latent_dim: Int, dimensions of the latent vector.
         filters: Int, filters at the largest feature map, half the image's side; they
             double as the sides halve, up to eight times.
 
@@ -128,7 +126,7 @@ def build_discriminator(image_shape, num_classes, filters, normalized):
 
 
 def feature_maps(image_shape):
-    """Sides of the feature maps: halved twice, then while they are even and at least 8."""
+    """Sides of the feature maps, largest first: halved twice, then while even and at least 8."""
     sides = [tuple(image_shape[:2])]
     while len(sides) < 3 or all(side % 2 == 0 and side >= 8 for side in sides[-1]):
         sides.append((sides[-1][0] // 2, sides[-1][1] // 2))

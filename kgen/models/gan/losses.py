@@ -13,13 +13,9 @@ from kgen.checks import unknown_name
 
 
 class AdversarialLoss(NamedTuple):
-    """What the two players minimise.
-
-    Args:
-        discriminator: Callable of real and fake logits `[B]`; gives a float32 scalar.
-        generator: Callable of fake logits `[B]`; gives a float32 scalar.
-        threshold: Float, the logit above which an image counts as real; `None` where a
-            logit has no zero point, as a critic's score has none.
+    """What the two players minimise, of logits `[B]`: scalars `discriminator(real, fake)` and
+    `generator(fake)`. Above the `threshold` an image counts as real; `None` where a logit has no
+    zero point, as a critic's score has none.
     """
 
     discriminator: Callable
@@ -28,23 +24,7 @@ class AdversarialLoss(NamedTuple):
 
 
 def get(name):
-    """The pair of losses with a name.
-
-    Args:
-        name: String, one of `LOSSES`.
-
-    Returns:
-        `AdversarialLoss`.
-
-    Raises:
-        ValueError: There is no such loss; the message names the nearest one.
-
-    Example:
-
-    >>> loss = kgen.models.gan.losses.get("hinge")
-    >>> float(loss.discriminator(ops.array([2.0]), ops.array([0.5])))
-    1.5
-    """
+    """The `AdversarialLoss` with a name, one of `LOSSES`; a `ValueError` where there is none."""
     if name not in LOSSES:
         raise ValueError(unknown_name("loss", str(name), LOSSES))
     return LOSSES[name]
@@ -112,17 +92,11 @@ def hinge_discriminator(real, fake):
 
 
 def gradient_penalty(gradients):
-    """E[(|g| - 1)**2], the penalty on a critic's gradients with respect to its images.
+    """E[(|g| - 1)**2], the penalty on the gradients `[B, ...]` of every image's own critic's score.
 
     Gulrajani et al., "Improved training of Wasserstein GANs" (NIPS 2017; arXiv
     1704.00028), equation 3, without the weight. The gradients are taken at random points
     on the lines between real and generated images (section 4).
-
-    Args:
-        gradients: Float tensor `[B, ...]`, the gradient of every image's own score.
-
-    Returns:
-        float32 scalar.
     """
     gradients = _float(gradients)
     squared = ops.sum(ops.square(gradients), axis=tuple(range(1, len(gradients.shape))))

@@ -87,17 +87,7 @@ class AutoregressivePrior(TwoStageGenerator):
         return pixels.protocol(self.tokenizer.likelihood, self.tokenizer.binarization, seed)
 
     def log_prob_of_codes(self, codes, labels=None, training=False, seeds=None):
-        """Exact log-probability of codes under the prior.
-
-        Args:
-            codes: int32 tensor `[B, h, w]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
-            training: Bool.
-            seeds: int32 tensor `[B]` for the noise of training.
-
-        Returns:
-            float32 tensor `[B]`, nats.
-        """
+        """Exact log-probability of int32 codes `[B, h, w]` under the prior: float32 `[B]`, nats."""
         raise NotImplementedError(f"{type(self).__name__} must implement log_prob_of_codes")
 
     def draw_codes(self, seeds, labels=None, **options):
@@ -123,18 +113,9 @@ class AutoregressivePrior(TwoStageGenerator):
     def negative_log_likelihood(self, x, y=None, seed=0, batch_size=64, progress="auto"):
         """An upper bound on -log p(x): -log p(codes) - log p(x | codes), of the encoder's codes.
 
-        p(x) is the sum over all codes; the encoder picks one term of it.
-
-        Args:
-            x: uint8 images `[N, H, W, C]` or a `kgen.data.Split`. Where the tokenizer
-                binarises, it does so once, from `seed`.
-            y: Integer labels `[N]` for a class-conditional model, when `x` is an array.
-            seed: Int.
-            batch_size: Int.
-            progress: Bool or `"auto"`.
-
-        Returns:
-            float32 NumPy array `[N]`, nats per image.
+        p(x) is the sum over all codes; the encoder picks one term of it. A float32 NumPy array
+        `[N]`, nats per image; arguments are as for `run_over`. Where the tokenizer binarises, it
+        does so once, from `seed`.
         """
 
         def measure(batch):
@@ -145,15 +126,7 @@ class AutoregressivePrior(TwoStageGenerator):
         return self.run_over("negative_log_likelihood", measure, x, y, seed, **run)
 
     def likelihood_protocol(self, importance_samples=None, seed=0):
-        """What `negative_log_likelihood` measures, in words that stand beside the number.
-
-        Args:
-            importance_samples: Ignored: the encoder gives one code, not samples.
-            seed: Int.
-
-        Returns:
-            Dict: `"kind"`, `"protocol"` and `"discrete"`.
-        """
+        """As for `VariationalGenerator`; `importance_samples` do not count: there is one code."""
         measured, discrete = self._pixels_measured(seed)
         return {
             "kind": "bound",

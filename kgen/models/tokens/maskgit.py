@@ -44,9 +44,6 @@ class MaskGIT(TwoStageGenerator):
     """A trained VQ-VAE and a masked transformer over its codes, as one generator.
 
     Args:
-        image_shape: Tuple `(H, W, C)`, the tokenizer's.
-        num_classes: Int or `None`, see `TwoStageGenerator`, as is the next.
-        tokenizer: A trained `VQVAE`, or what names one.
         dim: Int, see `TransformerSpec`, as are `num_layers`, `num_heads`, `rotary`, `mlp`, `norm`,
             `qk_norm` and `dropout`.
         label_smoothing: Float, the share of probability that training has the prior spread
@@ -54,15 +51,14 @@ class MaskGIT(TwoStageGenerator):
             the smaller the code book.
         label_dropout: Float, see `ImageGPT`.
 
+    Further arguments, among them the `tokenizer`: as for `TwoStageGenerator`.
+
     Logs `loss`, the cross-entropy in nats per hidden code (smoothed in training, not in
     evaluation), and `masked_accuracy`, the share of hidden codes that the prior finds likeliest.
     There is no likelihood.
 
-    Example:
+    Example, with a `tokenizer` trained as for `VQPixelCNN`:
 
-    >>> tokenizer = kgen.models.VQVAE.from_preset("vqvae_28x28")
-    >>> tokenizer.compile()
-    >>> tokenizer.fit(data.train, epochs=20)
     >>> model = kgen.models.MaskGIT((28, 28, 1), num_classes=10, tokenizer=tokenizer)
     >>> model.compile()
     >>> model.fit(data.train, epochs=20)
@@ -133,23 +129,12 @@ class MaskGIT(TwoStageGenerator):
         """Draws codes, many in each of a few steps, and decodes them.
 
         Args:
-            seeds: int32 tensor `[B]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
             num_steps: Int, how often the network looks at the codes drawn so far; 1 draws each
                 by itself.
             temperature: Float above 0, see `ImageGPT.sample`, as are the last three.
             choice_temperature: Float of 0 or more, how much noise, falling to none in the last
                 step, is added to the log-probabilities by which a step chooses what to keep: 0
                 keeps what is surest, which makes images alike.
-            top_k: Int or `None`.
-            top_p: Float or `None`.
-            guidance_scale: Float.
-
-        Returns:
-            uint8 tensor `[B, H, W, C]`.
-
-        Raises:
-            ValueError: An option is out of range, or guides a model without classes.
         """
         options = (num_steps, temperature, choice_temperature, top_k, top_p, guidance_scale)
         return self.decode(self.draw_codes(seeds, labels, None, None, *options), labels)
@@ -167,18 +152,7 @@ class MaskGIT(TwoStageGenerator):
         top_p=None,
         guidance_scale=1.0,
     ):
-        """Draws codes from the prior, given any that are known.
-
-        Args:
-            seeds: int32 tensor `[B]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
-            known: int32 tensor `[B, h, w]`, or `None`, and
-            mask: Tensor `[B, h, w]`, where they are kept and not drawn.
-            num_steps: Int, see `sample`, as are the others.
-
-        Returns:
-            int32 tensor `[B, h, w]`.
-        """
+        """As for `AutoregressivePrior`; codes in the `mask` `[B, h, w]` are kept as in `known`."""
         check_ints(1, num_steps=num_steps)
         check_choice(temperature, top_k, top_p)
         if not choice_temperature >= 0:
@@ -232,18 +206,14 @@ class MaskGIT(TwoStageGenerator):
     def complete(self, images, mask, labels=None, seed=0, **options):
         """Keeps the known pixels of images and draws the others.
 
+        Arguments are as for `AutoregressiveGenerator.complete`; any mask and any pixels will do.
+
         There is no order: what is drawn bears on all that is known, above, below and around it.
         A code is known where all of its pixels are; the others are drawn, and decoded together
-        with those that are known.
+        with those that are known. For unknown pixels the encoder sees the mean of the known ones.
 
         With another label than the image's own it is class-conditional editing (section 4.3 of
         the paper): the unknown part is drawn anew as that class.
-
-        Args:
-            images: uint8 array `[N, H, W, C]`; known pixels stay byte for byte, the others are
-                not looked at (the encoder sees the mean of the known ones in their place).
-            mask: As for `AutoregressiveGenerator.complete`, as are the others and what is
-                returned; any mask will do.
 
         Example:
 
@@ -317,19 +287,8 @@ class MaskGIT(TwoStageGenerator):
 class MaskedTransformer(layers.Layer):
     """A transformer over a grid of codes, some of them hidden: each given all that are seen.
 
-    Args:
-        grid: Tuple `(height, width)` of the codes.
-        num_codes: Int, Q; the code Q stands for a hidden one.
-        num_classes: Int or `None`.
-        spec: `TransformerSpec`.
-
-    Call arguments:
-        codes: int32 tensor `[B, N]`, `N = height * width`, 0 to Q.
-        labels: int32 tensor `[B]`, 0 to `num_classes`; the last is "no class".
-        seeds: int32 tensor `[B]` for the noise of training, or `None`.
-
-    Returns:
-        Logits `[B, N, Q]`.
+    Logits `[B, N, Q]` of int32 codes `[B, N]`, where the code Q, `num_codes`, stands for a hidden
+    one and the label `num_classes` for no class.
     """
 
     def __init__(self, grid, num_codes, num_classes, spec, **kwargs):
@@ -362,16 +321,10 @@ class MaskedTransformer(layers.Layer):
 
 
 def ranks(x):
-    """The place of each of a row's numbers in their order, from the smallest.
+    """The place of each of a row's numbers `[B, N]` in their order, from the smallest; int32.
 
     By comparing each with each, which is less than the attention does: equal numbers stand in
     the order of their indices on every runtime, so that exactly *k* have a rank below *k*.
-
-    Args:
-        x: float32 tensor `[B, N]`.
-
-    Returns:
-        int32 tensor `[B, N]`.
     """
     this, other = x[:, :, None], x[:, None, :]
     earlier = np.tri(x.shape[1], k=-1, dtype="bool")

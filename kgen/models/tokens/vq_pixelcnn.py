@@ -1,10 +1,8 @@
 """VQ-VAE with a PixelCNN prior: the second stage that makes a VQ-VAE a generator.
 
 van den Oord, Vinyals and Kavukcuoglu, "Neural discrete representation learning" (NIPS 2017;
-arXiv 1711.00937), section 3.3: "After training, we fit an autoregressive distribution over z,
-so that we can generate x via ancestral sampling", by a PixelCNN over the codes of images
-(section 4.2). The prior is the network of `gated_pixelcnn.py`, whose first layer sees
-a learned vector for each code.
+arXiv 1711.00937), section 4.2: a PixelCNN over the codes of images. The prior is the network of
+`gated_pixelcnn.py`, whose first layer sees a learned vector for each code.
 """
 
 import keras
@@ -23,10 +21,8 @@ class VQPixelCNN(AutoregressivePrior):
     """A trained VQ-VAE and a PixelCNN over its codes, as one generator.
 
     Args:
-        filters: Int, filters of each layer of the prior and length of the codes' vectors.
-        num_layers: Int, layers after the first.
-        kernel_size: Int, odd.
-        first_kernel_size: Int, odd, of the first layer.
+        filters: Int, filters of each layer of the prior and length of the codes' vectors; see
+            `GatedPixelCNN`, as are `num_layers`, `kernel_size` and `first_kernel_size`.
 
     Further arguments, among them the `tokenizer`, `objective` and what is logged: as for
     `AutoregressivePrior`.
@@ -71,14 +67,10 @@ class VQPixelCNN(AutoregressivePrior):
         return self.distribution.log_prob(x, self.network(x, labels, training=training))
 
     def sample(self, seeds, labels=None, temperature=1.0):
-        """Draws codes one after the other, in raster order, and decodes them.
-
-        Arguments are as for `AutoregressiveGenerator.sample`; the temperature is the codes'.
-        """
+        """Draws codes in raster order and decodes them; options are as for `PixelCNN.sample`."""
         return self.decode(self.draw_codes(seeds, labels, temperature), labels)
 
     def draw_codes(self, seeds, labels=None, temperature=1.0):
-        """Draws codes from the prior, int32 `[B, h, w]`; arguments as for `sample`."""
         shape = self.network.image_shape
         x = draw(self.network, self.distribution, shape, seeds, labels, temperature)
         return unscale(x[..., 0], self.tokenizer.num_codes)

@@ -23,20 +23,15 @@ class VQTransformer(AutoregressivePrior):
     """A trained VQ-VAE and a causal transformer over its codes, as one generator.
 
     Args:
-        image_shape: Tuple `(H, W, C)`, the tokenizer's.
-        num_classes: Int or `None`, see `TwoStageGenerator`, as is the next.
-        tokenizer: A trained `VQVAE`, or what names one.
         dim: Int, see `TransformerSpec`, as are `num_layers`, `num_heads`, `rotary`, `mlp`, `norm`,
             `qk_norm` and `dropout`.
         label_dropout: Float, see `ImageGPT`.
 
-    Logs: as `AutoregressivePrior`.
+    Further arguments, among them the `tokenizer`, and what is logged: as for
+    `AutoregressivePrior`.
 
-    Example:
+    Example, with a `tokenizer` trained as for `VQPixelCNN`:
 
-    >>> tokenizer = kgen.models.VQVAE.from_preset("vqvae_28x28")
-    >>> tokenizer.compile()
-    >>> tokenizer.fit(data.train, epochs=20)
     >>> model = kgen.models.VQTransformer((28, 28, 1), num_classes=10, tokenizer=tokenizer)
     >>> model.compile()
     >>> model.fit(data.train, epochs=20)
@@ -78,22 +73,7 @@ class VQTransformer(AutoregressivePrior):
     def sample(
         self, seeds, labels=None, temperature=1.0, top_k=None, top_p=None, guidance_scale=1.0
     ):
-        """Draws codes one after the other, in raster order, and decodes them.
-
-        Args:
-            seeds: int32 tensor `[B]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
-            temperature: Float above 0, see `ImageGPT.sample`, as are the next three.
-            top_k: Int or `None`.
-            top_p: Float or `None`.
-            guidance_scale: Float.
-
-        Returns:
-            uint8 tensor `[B, H, W, C]`.
-
-        Raises:
-            ValueError: An option is out of range, or guides a model without classes.
-        """
+        """Draws codes in raster order and decodes them; options are as for `ImageGPT.sample`."""
         options = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
         codes = self.draw_codes(seeds, labels, guidance_scale=guidance_scale, **options)
         return self.decode(codes, labels)

@@ -47,17 +47,15 @@ class VQVAE(ImageGenerator):
         network: `"convolutional"`, or `"vit"`: encoder and decoder are vision transformers over
             patches of `2**num_downsamplings` pixels a side. `filters` and `num_blocks` are for
             the first, `dim`, `num_layers` and `num_heads` for the second.
-        dim: Int, features of a patch; see `TransformerSpec`, as are the next two.
-        num_layers: Int, blocks of the encoder and of the decoder.
-        num_heads: Int.
+        dim: Int, features of a patch; see `TransformerSpec`, as are `num_layers`, of the encoder
+            and of the decoder, and `num_heads`.
         commitment: Float, beta of equation 3, for a code book.
         ema_decay: Float, for `"ema"`, below 1.
         restart_threshold: Float: a code of a code book that is chosen less often than so many
             times the average is set to a random encoder output; 0 restarts none.
-        likelihood: `"bernoulli"`, `"continuous_bernoulli"`, `"gaussian"` or
-            `"discretized_logistic"`, the decoder's distribution of a pixel; the last two with
-            a learned spread per channel. The last is a probability of the 256 levels.
-        binarization: For `"bernoulli"`, as in `VAE`: `"dynamic"`, `"threshold"` or `"none"`.
+        likelihood: The decoder's distribution of a pixel, as in `VAE`; the last two with a
+            learned spread per channel.
+        binarization: For `"bernoulli"`, as in `VAE`.
 
     Further arguments: as for `ImageGenerator`.
 
@@ -139,38 +137,15 @@ class VQVAE(ImageGenerator):
 
         Codes that know nothing of each other make no picture: this is what a VQ-VAE can do
         without a prior, and no good generator. For one, train `VQPixelCNN` on its codes.
-
-        Args:
-            seeds: int32 tensor `[B]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
-
-        Returns:
-            uint8 tensor `[B, H, W, C]`.
         """
         return self.decode(self.quantizer.draw(random.uniform(seeds, self.code_shape)), labels)
 
     def encode(self, images, labels=None):
-        """The codes of images.
-
-        Args:
-            images: uint8 tensor `[B, H, W, C]`.
-            labels: Ignored: the encoder is not told the class.
-
-        Returns:
-            int32 tensor `[B, h, w]`.
-        """
+        """The codes of images `[B, H, W, C]`, int32 `[B, h, w]`; the encoder ignores the class."""
         return self.quantizer(self._features(images))[1]
 
     def decode(self, codes, labels=None):
-        """The images that codes stand for: the mean of every pixel.
-
-        Args:
-            codes: int32 tensor `[B, h, w]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
-
-        Returns:
-            uint8 tensor `[B, H, W, C]`.
-        """
+        """The images that codes `[B, h, w]` stand for, uint8: the mean of every pixel."""
         outputs = self._parameters(self.quantizer.lookup(codes), labels)
         return pixels.to_images(self.likelihood, outputs)
 
@@ -201,16 +176,7 @@ class VQVAE(ImageGenerator):
         return pixels.log_likelihood(self.likelihood, images, outputs, self.log_scale)
 
     def log_likelihood(self, images, codes, labels=None):
-        """Log-likelihood of images given codes.
-
-        Args:
-            images: uint8 tensor `[B, H, W, C]`.
-            codes: int32 tensor `[B, h, w]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
-
-        Returns:
-            float32 tensor `[B]`, nats.
-        """
+        """Log-likelihood of uint8 images given codes `[B, h, w]`: float32 `[B]`, nats."""
         outputs = self._parameters(self.quantizer.lookup(codes), labels)
         return self._log_likelihood(images, outputs)
 

@@ -45,7 +45,6 @@ class VariationalGenerator(ImageGenerator):
 
     Args:
         image_shape: Tuple `(H, W, C)`; the sides are 8 to 128 and divide by 4.
-        num_classes: Int for a class-conditional model, else `None`.
         likelihood: `"bernoulli"`, `"continuous_bernoulli"`, `"gaussian"` or
             `"discretized_logistic"`, the decoder's distribution of a pixel. The last is a
             probability of the 256 levels, so its loss is comparable in bits per dimension.
@@ -61,15 +60,14 @@ class VariationalGenerator(ImageGenerator):
         free_bits: Float, nats per latent unit below which the KL is not reduced.
         importance_samples: Int, samples per image in the bound that is trained. 1 is the
             ELBO; above 1, `beta`, `kl_warmup_steps` and `free_bits` have no meaning.
-        seed: Int, see `ImageGenerator`.
+
+    Further arguments: as for `ImageGenerator`. A `ValueError` where one is out of range or
+    unknown, or does not go with another.
 
     Logs, in nats per image: `loss`, `reconstruction_loss`, `kl_loss`; and `active_units`. In
     evaluation `loss` is the negative ELBO: `beta`, warm-up and free bits do not count. With
     several importance samples `loss`, in training and in evaluation, is the bound of that many,
     which is tighter, and `kl_loss` an estimate.
-
-    Raises:
-        ValueError: An argument is out of range or unknown, or does not go with another.
     """
 
     metric_names = ("loss", "reconstruction_loss", "kl_loss", "active_units")
@@ -116,15 +114,7 @@ class VariationalGenerator(ImageGenerator):
     # What a subclass states -----------------------------------------------------------
 
     def infer(self, images, labels=None):
-        """What the posterior takes from the images, whatever the sample.
-
-        Args:
-            images: uint8 tensor `[B, H, W, C]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
-
-        Returns:
-            Nested structure of tensors `[B, ...]`.
-        """
+        """All that the posterior takes from images, tensors `[B, ...]`, whatever the sample."""
         raise NotImplementedError(f"{type(self).__name__} must implement infer")
 
     def prior_parameters(self):
@@ -134,17 +124,9 @@ class VariationalGenerator(ImageGenerator):
     def evidence(self, posterior, prior, noise, labels=None, exact=True):
         """Decodes latent variables from the posterior.
 
-        Args:
-            posterior: What `infer` returns.
-            prior: What `prior_parameters` returns.
-            noise: float32 tensor `[B, noise_dim]`, standard normal.
-            labels: int32 tensor `[B]` for a class-conditional model.
-            exact: Bool: the KL divergence where it is known, rather than its estimate
-                log q(z|x) - log p(z) from the sample.
-
-        Returns:
-            Tuple of the decoder's outputs `[B, H, W, C]` and float32 divergences
-            `[B, units]`, nats.
+        Returns the decoder's outputs `[B, H, W, C]` and float32 divergences `[B, units]`, nats, by
+        standard normal `noise` `[B, noise_dim]`: with `exact` the KL divergence where it is known,
+        rather than its estimate log q(z|x) - log p(z) from the sample.
         """
         raise NotImplementedError(f"{type(self).__name__} must implement evidence")
 
@@ -188,23 +170,20 @@ class VariationalGenerator(ImageGenerator):
         """Importance-weighted estimate of -log p(x), an upper bound that tightens with K.
 
         Burda, Grosse and Salakhutdinov (ICLR 2016), equation 8: the weights of all samples
-        are combined by log-sum-exp, in memory that does not grow with their number.
+        are combined by log-sum-exp, in memory that does not grow with their number. A float32 NumPy
+        array `[N]`, nats per image.
 
         Args:
-            x: uint8 images `[N, H, W, C]` or a `kgen.data.Split`. Grey levels are
-                binarised, if at all, once, from `seed`.
+            x: uint8 images or a `kgen.data.Split`. Grey levels are binarised, if at all, once,
+                from `seed`.
             y: Integer labels `[N]` for a class-conditional model, when `x` is an array.
-            importance_samples: Int, samples per image.
+            importance_samples: Int, K, samples per image.
             seed: Int.
-            batch_size: Int, images at a time; each goes through the decoder for every
-                sample.
+            batch_size: Int, images at a time; each goes through the decoder for every sample.
             samples_at_once: Int, samples of each image that go through the decoder
                 together, or `"auto"`. It changes speed and memory, and the result by no
                 more than rounding: every sample has its own noise.
             progress: Bool or `"auto"`.
-
-        Returns:
-            float32 NumPy array `[N]`, nats per image.
         """
         check_ints(1, importance_samples=importance_samples)
         split = self.check_split(x, y)
@@ -249,13 +228,8 @@ class VariationalGenerator(ImageGenerator):
     def likelihood_protocol(self, importance_samples=500, seed=0):
         """What `negative_log_likelihood` measures, in words that stand beside the number.
 
-        Args:
-            importance_samples: Int.
-            seed: Int.
-
-        Returns:
-            Dict: `"kind"`, `"protocol"`, `"importance_samples"`, and `"discrete"`, whether it
-            is a probability, so that bits per dimension mean something.
+        A dict of `"kind"`, `"protocol"`, `"importance_samples"`, and `"discrete"`, whether it is a
+        probability, so that bits per dimension mean something.
         """
         measured, discrete = pixels.protocol(self.likelihood, self.binarization, seed)
         one = importance_samples == 1

@@ -39,8 +39,6 @@ class LadderVAE(VariationalGenerator):
     divergence is one from the standard normal, and `decode` on normal noise is `sample`.
 
     Args:
-        image_shape: Tuple `(H, W, C)`; the sides are 8 to 128 and divide by 4.
-        num_classes: Int for a class-conditional model, else `None`.
         latent_dim: Int, dimensions of the latent vector at the top.
         latent_channels: Int, latent feature maps in a group.
         num_groups: Int, groups on each feature map.
@@ -100,9 +98,9 @@ class LadderVAE(VariationalGenerator):
     def _way_down(self, noise, labels=None, features=None):
         """Draws latent variables, group by group, and makes the image's distribution of them.
 
-        The noise is a tensor `[B, *shape]` for every group; `features` are what `infer` returns,
-        to draw from the posterior, or `None`, to draw from the prior. Returns the outputs and,
-        relative to its prior, every group's mean and log-variance.
+        From a `noise` `[B, *shape]` per group and what `infer` returns, or `None` to draw from the
+        prior. Returns outputs `[B, H, W, C]` and every group's mean and log-variance, relative to
+        its prior.
         """
         statistics = []
 
@@ -164,14 +162,13 @@ class LadderVAE(VariationalGenerator):
     # Sampling, and between images and latent variables --------------------------------
 
     def sample(self, seeds, labels=None, temperature=1.0):
-        """Draws images from the prior, as for `VAE.sample`; `temperature` is every group's."""
+        """Draws images; `temperature` scales the noise in every group: below 1, likelier images."""
         return self.decode(random.normal(seeds, (self.noise_dim,)) * temperature, labels)
 
     def encode(self, images, labels=None):
-        """The approximate posterior of all latent variables, relative to their prior.
+        """As for `LatentMapVAE`, `[B, noise_dim]`, relative to the prior, from the top down.
 
         The posterior of a group depends on what was drawn in those above: here their means.
-        Otherwise as for `VAE.encode`; `noise_dim` numbers, from the top down.
         """
         features = self.infer(images, labels)
         noise = [ops.zeros((ops.shape(images)[0], *shape)) for shape in self.latent_shapes]
@@ -181,10 +178,7 @@ class LadderVAE(VariationalGenerator):
         return mean, log_variance
 
     def decode(self, latents, labels=None):
-        """The image that latent variables `[B, noise_dim]` stand for, as for `VAE.decode`.
-
-        They count from the prior: standard normal numbers give a sample.
-        """
+        """As for `LatentMapVAE`, of latent variables `[B, noise_dim]` relative to their prior."""
         return self._mean_image(self._way_down(self._parts(latents), labels)[0])
 
     # Construction ---------------------------------------------------------------------
@@ -256,10 +250,8 @@ def _statistics(outputs):
 
 
 def build_way_up(image_shape, num_classes, latent_dim, widths, num_blocks, units):
-    """(B, H, W, C) scaled pixels, and (B, num_classes), to statistics and feature maps.
-
-    The statistics are the top's, (B, 2 * latent_dim); the feature maps, from coarse to fine,
-    (B, height, width, filters), all but the image's own.
+    """(B, H, W, C) scaled pixels, and (B, num_classes), to (B, 2 * latent_dim) statistics of the
+    top and feature maps from coarse to fine, (B, height, width, filters), all but the image's own.
     """
     image = keras.Input(image_shape, name="pixels")
     x, features = image, []

@@ -61,31 +61,17 @@ class LatentMapVAE(VariationalGenerator):
     # Sampling -------------------------------------------------------------------------
 
     def sample(self, seeds, labels=None, temperature=1.0):
-        """Draws images from the prior, as for `ImageGenerator.sample`.
-
-        Args:
-            seeds: int32 tensor `[B]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
-            temperature: Float, scale of the noise; below 1, likelier images.
-        """
+        """Draws images; `temperature` scales the latent vector: below 1, likelier images."""
         return self.decode(self.sample_latents(seeds, temperature), labels)
 
     def sample_latents(self, seeds, temperature=1.0):
-        """Latent vectors that `sample` decodes, float32 `[B, latent_dim]`."""
+        """Draws latent vectors from the prior, float32 `[B, latent_dim]`, see `sample`."""
         return random.normal(seeds, (self.latent_dim,)) * temperature
 
     # Between images and latent variables ----------------------------------------------
 
     def encode(self, images, labels=None):
-        """The approximate posterior of the latent variables.
-
-        Args:
-            images: uint8 tensor `[B, H, W, C]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
-
-        Returns:
-            Tuple of float32 tensors `[B, latent_dim]`: mean and log-variance.
-        """
+        """The posterior of images: mean and log-variance, float32 `[B, latent_dim]` each."""
         return self._posterior(with_class(self._scaled(images), labels, self.num_classes))
 
     def _posterior(self, inputs):
@@ -93,19 +79,11 @@ class LatentMapVAE(VariationalGenerator):
         return mean, ops.clip(log_variance, -20.0, 10.0)
 
     def decode(self, latents, labels=None):
-        """The image that a latent vector stands for: the mean of every pixel.
-
-        Args:
-            latents: float32 tensor `[B, latent_dim]`.
-            labels: int32 tensor `[B]` for a class-conditional model.
-
-        Returns:
-            uint8 tensor `[B, H, W, C]`.
-        """
+        """The images, uint8, of latent vectors `[B, latent_dim]`: the mean of every pixel."""
         return self._mean_image(self.decoder(with_class(latents, labels, self.num_classes)))
 
     def log_likelihood(self, images, latents, labels=None):
-        """Log-likelihood of images, as for `encode`, given latent vectors: float32 `[B]`, nats."""
+        """Log-likelihood of uint8 images given latent vectors: float32 `[B]`, nats."""
         outputs = self.decoder(with_class(latents, labels, self.num_classes))
         return self._log_likelihood(images, outputs)
 

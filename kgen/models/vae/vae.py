@@ -29,8 +29,6 @@ class VAE(LatentMapVAE):
     """Convolutional variational autoencoder.
 
     Args:
-        image_shape: Tuple `(H, W, C)`; the sides are 8 to 128 and divide by 4.
-        num_classes: Int for a class-conditional model, else `None`.
         latent_dim: Int, dimensions of the latent vector, 32 if `None`; or `None`, where
             `latent_channels` says how many there are.
         latent_channels: Int for a latent map in place of a vector: so many numbers at every

@@ -25,15 +25,10 @@ class ViTVAE(LatentMapVAE):
     generator, such as `DiT`.
 
     Args:
-        image_shape: Tuple `(H, W, C)`; the sides are 8 to 128 and divide by 4.
-        num_classes: Int for a class-conditional model, else `None`.
         patch_size: Int, side of a patch in pixels; it divides the sides.
         latent_channels: Int, latent variables for every patch.
-        dim: Int, features of a patch.
-        num_layers: Int, transformer blocks of the encoder and of the decoder.
-        num_heads: Int; `dim / num_heads` divides by 4.
-        mlp: `"gelu"` or `"swiglu"`.
-        norm: `"layer"` or `"rms"`.
+        dim: Int, see `TransformerSpec`, as are `num_layers`, of the encoder and of the decoder,
+            `num_heads`, `mlp` and `norm`; `dim / num_heads` divides by 4.
 
     Further arguments: as for `VariationalGenerator`. What is logged: as for `LatentMapVAE`.
 
