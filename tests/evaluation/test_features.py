@@ -59,6 +59,7 @@ def test_lenet128_knows_digits(data_dir):
     assert accuracy(features.lenet128(), data.test.images, data.test.labels) >= 0.99
 
 
+@pytest.mark.slow
 def test_cifar_cnn_knows_its_classes(data_dir):
     """On 1,000 test images of CIFAR-10 (JPEG copy), a hundred of each class."""
     images, names = [], []
@@ -133,6 +134,25 @@ def test_changed_weights(name, shape, tmp_path, monkeypatch):
         features.get(name, shape)
     for part in (str(path), expected, hashlib.sha256(content).hexdigest()):
         assert part in str(error.value)
+
+
+#: Mean and deviation of the features of two images, as TensorFlow computed them.
+FROZEN = {
+    "lenet128": ([1.2409816, 0.33470592], [2.0936925, 0.590724]),
+    "cifar_cnn": ([0.33726937, 0.28841543], [0.6191501, 0.6117279]),
+    "random_conv": ([0.21974036, 0.32168216], [0.1823205, 0.38211104]),
+}
+
+
+@pytest.mark.parametrize("name, shape", BUNDLED)
+def test_features_stay_what_they_are(name, shape):
+    """On whichever backend these tests run."""
+    images = (np.arange(2 * np.prod(shape)) * 37 % 256).astype("uint8").reshape(2, *shape)
+    images[1] //= 3
+    found = features.get(name, shape)(images)
+    means, deviations = FROZEN[name]
+    np.testing.assert_allclose(found.mean(axis=1), means, rtol=1e-4)
+    np.testing.assert_allclose(found.std(axis=1), deviations, rtol=1e-4)
 
 
 #: sha256 of the weights for 1 and for 3 channels, frozen as those of the other extractors are.

@@ -123,6 +123,16 @@ def test_ms_ssim_against_the_formula(digits, monkeypatch):
     np.testing.assert_allclose(pairs.ms_ssim(a, b), reference_ms_ssim(a, b), rtol=1e-4)
 
 
+def test_psnr_against_the_formula(digits, monkeypatch):
+    monkeypatch.setattr(pairs, "_BLOCK", 3 * digits[0].size)
+    b = noisy(digits, 30)
+    squares = np.square(b.astype("float64") - digits).mean(axis=(1, 2, 3))
+    found = pairs.psnr(digits, b)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, 10 * np.log10(255**2 / squares), rtol=1e-6)
+    np.testing.assert_array_equal(pairs.psnr(b, digits), found)  # uint8 does not wrap around
+
+
 @pytest.mark.slow
 def test_psnr_against_torchmetrics(digits, monkeypatch):
     torch = pytest.importorskip("torch")
