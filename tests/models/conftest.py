@@ -10,30 +10,33 @@ import pytest
 from keras import ops
 
 import kgen
+from kgen.training.step import compile_function
 
 
 @pytest.fixture(scope="session")
 def recompute():
-    """Images as they are drawn by running the whole network again for every channel."""
+    """Images as they are drawn by running the whole network again for every pass of every pixel."""
 
-    def draw(model, seeds, labels=None, temperature=1.0):
-        height, width, channels = model.image_shape
-        levels, x = model.num_levels, np.zeros((len(seeds), *model.image_shape), "float32")
-        inputs = {} if labels is None else {"labels": labels}
-        shape = (width, *model.distribution.noise_shape)
-
-        def gumbel(seeds, rows):
-            return kgen.random.gumbel(seeds, shape, stream=rows[0])
-
-        for i, j, c in itertools.product(range(height), range(width), range(channels)):
-            if j == c == 0:
-                rows = np.full(len(seeds), i, "int32")
-                noise = model.run_batched("gumbel", gumbel, {"seeds": seeds, "rows": rows})
-            logits = model.run_batched("network", model.network, {"x": x, **inputs})
-            logits = logits[:, i, j].reshape(-1, channels, levels)[:, c]
-            drawn = np.argmax(logits / temperature + noise[:, j, c], axis=-1)
-            x[:, i, j, c] = 2 * drawn / (levels - 1) - 1
-        return np.floor((x + 1) * 127.5 + 0.5).astype("uint8")
+    def draw(model, seeds, labels=None, temperature=1.0, images=None, mask=None):
+        height, width, _ = model.image_shape
+        distribution = model.distribution
+        seeds, x = ops.convert_to_tensor(seeds), np.zeros((len(seeds), *model.image_shape))
+        known = None if images is None else ops.convert_to_numpy(model.to_levels(images))
+        network = compile_function(model, model.final_network)
+        for i, j in itertools.product(range(height), range(width)):
+            if j == 0:
+                noise = kgen.random.gumbel(seeds, (width, *distribution.noise_shape), stream=i)
+            if mask is not None and mask[i, j]:
+                x[:, i, j] = known[:, i, j]
+                continue
+            for step in range(distribution.passes):
+                inputs = ops.convert_to_tensor(x, "float32")
+                parameters = network(inputs, labels)[:, i, j]
+                drawn = distribution.draw(
+                    parameters, noise[:, j], inputs[:, i, j], step, temperature
+                )
+                x[:, i, j] = ops.convert_to_numpy(drawn)
+        return ops.convert_to_numpy(model.to_images(ops.convert_to_tensor(x, "float32")))
 
     return draw
 
@@ -90,8 +93,7 @@ def total_probability():
         images = images.reshape(-1, *model.image_shape)
 
         def total(labels=None):
-            inputs = {"images": images} if labels is None else {"images": images, "labels": labels}
-            logs = model.run_batched("all", model.log_prob, inputs, batch_size=len(images))
+            logs = ops.convert_to_numpy(model.log_prob(images, labels))
             return np.exp(logs.astype("float64")).sum()
 
         if model.num_classes is None:
@@ -128,7 +130,7 @@ def run_tests_on_jax(run_python):
             pytest.skip("they run on JAX already")
         pytest.importorskip("jax")
         code = "import sys, pytest; sys.exit(pytest.main(sys.argv[1:]))"
-        arguments = (file, "-q", "-k", names, "-p", "no:cacheprovider", "--import-mode=importlib")
+        arguments = (file, "-q", "-n0", "-k", names, "-p", "no:cacheprovider")
         result = run_python(code, *arguments, backend="jax", check=False)
         assert result.returncode == 0, result.stdout[-3000:]
         assert " passed" in result.stdout and "skipped" not in result.stdout
