@@ -24,11 +24,15 @@ class AveragedWeights:
     """
 
     def _build_networks(self, make, *inputs):
-        """Builds both, alike: `make` gives a layer of a name, and `inputs` call it, to be built."""
+        """Builds both, alike: `make` gives a layer of a name.
+
+        `inputs` call it, to be built; without them it has built itself.
+        """
         with self.dtype_policy_scope():
             self.network, self.ema_network = make("network"), make("ema_network")
-        for network in (self.network, self.ema_network):
-            network(*inputs)
+        if inputs:
+            self.network(*inputs)
+            self.ema_network(*inputs)
         self.ema_network.trainable = False
         self.ema_network.set_weights(self.network.get_weights())
         self.built = True

@@ -8,7 +8,7 @@ and a network of two streams at several resolutions (see `pixelcnn_pp_network.py
 
 import keras
 
-from kgen.checks import check_ints
+from kgen.checks import check_ints, check_shares
 from kgen.models.autoregressive.base import AutoregressiveGenerator
 from kgen.models.autoregressive.distributions import LogisticMixture
 from kgen.models.autoregressive.pixelcnn_pp_network import PixelCNNppNetwork
@@ -90,9 +90,7 @@ class PixelCNNpp(AveragedWeights, AutoregressiveGenerator):
                 f"{factor}. Received: image_shape={self.image_shape}. Give fewer resolutions, or "
                 "load the data with other sides."
             )
-        for name, value in (("dropout", dropout), ("ema_decay", ema_decay)):
-            if not 0 <= value < 1:
-                raise ValueError(f"{name} must be 0 or more and below 1. Received: {name}={value}")
+        check_shares(dropout=dropout, ema_decay=ema_decay)
         self.distribution = LogisticMixture(num_mixtures, self.image_shape[-1], self.num_levels)
 
         def make(name):

@@ -35,7 +35,7 @@ from kgen.layers.vit import patchify, unpatchify
 from kgen.models.diffusion import flow
 from kgen.models.first_stage import known_cells, load_first_stage, untrained
 from kgen.models.vae.latent_map import LatentMapVAE
-from kgen.training.average import update_average
+from kgen.training.average import AveragedWeights
 
 TIMES = ("logit_normal", "uniform")
 
@@ -44,7 +44,7 @@ _TIME_STREAM = 3
 
 
 @keras.saving.register_keras_serializable(package="kgen")
-class DiT(ImageGenerator):
+class DiT(AveragedWeights, ImageGenerator):
     """Diffusion transformer with rectified flow, on pixels or on a VAE's latent map.
 
     Args:
@@ -238,11 +238,6 @@ class DiT(ImageGenerator):
 
     # Training -------------------------------------------------------------------------
 
-    def update(self, batch, minimize):
-        logs = super().update(batch, minimize)
-        update_average(self.ema_network, self.network, self.ema_decay, self.training_steps)
-        return logs
-
     def diagnose(self, logs):
         return [] if self.autoencoder is None else untrained(self.autoencoder, "autoencoder")
 
@@ -333,14 +328,10 @@ class DiT(ImageGenerator):
                 f"patch_size must divide the sides of the {what}, "
                 f"{self.latent_shape[0]}x{self.latent_shape[1]}. Received: patch_size={patch_size}"
             )
-        with self.dtype_policy_scope():
-            self.network, self.ema_network = (
-                FlowTransformer(self.latent_shape, patch_size, num_classes, spec, name=name)
-                for name in ("network", "ema_network")
-            )
-        self.ema_network.trainable = False
-        self.ema_network.set_weights(self.network.get_weights())
-        self.built = True
+        shape = self.latent_shape
+        self._build_networks(
+            lambda name: FlowTransformer(shape, patch_size, num_classes, spec, name=name)
+        )
 
     def get_config(self):
         stage = self.autoencoder and keras.saving.serialize_keras_object(self.autoencoder)
