@@ -86,16 +86,24 @@ def start():
 
 
 def train(model, run, *arguments):
-    arguments = [model, "--data", "digits", "--run", run, "--epochs", 1, *arguments]
+    arguments = [model, "--data", "digits", "--run", run, *arguments]
     assert main(["train", *map(str, arguments)]) == 0
     return run
 
 
 @pytest.fixture(scope="session")
 def vae_run(tmp_path_factory):
-    return train("vae_tiny", tmp_path_factory.mktemp("vae") / "run")
+    """A trained run, which tests only read."""
+    options = "--epochs 2 --batch-size 32 --learning-rate 0.002 --seed 3 --set latent-dim=3"
+    return train(
+        "vae_tiny",
+        tmp_path_factory.mktemp("vae") / "run",
+        *options.split(),
+        *("--set", "beta=0.5"),
+    )
 
 
 @pytest.fixture(scope="session")
 def dcgan_run(tmp_path_factory):
-    return train("dcgan_tiny", tmp_path_factory.mktemp("dcgan") / "run", "--conditional")
+    run = tmp_path_factory.mktemp("dcgan") / "run"
+    return train("dcgan_tiny", run, "--conditional", "--epochs", 1, "--batch-size", 256)

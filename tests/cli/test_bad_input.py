@@ -88,7 +88,7 @@ def pictures(tmp_path):
         ("evaluate RUN --num-samples 100", ["256 images. Received: 100"]),
         # runs
         ("train vae_tiny --data digits --run RUN", ["already holds a run", "--resume", "--force"]),
-        ("train --resume RUN --batch-size 3", ["batch_size=64", "batch_size=3"]),
+        ("train --resume RUN --batch-size 3", ["batch_size=32", "batch_size=3"]),
         ("train --resume RUN --set beta=2", ["model_arguments", "beta"]),
     ],
 )

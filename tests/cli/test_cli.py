@@ -1,9 +1,9 @@
 import json
 import os
+import resource
 import socket
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -35,15 +35,17 @@ def pixels(path):
 
 
 def test_help_is_quick_and_imports_no_framework():
-    """The best of three: a busy machine is not what is measured."""
-    seconds = []
-    for _ in range(3):
-        start = time.perf_counter()
-        result = subprocess.run(
-            [sys.executable, "-m", "kgen", "--help"], capture_output=True, text=True, check=True
-        )
-        seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 1.0
+    """In CPU seconds: a busy machine is not what is measured."""
+
+    def children():
+        usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+        return usage.ru_utime + usage.ru_stime
+
+    before = children()
+    result = subprocess.run(
+        [sys.executable, "-m", "kgen", "--help"], capture_output=True, text=True, check=True
+    )
+    assert children() - before < 1.0
     for command in COMMANDS:
         assert f" {command} " in result.stdout
     code = (
@@ -89,35 +91,36 @@ def test_list(kgen, result):
 # train -----------------------------------------------------------------------------------
 
 
-def test_train_writes_a_run(result, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    options = "--epochs 2 --batch-size 32 --learning-rate 0.002 --seed 3 --set latent-dim=3"
-    done = result("train", "vae_tiny", "--data", "digits", *options.split(), "--set", "beta=0.5")
-    run = Run(tmp_path / "runs" / "vae_tiny-digits")
-    assert done["run"] == os.path.join("runs", "vae_tiny-digits")
-    assert done["metrics"] == run.metrics[-1]
+def test_train_writes_a_run(vae_run):
+    run = Run(vae_run)
     arguments = run.info["arguments"]
     assert (arguments["epochs"], arguments["batch_size"], arguments["seed"]) == (2, 32, 3)
     assert arguments["model_arguments"] == {"latent_dim": 3, "beta": 0.5}
     model, _ = load_model(run.path)
     assert (model.latent_dim, model.beta, model.seed) == (3, 0.5, 3)
     assert float(model.optimizer.learning_rate) == pytest.approx(0.002)
-    assert all(os.path.exists(done[key]) for key in ("model", "samples"))
+    assert model.training_steps == 2 * 44
 
 
-def test_train_options_of_data_and_precision(result, tmp_path):
+def test_train_options_of_data_and_precision(result, tmp_path, monkeypatch):
+    """In the folder that a run has unless it is given one."""
+    monkeypatch.chdir(tmp_path)
     shape = ["--image-shape", "12x8x3", "--horizontal-flip", "--background", "black", "--strict"]
-    result(
-        *("train", "vae_tiny", "--data", "digits", "--run", tmp_path, "--epochs", 1, "--no-jit"),
-        *("--mixed-precision", "bfloat16", "--conditional", *shape),
+    done = result(
+        *("train", "vae_tiny", "--data", "digits", "--epochs", 1, "--batch-size", 256),
+        *("--no-jit", "--mixed-precision", "bfloat16", "--conditional", *shape),
     )
-    info = Run(tmp_path).info
+    run = Run(tmp_path / "runs" / "vae_tiny-digits")
+    assert done["run"] == os.path.join("runs", "vae_tiny-digits")
+    assert done["metrics"] == run.metrics[-1]
+    assert all(os.path.exists(done[key]) for key in ("model", "samples"))
+    info = run.info
     assert info["data"]["image_shape"] == [12, 8, 3]
     assert info["arguments"]["data_arguments"]["horizontal_flip"] is True
     assert info["arguments"]["jit"] is False
     assert info["model"]["config"]["num_classes"] == 10
     assert info["model"]["config"]["dtype"]["config"]["name"] == "mixed_bfloat16"
-    assert pixels(tmp_path / "samples/epoch_0001.png").shape == (10 * 26 + 2, 6 * 18 + 2, 3)
+    assert pixels(run.path / "samples/epoch_0001.png").shape == (10 * 26 + 2, 6 * 18 + 2, 3)
 
 
 DEVICES = """
@@ -133,6 +136,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_two_devices_train_as_one(result, run_python, tmp_path):
     line = ("train", "vae_tiny", "--data", "digits", "--epochs", 1, "--run")
     result(*line, tmp_path / "one")
@@ -150,6 +154,7 @@ def free_port():
         return server.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_two_hosts_train_as_one(result, start, tmp_path):
     line = ("train", "vae_tiny", "--data", "digits", "--epochs", 1, "--run")
     workers = [f"localhost:{free_port()}" for _ in range(2)]
@@ -184,22 +189,40 @@ for line in (
 """
 
 
+@pytest.mark.slow
 def test_jax_without_tensorflow(run_python, tmp_path):
     result = run_python(NO_TENSORFLOW, tmp_path / "run", backend="jax")
     assert "Error" not in result.stderr
     assert list((tmp_path / "run/logs/train").iterdir()), "TensorBoard's logs need no TensorFlow"
 
 
-def test_train_resume(kgen, result, tmp_path):
+def test_a_finished_run_is_left_as_it_is(kgen, result, vae_run):
+    before = Run(vae_run).info
+    status, _, err = kgen("train", "--resume", vae_run)
+    assert status == 0 and "is finished: 2 epochs are done. Train on with --epochs 12." in err
+    again = result("train", "vae_tiny", "--data", "digits", "--run", vae_run, "--resume")
+    assert again["metrics"]["epoch"] == 2
+    assert Run(vae_run).info == before
+
+
+def test_train_keeps_the_best_then_goes_on_then_begins_anew(result, tmp_path):
     run = tmp_path / "run"
-    options = ("--data", "digits", "--run", run)
-    kgen("train", "vae_tiny", *options, "--epochs", 1)
-    status, _, err = kgen("train", "--resume", run)
-    assert status == 0 and "is finished: 1 epochs are done. Train on with --epochs 11." in err
-    assert result("train", "--resume", run, "--epochs", 2)["metrics"]["epoch"] == 2
-    assert result("train", "vae_tiny", *options, "--resume")["metrics"]["epoch"] == 2
-    result("train", "vae_tiny", *options, "--epochs", 1, "--force")
+    line = ("train", "vae_tiny", "--data", "digits", "--run", run, "--batch-size", 128)
+    result(*line, "--epochs", 3, "--keep-best", "kd")
+    metrics = [row["KD-random_conv"] for row in Run(run).metrics]
+    record = json.loads((run / "best.keras.json").read_text())
+    assert len(metrics) == 3 and record["value"] == min(metrics)
+    assert record["epoch"] == 1 + metrics.index(min(metrics))
+    model, found = load_model(run / "best.keras")
+    assert found.path == run and model.training_steps == record["epoch"] * 11
+
+    # A run goes on with other evaluations; a new run in the folder forgets the old best.
+    options = ("--epochs", 4, "--evaluate-every", 5)
+    assert result("train", "--resume", run, *options)["metrics"]["epoch"] == 4
+    assert len(Run(run).metrics) == 4 and "KD-random_conv" not in Run(run).metrics[-1]
+    result(*line, "--epochs", 1, "--force")
     assert len(Run(run).metrics) == 1
+    assert not (run / "best.keras").exists()
 
 
 # sample ----------------------------------------------------------------------------------
@@ -261,8 +284,8 @@ def test_export_and_verify(kgen, result, refused, vae_run, tmp_path, tensorflow_
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["batch_sizes"] == [1, 3]
     assert manifest["metadata"]["data"]["name"] == "digits"
-    assert manifest["metadata"]["training"]["epochs"] == 1
-    assert manifest["metadata"]["training"]["metrics"]["epoch"] == 1
+    assert manifest["metadata"]["training"]["epochs"] == 2
+    assert manifest["metadata"]["training"]["metrics"]["epoch"] == 2
     assert "already holds an artifact" in refused("export", vae_run, "-o", out)
 
     verified = result("verify", out)
@@ -278,7 +301,8 @@ def test_export_and_verify(kgen, result, refused, vae_run, tmp_path, tensorflow_
 # quickstart ------------------------------------------------------------------------------
 
 
-def test_quickstart(kgen, refused, tmp_path, tensorflow_only):
+@pytest.mark.slow
+def test_quickstart(kgen, tmp_path, tensorflow_only):
     out = tmp_path / "quick"
     status, said, err = kgen("quickstart", "-o", out, "--epochs", 1)
     assert status == 0, err
@@ -295,5 +319,8 @@ def test_quickstart(kgen, refused, tmp_path, tensorflow_only):
     assert "What to type next" in said and f"kgen verify {out / 'artifact'}" in said
     assert pixels(out / "samples.png").shape == (10 * 34 + 2, 10 * 34 + 2)
     assert kgen("quickstart", "-o", out, "--epochs", 1)[0] == 0, "it can be run again"
+
+
+def test_quickstart_leaves_other_files_alone(refused, tmp_path):
     (tmp_path / "mine.txt").write_text("")
     assert "holds other files" in refused("quickstart", "-o", tmp_path)

@@ -13,7 +13,7 @@ def run(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("gated") / "run"
     line = f"train gated_pixelcnn_tiny --data digits --conditional --epochs 1 --run {folder}"
-    assert main(line.split()) == 0
+    assert main([*line.split(), "--batch-size", "256"]) == 0
     return folder
 
 
@@ -89,7 +89,8 @@ def test_inpaint(result, refused, dit_run, tmp_path):
 
 def test_vary(result, refused, run, dit_run, tmp_path):
     out = tmp_path / "variations.png"
-    found = result("vary", dit_run, "-n", 3, "--strengths", "0,0.5", "--label", 7, "-o", out)
+    line = ("vary", dit_run, "-n", 3, "--strengths", "0,0.5", "--label", 7, "-o", out)
+    found = result(*line, "--set", "num_steps=4")
     assert (found["images"], found["strengths"]) == (3, [0.0, 0.5])
     images = load_model(dit_run)[1].load_data().test.images
     picture = pixels(out)
@@ -103,8 +104,8 @@ def test_vary(result, refused, run, dit_run, tmp_path):
     assert "labels must be in 0 to 9" in refused("vary", dit_run, "--label", 12)
 
 
-def test_evaluate_says_exact(result, run):
-    report = result("evaluate", run, "--metrics", "kd", "--num-samples", 64)
+def test_evaluate_says_exact(result, run, tmp_path):
+    report = result("evaluate", run, "--metrics", "none", "--num-samples", 16, "-o", tmp_path)
     assert report["likelihood"]["kind"] == "exact"
     bits = report["losses"]["bits_per_dimension"]
     assert report["likelihood"]["bits_per_dimension"] == pytest.approx(bits, rel=1e-4)

@@ -1,6 +1,8 @@
 """Runs of the command that are stopped from outside, and go on."""
 
+import os
 import signal
+import threading
 import time
 
 import pytest
@@ -10,41 +12,67 @@ from kgen.training.run import Run
 EPOCHS = 20  # some seconds, so that a signal comes in time
 
 
+def line(run):
+    text = f"train vae_tiny --data digits --run {run} --epochs {EPOCHS} --batch-size 64"
+    return text.split()
+
+
 @pytest.fixture(scope="module")
 def unbroken(tmp_path_factory):
     from kgen.cli import main
 
     path = tmp_path_factory.mktemp("unbroken") / "run"
-    line = f"train vae_tiny --data digits --run {path} --epochs {EPOCHS} --batch-size 16"
-    assert main(line.split()) == 0
+    assert main(line(path)) == 0
     return (path / "metrics.csv").read_text()
 
 
-def wait_for_an_epoch(run, process):
+def wait_for_an_epoch(run, ended):
     deadline = time.monotonic() + 120
     while not Run(run).metrics:
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+        assert not ended() and time.monotonic() < deadline
+        time.sleep(0.02)
 
 
+def stopped_well(run, err):
+    """What a run says that Ctrl-C stopped."""
+    assert len(Run(run).metrics) < EPOCHS, "the signal came too late"
+    assert "Traceback" not in err
+    last = err.splitlines()[-1]
+    assert last.startswith("Stopped after epoch ")
+    assert last.endswith(f"Go on with: kgen train --resume {run}")
+    assert Run(run).info["status"] == "interrupted"
+    return True
+
+
+def test_interrupted_and_resumed_equals_unbroken(kgen, unbroken, tmp_path):
+    run, ended = tmp_path / "run", threading.Event()
+
+    def interrupt():
+        wait_for_an_epoch(run, ended.is_set)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt)
+    thread.start()
+    status, _, err = kgen(*line(run))
+    ended.set()
+    thread.join()
+    assert status == 128 + signal.SIGINT and stopped_well(run, err)
+    assert kgen("train", "--resume", run)[0] == 0
+    assert (run / "metrics.csv").read_text() == unbroken
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGINT])
-def test_stopped_and_resumed_equals_unbroken(start, kgen, unbroken, tmp_path, signum):
+def test_a_process_stopped_and_resumed_equals_unbroken(start, kgen, unbroken, tmp_path, signum):
     run = tmp_path / "run"
-    line = f"train vae_tiny --data digits --run {run} --epochs {EPOCHS} --batch-size 16"
-    process = start(*line.split())
-    wait_for_an_epoch(run, process)
+    process = start(*line(run))
+    wait_for_an_epoch(run, lambda: process.poll() is not None)
     process.send_signal(signum)
     _, err = process.communicate(timeout=60)
-    assert len(Run(run).metrics) < EPOCHS, "the signal came too late"
     if signum == signal.SIGKILL:
         assert process.returncode == -signum
+        assert len(Run(run).metrics) < EPOCHS, "the signal came too late"
     else:
-        assert process.returncode == 128 + signum
-        assert "Traceback" not in err
-        last = err.splitlines()[-1]
-        assert last.startswith("Stopped after epoch ")
-        assert last.endswith(f"Go on with: kgen train --resume {run}")
-        assert Run(run).info["status"] == "interrupted"
+        assert process.returncode == 128 + signum and stopped_well(run, err)
     assert kgen("train", "--resume", run)[0] == 0
     assert (run / "metrics.csv").read_text() == unbroken

@@ -245,8 +245,8 @@ def test_unknown_tfds_name(tfds_folder):
         kgen.data.load("tfds:mnsit", data_dir=tfds_folder[0])
 
 
-def test_keras_dataset(tmp_path, random_images, run_python):
-    """From files where Keras keeps its downloads, so that it downloads nothing."""
+def test_keras_datasets(tmp_path, random_images, run_python):
+    """One from files where Keras keeps its downloads, and one that cannot be downloaded."""
     folder = tmp_path / "keras" / "datasets" / "fashion-mnist"
     folder.mkdir(parents=True)
     for part, count in (("train", 40), ("t10k", 7)):
@@ -261,23 +261,17 @@ import kgen.data
 data = kgen.data.load("keras:fashion_mnist")
 print(data.name, len(data.train), len(data.validation), len(data.test), data.image_shape)
 print(data.class_names[9], data.test.labels[:3])
-"""
-    output = run_python(code, env={"KERAS_HOME": str(tmp_path / "keras")}).stdout
-    assert output == "fashion_mnist 36 4 7 (28, 28, 1)\nAnkle boot [0 1 2]\n"
-
-
-def test_keras_dataset_that_cannot_be_downloaded(tmp_path, run_python):
-    code = """
-import kgen.data
 try:
     kgen.data.load("keras:mnist")
 except OSError as error:
     print(error)
 """
     # A proxy that refuses every connection stands for a missing network.
-    proxy = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
-    output = run_python(code, env={"KERAS_HOME": str(tmp_path), **proxy}).stdout.strip()
-    message = output.splitlines()[-1]
+    environment = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
+    environment["KERAS_HOME"] = str(tmp_path / "keras")
+    output = run_python(code, env=environment).stdout.splitlines()
+    assert output[:2] == ["fashion_mnist 36 4 7 (28, 28, 1)", "Ankle boot [0 1 2]"]
+    message = output[-1]
     assert message.startswith("Keras could not download mnist (") and ".npz" in message
 
 
@@ -394,6 +388,7 @@ def test_mnist(data_dir):
         )
 
 
+@pytest.mark.slow
 def test_cifar10_folder(data_dir, tmp_path):
     with tarfile.open(data_dir / "cifar10-jpeg.tar.xz") as file:
         file.extractall(tmp_path / "cifar10", filter="data")

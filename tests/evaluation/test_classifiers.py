@@ -105,6 +105,13 @@ def test_learning_rate_ends_at_zero(digits):
     assert float(network.optimizer.learning_rate) == pytest.approx(0, abs=1e-9)
 
 
+def test_score_of_real_images(digits):
+    images, labels, test_images, test_labels = digits
+    score = classifiers.classification_accuracy_score
+    assert score(images, labels, test_images, test_labels, epochs=10) > 0.9
+
+
+@pytest.mark.slow
 def test_score_of_real_images_and_of_wrong_labels(digits):
     images, labels, test_images, test_labels = digits
     score = classifiers.classification_accuracy_score
@@ -114,6 +121,7 @@ def test_score_of_real_images_and_of_wrong_labels(digits):
     assert score(images, labels, test_images, test_labels, seed=0) == good
 
 
+@pytest.mark.slow
 def test_score_of_few_images(digits):
     """It is not the shortness of the training that is measured."""
     images, labels, test_images, test_labels = digits
@@ -127,7 +135,7 @@ def test_score_of_classes_swapped(digits):
     images, labels, test_images, test_labels = digits
     some, others = labels < 2, test_labels < 2
     score = classifiers.classification_accuracy_score(
-        images[some], 1 - labels[some], test_images[others], test_labels[others]
+        images[some], 1 - labels[some], test_images[others], test_labels[others], epochs=10
     )
     assert score < 0.05
 
@@ -138,7 +146,7 @@ def test_score_of_colour_images():
 
     def draw(labels):  # noise, brighter in the channel of the class
         colours = 60 * np.eye(3, dtype="uint8")[labels]
-        return noise(len(labels), (16, 16, 3)) // 2 + colours[:, None, None]
+        return noise(len(labels), (8, 8, 3)) // 2 + colours[:, None, None]
 
     score = classifiers.classification_accuracy_score(
         draw(labels), labels, draw(test_labels), test_labels, epochs=15
@@ -146,6 +154,7 @@ def test_score_of_colour_images():
     assert score > 0.9
 
 
+@pytest.mark.slow
 def test_score_on_mnist(data_dir):
     data = kgen.data.load(str(data_dir / "mnist.npz"), validation_fraction=0, progress=False)
     score = classifiers.classification_accuracy_score(
@@ -157,6 +166,7 @@ def test_score_on_mnist(data_dir):
     assert score > 0.93
 
 
+@pytest.mark.slow
 def test_score_with_a_class_that_is_missing(digits):
     images, labels, test_images, test_labels = digits
     kept = labels != 9

@@ -59,6 +59,7 @@ def test_lenet128_knows_digits(data_dir):
     assert accuracy(features.lenet128(), data.test.images, data.test.labels) >= 0.99
 
 
+@pytest.mark.slow
 def test_cifar_cnn_knows_its_classes(data_dir):
     """On 1,000 test images of CIFAR-10 (JPEG copy), a hundred of each class."""
     images, names = [], []
@@ -135,6 +136,25 @@ def test_changed_weights(name, shape, tmp_path, monkeypatch):
         assert part in str(error.value)
 
 
+#: Mean and deviation of the features of two images, as TensorFlow computed them.
+FROZEN = {
+    "lenet128": ([1.2409816, 0.33470592], [2.0936925, 0.590724]),
+    "cifar_cnn": ([0.33726937, 0.28841543], [0.6191501, 0.6117279]),
+    "random_conv": ([0.21974036, 0.32168216], [0.1823205, 0.38211104]),
+}
+
+
+@pytest.mark.parametrize("name, shape", BUNDLED)
+def test_features_stay_what_they_are(name, shape):
+    """On whichever backend these tests run."""
+    images = (np.arange(2 * np.prod(shape)) * 37 % 256).astype("uint8").reshape(2, *shape)
+    images[1] //= 3
+    found = features.get(name, shape)(images)
+    means, deviations = FROZEN[name]
+    np.testing.assert_allclose(found.mean(axis=1), means, rtol=1e-4)
+    np.testing.assert_allclose(found.std(axis=1), deviations, rtol=1e-4)
+
+
 #: sha256 of the weights for 1 and for 3 channels, frozen as those of the other extractors are.
 RANDOM_CONV = {
     1: "3e92c2de6d9c9aa4d3a90b73ae615ee4c00a4ec0c1de49f25311e33426f4c97d",
@@ -187,6 +207,7 @@ np.savez(sys.argv[1], score=score, **found)
 """
 
 
+@pytest.mark.slow
 def test_backends_agree(run_python, tmp_path):
     """The same features, on JAX without TensorFlow too."""
     pytest.importorskip("jax")
@@ -518,6 +539,7 @@ def inception(tmp_path_factory):
     return path, hashlib.sha256(path.read_bytes()).hexdigest(), peer
 
 
+@pytest.mark.slow
 def test_inception_against_torch_fidelity(inception):
     import torch
 
