@@ -18,6 +18,7 @@ import functools
 import math
 import statistics
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -52,6 +53,17 @@ def threefry2x32(key, counter):
     return x0, x1
 
 
+@functools.cache
+def _cipher():
+    """`threefry2x32`, on TensorFlow as a function that graphs call: its 140 operations are the
+    most of what a small model's graph holds, and each is slow to write down."""
+    if keras.backend.backend() != "tensorflow":
+        return threefry2x32
+    import tensorflow as tf
+
+    return tf.function(threefry2x32, autograph=False, reduce_retracing=True)
+
+
 def bits(seeds, shape, stream=0):
     """Random bits.
 
@@ -77,7 +89,7 @@ def bits(seeds, shape, stream=0):
         stream = np.uint32(stream % 2**32)
     key = (ops.expand_dims(ops.cast(seeds, "uint32"), 1), stream)
     counter = (np.arange(half, dtype="uint32")[None], np.zeros((1, half), "uint32"))
-    words = ops.concatenate(threefry2x32(key, counter), axis=1)[:, :size]
+    words = ops.concatenate(_cipher()(key, counter), axis=1)[:, :size]
     return ops.reshape(words, (-1, *shape))
 
 
