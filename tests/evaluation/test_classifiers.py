@@ -83,26 +83,20 @@ def test_forward_follows_the_weights():
     np.testing.assert_allclose(run(images) - before, [[3, 5], [3, 5]], rtol=1e-5)
 
 
-def test_training_depends_on_the_seed_alone(digits):
+def test_training_depends_on_the_seed_alone_and_ends_at_learning_rate_zero(digits):
     images, labels, _, _ = digits
 
     def trained(seed, anything):
         keras.utils.set_random_seed(anything)
         network = classifiers.lenet((8, 8, 1), 10)
         classifiers.train(network, Split(images[:256], labels[:256]), 2, 64, seed=seed)
+        assert int(network.optimizer.iterations) == 8
+        assert float(network.optimizer.learning_rate) == pytest.approx(0, abs=1e-9)
         return np.concatenate([w.ravel() for w in network.get_weights()])
 
     one = trained(0, 1)
     np.testing.assert_allclose(trained(0, 2), one, atol=1e-6)
     assert np.abs(trained(1, 1) - one).max() > 1e-3  # the order of the images
-
-
-def test_learning_rate_ends_at_zero(digits):
-    images, labels, _, _ = digits
-    network = classifiers.lenet((8, 8, 1), 10)
-    classifiers.train(network, Split(images[:128], labels[:128]), 2, 32, learning_rate=0.01)
-    assert int(network.optimizer.iterations) == 8
-    assert float(network.optimizer.learning_rate) == pytest.approx(0, abs=1e-9)
 
 
 def test_score_of_real_images(digits):
