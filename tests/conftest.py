@@ -5,6 +5,8 @@ import subprocess
 import sys
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Workers share the cores: threads that wait for one cost ten times the work of small products.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import pytest
 
