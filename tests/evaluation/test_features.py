@@ -574,6 +574,7 @@ class Pickled:
         return os.mkdir, (str(self.path),)
 
 
+@pytest.mark.slow
 def test_inception_reads_no_unknown_pickle(tmp_path):
     torch = pytest.importorskip("torch")
     pytest.importorskip("torch_fidelity")

@@ -86,6 +86,7 @@ def torchmetrics_ssim(a, b):
     return full[..., 5:-5, 5:-5].mean(dim=(1, 2, 3)).numpy(), everywhere.numpy()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("channels", [1, 3])
 def test_ssim_against_torchmetrics(digits, channels):
     a = digits.reshape(-1, 88, 88, 1).repeat(channels, axis=-1)
@@ -93,6 +94,7 @@ def test_ssim_against_torchmetrics(digits, channels):
     np.testing.assert_allclose(pairs.ssim(a, b), torchmetrics_ssim(a, b)[0], rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_ms_ssim_against_torchmetrics(digits):
     # With one channel, because it takes the mean over channels inside the product; at
     # 176 = 11 * 16 pixels, because it drops odd rows and columns. Of its five terms only the
@@ -121,6 +123,17 @@ def test_ms_ssim_against_the_formula(digits, monkeypatch):
     np.testing.assert_allclose(pairs.ms_ssim(a, b), reference_ms_ssim(a, b), rtol=1e-4)
 
 
+def test_psnr_against_the_formula(digits, monkeypatch):
+    monkeypatch.setattr(pairs, "_BLOCK", 3 * digits[0].size)
+    b = noisy(digits, 30)
+    squares = np.square(b.astype("float64") - digits).mean(axis=(1, 2, 3))
+    found = pairs.psnr(digits, b)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, 10 * np.log10(255**2 / squares), rtol=1e-6)
+    np.testing.assert_array_equal(pairs.psnr(b, digits), found)  # uint8 does not wrap around
+
+
+@pytest.mark.slow
 def test_psnr_against_torchmetrics(digits, monkeypatch):
     torch = pytest.importorskip("torch")
     module = pytest.importorskip("torchmetrics.functional.image")
