@@ -1,6 +1,5 @@
 import json
 import os
-import re
 import resource
 import socket
 import subprocess

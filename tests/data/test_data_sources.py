@@ -301,10 +301,10 @@ def test_a_file_that_is_no_source(tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"image_shape": (8, 8)}, r"image_shape must be \(height, width, channels\).* \(8, 8\)"),
-        ({"image_shape": (8, 8, 2)}, r"1, 3 or 4 channels, received \(8, 8, 2\)"),
+        ({"image_shape": (8, 8)}, r"image_shape must be \(height, width, channels\).*=\(8, 8\)"),
+        ({"image_shape": (8, 8, 2)}, r"1, 3 or 4 channels. Received: .*\(8, 8, 2\)"),
         ({"image_shape": (0, 8, 1)}, "image_shape must be"),
-        ({"image_shape": 32}, "image_shape must be .* received 32"),
+        ({"image_shape": 32}, "image_shape must be .* Received: image_shape=32"),
         ({"background": "whiet"}, "background must be a colour .* received 'whiet'"),
         ({"validation_fraction": 1.0}, "validation_fraction must be .* received 1.0"),
         ({"test_fraction": -0.1}, "test_fraction must be .* received -0.1"),
