@@ -125,7 +125,7 @@ def test_samples_follow_the_probabilities():
 
 
 def test_guidance():
-    model, labels = build((2, 2, 1), num_classes=3), SEEDS % 3
+    model, labels = build((2, 3, 1), num_classes=3), SEEDS % 3
     plain = numpy(model.sample(SEEDS, labels))
     for scale in (0.0, 2.5):
         drawn = numpy(model.sample(SEEDS, labels, guidance_scale=scale))
