@@ -246,6 +246,21 @@ def test_latents_of_a_vae(vae, tmp_path):
     np.testing.assert_array_equal(*drawn)
 
 
+@pytest.mark.slow
+def test_training_on_latents(vae):
+    """`fit` measures the latents first, and leaves the autoencoder as it was."""
+    before = [numpy(w).copy() for w in vae.variables]
+    model = DiT((8, 8, 1), 3, vae, **{**SMALL, "patch_size": 1})
+    model.compile(learning_rate=1e-2)
+    history = model.fit(IMAGES, LABELS, batch_size=16, epochs=10, verbose=0).history["loss"]
+    assert history[-1] < history[0] and not model.needs_adapting()
+    for ours, theirs in zip(before, model.autoencoder.variables, strict=True):
+        np.testing.assert_array_equal(ours, numpy(theirs))
+    mask = np.arange(8) < np.full((8, 8), 4)
+    drawn = model.inpaint(IMAGES[:8], mask, LABELS[:8])
+    np.testing.assert_array_equal(drawn[:, :, :4], IMAGES[:8, :, :4])
+
+
 def test_an_untrained_autoencoder_is_named():
     model = DiT((8, 8, 1), autoencoder="vae_tiny", **{**SMALL, "patch_size": 1})
     assert model.diagnose({})[0].startswith("untrained autoencoder: the VAE")
