@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import onnx.version_converter
 import tf2onnx
-import tf2onnx.optimizer
+import tf2onnx.optimizer.optimizer_base
 from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
 from tf2onnx.tf_utils import TF_SUBGRAPH_ATTRS
 
@@ -204,19 +204,22 @@ def _logged_errors():
 
 @contextlib.contextmanager
 def _mended():
-    """Has tf2onnx know the shapes inside of loops, and not copy a graph again and again.
+    """Has tf2onnx know the shapes inside of loops, and not copy and write a graph after each pass.
 
     It reads a graph's functions in the order of a hash table, and one that comes before its
     caller goes without the shapes of its arguments. What needs a rank, such as a convolution,
     then fails.
     """
-    before = tf2onnx.tfonnx.resolve_functions, tf2onnx.optimizer.optimize_graph
+    pass_base = tf2onnx.optimizer.optimizer_base.GraphOptimizerBase
+    before = tf2onnx.tfonnx.resolve_functions, tf2onnx.optimizer.optimize_graph, pass_base.optimize
     tf2onnx.tfonnx.resolve_functions = _resolve_functions
     tf2onnx.optimizer.optimize_graph = _optimize_graph(before[1])
+    pass_base.optimize = _optimize
     try:
         yield
     finally:
-        tf2onnx.tfonnx.resolve_functions, tf2onnx.optimizer.optimize_graph = before
+        tf2onnx.tfonnx.resolve_functions, tf2onnx.optimizer.optimize_graph = before[:2]
+        pass_base.optimize = before[2]
 
 
 def _optimize_graph(optimize):
@@ -229,6 +232,14 @@ def _optimize_graph(optimize):
             return optimize(graph, catch_errors, optimizers)
 
     return once
+
+
+def _optimize(self, graph, iteration):
+    """One pass, without writing the whole graph as protobuf, which is read at the end alone."""
+    self.opt_iteration = iteration
+    graph = self._optimize(graph)
+    graph.delete_unused_nodes(graph.outputs)
+    return graph
 
 
 def _resolve_functions(graph):

@@ -1,3 +1,4 @@
+import shutil
 import signal
 
 import keras
@@ -129,14 +130,20 @@ def test_a_signal_is_a_request_and_the_next_one_is_not():
 # Checkpoints -----------------------------------------------------------------------------
 
 
-@pytest.fixture
-def saved(tmp_path, images):
-    """A folder with checkpoints after epochs 2 to 4, and the model."""
-    model = tiny()
-    checkpoints = Checkpoints(tmp_path / "checkpoints")
-    keeper = callbacks.Checkpointing(checkpoints, Position())
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, images):
+    """A model and a folder with its checkpoints, from which tests take a copy."""
+    model, folder = tiny(), tmp_path_factory.mktemp("checkpoints")
+    keeper = callbacks.Checkpointing(Checkpoints(folder), Position())
     model.fit(images, batch_size=16, epochs=4, callbacks=[keeper], verbose=0)
-    return checkpoints, model
+    return model, folder
+
+
+@pytest.fixture
+def saved(tmp_path, trained):
+    """Checkpoints after epochs 2 to 4, and the model."""
+    model, folder = trained
+    return Checkpoints(shutil.copytree(folder, tmp_path / "checkpoints")), model
 
 
 def test_checkpoint_holds_weights_optimizer_and_step(saved):

@@ -88,7 +88,7 @@ def results_of(processes):
     """What the processes wrote, when all have ended well."""
     try:
         for process, _ in processes:
-            output, _ = process.communicate(timeout=240)
+            output, _ = process.communicate(timeout=600)
             assert process.returncode == 0, output[-3000:]
     finally:
         for process, _ in processes:

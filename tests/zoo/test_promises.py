@@ -197,13 +197,14 @@ import sys
 import keras, numpy as np
 file, data, out = sys.argv[1:4]
 data = dict(np.load(data))
-model = keras.saving.load_model(file)
 """
 DRAW = """
+model = keras.saving.load_model(file, compile=False)
 drawn = model.generate(seeds=data["seeds"], labels=data.get("labels"))
 np.save(out, drawn)
 """
 TRAIN = """
+model = keras.saving.load_model(file)
 history = model.fit(
     data["images"], data.get("labels"), batch_size=8, epochs=2, initial_epoch=1, verbose=0
 ).history

@@ -46,7 +46,7 @@ class GatedPixelCNN(AutoregressiveGenerator):
         "gated_pixelcnn_tiny": {
             "image_shape": (8, 8, 1),
             "filters": 8,
-            "num_layers": 2,
+            "num_layers": 1,
             "num_levels": 4,
         },
         "gated_pixelcnn_8x8": {"image_shape": (8, 8, 1), "num_levels": 17, "num_layers": 5},

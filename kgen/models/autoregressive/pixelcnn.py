@@ -48,7 +48,7 @@ class PixelCNN(AutoregressiveGenerator):
 
     tiny_preset = "pixelcnn_tiny"
     presets = {
-        "pixelcnn_tiny": {"image_shape": (8, 8, 1), "filters": 8, "num_layers": 2, "num_levels": 4},
+        "pixelcnn_tiny": {"image_shape": (8, 8, 1), "filters": 8, "num_layers": 1, "num_levels": 4},
         "pixelcnn_8x8": {
             "image_shape": (8, 8, 1),
             "filters": 64,

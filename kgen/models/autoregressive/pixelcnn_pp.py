@@ -46,7 +46,7 @@ class PixelCNNpp(AveragedWeights, AutoregressiveGenerator):
             "image_shape": (8, 8, 1),
             "filters": 6,
             "num_blocks": 1,
-            "num_resolutions": 2,
+            "num_resolutions": 1,
             "num_mixtures": 3,
             "num_levels": 4,
         },

@@ -44,7 +44,7 @@ class VQPixelCNN(AutoregressivePrior):
             "image_shape": (8, 8, 1),
             "tokenizer": "vqvae_tiny",
             "filters": 8,
-            "num_layers": 2,
+            "num_layers": 1,
             "first_kernel_size": 3,
         },
         "vq_pixelcnn_8x8": {
