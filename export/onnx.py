@@ -5,7 +5,6 @@ logs as an error is raised, the graph is checked, and `export.parity` then runs 
 """
 
 import contextlib
-import copy
 import hashlib
 import logging
 import pathlib
@@ -69,7 +68,18 @@ def write(folder, calls, endpoints, opset, step):
 
 
 def _convert(name, call, endpoint, opset):
-    with _logged_errors() as errors, _mended():
+    try:
+        model = _from_function(name, call, _mended())
+    except _PassFailedError:
+        model = _from_function(name, call, _mended(careful=True))
+    if opset != _TF2ONNX_OPSET:
+        model = onnx.version_converter.convert_version(model, opset)
+    _finish(model, name, endpoint)
+    return model
+
+
+def _from_function(name, call, mended):
+    with _logged_errors() as errors, mended:
         try:
             model, _ = tf2onnx.convert.from_function(
                 _Traced(call),
@@ -77,13 +87,12 @@ def _convert(name, call, endpoint, opset):
                 opset=_TF2ONNX_OPSET,
                 custom_op_handlers={op: (handler, []) for op, handler in _HANDLERS.items()},
             )
+        except _PassFailedError:
+            raise
         except Exception as error:  # of any class, after any of the logged ones
             errors.append(str(error).strip())
     if errors:
         raise ExportError(f"Endpoint '{name}' does not convert to ONNX: {'; '.join(errors)}")
-    if opset != _TF2ONNX_OPSET:
-        model = onnx.version_converter.convert_version(model, opset)
-    _finish(model, name, endpoint)
     return model
 
 
@@ -202,36 +211,57 @@ def _logged_errors():
         logger.setLevel(before[2])
 
 
+class _PassFailedError(Exception):
+    """A pass over the ONNX graph failed and left it half done."""
+
+
 @contextlib.contextmanager
-def _mended():
-    """Has tf2onnx know the shapes inside of loops, and not copy and write a graph after each pass.
+def _mended(careful=False):
+    """Has tf2onnx know the shapes inside of loops, and optimise a graph in place.
 
     It reads a graph's functions in the order of a hash table, and one that comes before its
     caller goes without the shapes of its arguments. What needs a rank, such as a convolution,
-    then fails.
+    then fails. It also copies a graph before each pass, in case this fails, and writes it after
+    each, which takes longer than all else: that is left to the `careful` way, which goes on
+    without the pass.
     """
-    pass_base = tf2onnx.optimizer.optimizer_base.GraphOptimizerBase
-    before = tf2onnx.tfonnx.resolve_functions, tf2onnx.optimizer.optimize_graph, pass_base.optimize
-    tf2onnx.tfonnx.resolve_functions = _resolve_functions
-    tf2onnx.optimizer.optimize_graph = _optimize_graph(before[1])
-    pass_base.optimize = _optimize
-    try:
+    optimizer = tf2onnx.optimizer
+    passes, transposes = optimizer.optimizer_base.GraphOptimizerBase, optimizer.TransposeOptimizer
+    replaced = [
+        (tf2onnx.tfonnx, "resolve_functions", _resolve_functions),
+        (transposes, "_add_handler", _add_handler(transposes._add_handler)),
+    ]
+    if not careful:
+        replaced += [
+            (optimizer, "optimize_graph", _in_place(optimizer.optimize_graph)),
+            (passes, "optimize", _optimize),
+        ]
+    with contextlib.ExitStack() as stack:
+        for owner, name, new in replaced:
+            stack.callback(setattr, owner, name, getattr(owner, name))
+            setattr(owner, name, new)
         yield
-    finally:
-        tf2onnx.tfonnx.resolve_functions, tf2onnx.optimizer.optimize_graph = before[:2]
-        pass_base.optimize = before[2]
 
 
-def _optimize_graph(optimize):
-    """Instead of a copy of the graph before each pass, in case it fails, one before them all."""
+def _add_handler(handle):
+    """How a transposition passes an addition: tf2onnx looks for the largest side of a scalar."""
 
-    def once(graph, catch_errors, optimizers):
+    def without_scalars(self, transpose, node):
+        if node.inputs[1].is_const() and not node.inputs[1].get_tensor_value(as_list=False).shape:
+            return self._handle_node_having_branches(transpose, node)
+        return handle(self, transpose, node)
+
+    return without_scalars
+
+
+def _in_place(optimize):
+    def optimize_in_place(graph, catch_errors, optimizers):
         try:
-            return optimize(copy.deepcopy(graph), False, optimizers)
-        except Exception:  # without the pass that fails, then
-            return optimize(graph, catch_errors, optimizers)
+            return optimize(graph, False, optimizers)
+        except Exception as error:
+            raise _PassFailedError from error
 
-    return once
+    return optimize_in_place
 
 
 def _optimize(self, graph, iteration):

@@ -125,6 +125,7 @@ def check(results, one_device, models=("vae", "dcgan", "vqvae")):
         assert np.abs(np.subtract(ours["images"], theirs["images"])).max() <= 1
 
 
+@pytest.mark.slow
 def test_two_devices(tmp_path, one_device):
     file = tmp_path / "results.json"
     result = results_of([(start(file, 2, models="vae"), file)])[0]
