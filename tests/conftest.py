@@ -225,7 +225,7 @@ class Tiny:
             0, 256, (40, *self.model.image_shape), "uint8"
         )
         self.labels = self.labels_of(np.arange(40))
-        self.model.compile()
+        self.compile(self.model)
         self.states = [self.state(self.model)]
         self.files = [folder / "1.keras", folder / "2.keras"]
 
@@ -239,6 +239,11 @@ class Tiny:
             callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end)],
         )
         self.file = self.files[-1]
+
+    def compile(self, model):
+        """Compiles a model as this one was compiled."""
+        # At its own rate a GAN draws grey for longer than this, and all of its images are alike.
+        model.compile(learning_rate=2e-2 if self.name == "dcgan" else None)
 
     def fit(self, model, **options):
         """Trains a model as this one was trained; returns what was logged."""
