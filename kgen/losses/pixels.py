@@ -36,8 +36,10 @@ def log_likelihood(likelihood, images, outputs, log_scale=None):
 def to_images(likelihood, outputs):
     """The mean of every pixel, as uint8, from a decoder's outputs `[B, H, W, C]`."""
     outputs = ops.cast(outputs, "float32")
-    if likelihood in ("bernoulli", "continuous_bernoulli"):
+    if likelihood == "bernoulli":
         levels = ops.sigmoid(outputs)
+    elif likelihood == "continuous_bernoulli":
+        levels = likelihoods.continuous_bernoulli_mean(outputs)
     elif likelihood == "gaussian":
         levels = outputs
     else:

@@ -3,7 +3,7 @@ import pytest
 from keras import ops
 from scipy import integrate, stats
 
-from kgen.losses import likelihood
+from kgen.losses import likelihood, pixels
 
 
 def numpy(x):
@@ -27,6 +27,30 @@ def test_continuous_bernoulli_is_normalised(logit):
     logs = numpy(likelihood.continuous_bernoulli(x, np.full_like(x, logit)))
     mass = integrate.simpson(np.exp(logs.astype("float64")), x=x.ravel())
     assert abs(mass - 1) < 1e-4
+
+
+@pytest.mark.parametrize("logit", [-80.0, -3.0, -0.51, -0.49, -1e-3, 0.0, 5e-3, 0.4, 8.0, 80.0])
+def test_the_mean_of_a_continuous_bernoulli_is_that_of_its_density(logit):
+    x = np.linspace(0, 1, 20_001)
+    density = np.exp(logit * x - max(logit, 0.0))
+    expected = integrate.simpson(x * density, x=x) / integrate.simpson(density, x=x)
+    mean = numpy(likelihood.continuous_bernoulli_mean(np.float32(logit)))
+    assert mean == pytest.approx(expected, abs=1e-5 if abs(logit) > 50 else 3e-7)
+
+
+def test_a_continuous_bernoulli_shows_its_mean():
+    """A constant grey level is drawn by the logit that makes it most likely."""
+    levels = np.arange(1, 255)
+    logits = np.linspace(-300, 300, 2_000_001)
+    h = np.where(logits == 0, 1, logits / 2)
+    means = np.where(logits == 0, 0.5, 0.5 + 0.5 * (1 / np.tanh(h) - 1 / h))
+    best = np.interp(levels / 255, means, logits).astype("float32")
+    outputs = best.reshape(-1, 1, 1, 1)
+    found = numpy(pixels.to_images("continuous_bernoulli", outputs)).ravel()
+    np.testing.assert_array_equal(found, levels)
+    x = np.full_like(outputs, 180 / 255)
+    logs = numpy(likelihood.continuous_bernoulli(x, outputs))
+    assert logs.argmax() == 179, "its likelihood is largest where it shows what it saw"
 
 
 def test_gaussian_against_scipy():
