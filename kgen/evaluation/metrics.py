@@ -120,7 +120,7 @@ def kernel_distance(a, b, subsets=100, subset_size=1000, seed=0):
 
     Returns the mean and standard deviation over `subsets` pairs of subsets, each of
     `subset_size` rows (at most `min(N, M)`) drawn without replacement. The order of `a` and
-    `b` matters only to that draw.
+    `b` matters only to that draw. The deviation is `None` where there is one pair, of all rows.
     """
     a = _checked(a, "a", 2)
     b = _checked(b, "b", 2, a.shape[1], "a")
@@ -140,7 +140,7 @@ def kernel_distance(a, b, subsets=100, subset_size=1000, seed=0):
         )
         for _ in range(subsets)
     ]
-    return float(np.mean(values)), float(np.std(values))
+    return float(np.mean(values)), float(np.std(values)) if subsets > 1 else None
 
 
 def _squared_mmd(x, y):
@@ -214,7 +214,7 @@ def inception_score(probabilities, splits=10, seed=0):
     because parts of images that come sorted by class would not have even classes.
 
     Takes probabilities `[N, K]`, each row 0 or more and of sum 1 (else a `ValueError`).
-    Returns the mean, between 1 and K, and the standard deviation over the parts.
+    Returns the mean, between 1 and K, and the standard deviation over the parts, `None` of one.
     """
     from scipy.special import rel_entr
 
@@ -234,7 +234,7 @@ def inception_score(probabilities, splits=10, seed=0):
     for i in range(splits):
         part = probabilities[i * n // splits : (i + 1) * n // splits]
         scores.append(np.exp(rel_entr(part, part.mean(axis=0)).sum(axis=1).mean()))
-    return float(np.mean(scores)), float(np.std(scores))
+    return float(np.mean(scores)), float(np.std(scores)) if splits > 1 else None
 
 
 def mind(a, b, projections=1000, seed=0):

@@ -157,7 +157,7 @@ def test_kernel_distance_of_everything_against_torchmetrics(pair):
     expected = float(module.poly_mmd(torch.tensor(real), torch.tensor(others)))
     mean, sd = metrics.kernel_distance(real, others, subset_size=count)
     assert mean == pytest.approx(expected, rel=1e-6)
-    assert sd == 0
+    assert sd is None
 
 
 def test_subsets_of_a_kernel_distance_are_no_larger_than_the_smaller_set():
@@ -167,6 +167,16 @@ def test_subsets_of_a_kernel_distance_are_no_larger_than_the_smaller_set():
         found = metrics.kernel_distance(*pair, subsets=5)
         assert found == metrics.kernel_distance(*pair, subsets=5, subset_size=40)
         assert found != metrics.kernel_distance(*pair, subsets=5, subset_size=39)
+
+
+def test_one_part_has_no_deviation():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(size=(40, 8)), rng.normal(size=(40, 8))
+    assert metrics.kernel_distance(a, b)[1] is None
+    assert metrics.kernel_distance(a, b, subsets=1, subset_size=20)[1] is None
+    probabilities = rng.dirichlet(np.ones(4), 40)
+    assert metrics.inception_score(probabilities, splits=1)[1] is None
+    assert metrics.inception_score(probabilities, splits=2)[1] > 0
 
 
 def test_kernel_distance_is_unbiased():
