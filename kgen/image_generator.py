@@ -1,6 +1,8 @@
 """The contract that every generator in the zoo keeps."""
 
 import contextlib
+import dataclasses
+import math
 import warnings
 
 import keras
@@ -9,10 +11,12 @@ import numpy as np
 from kgen.checks import check_image_shape, check_seed
 from kgen.configurable import Configurable
 from kgen.data import Split
+from kgen.data.batches import Batches
+from kgen.data.datasets import Takes, is_dataset, plain_errors
 from kgen.endpoint import Endpoint, image_spec, label_spec, seed_spec
 from kgen.generation import Generation
 from kgen.presets import Presets
-from kgen.training.step import TrainingStep
+from kgen.training.step import TrainingStep, check_image_data_format
 
 
 class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Model):
@@ -52,6 +56,7 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
 
     def __init__(self, image_shape, num_classes=None, seed=0, **kwargs):
         super().__init__(**kwargs)
+        check_image_data_format()
         self.image_shape = check_image_shape(image_shape)
         if num_classes is not None and (int(num_classes) != num_classes or num_classes < 1):
             raise ValueError(
@@ -108,8 +113,12 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
         steps_per_execution=1,
         run_eagerly=False,
         auto_scale_loss=True,
+        **keras_arguments,
     ):
         """Configures training. Called without arguments it chooses good defaults.
+
+        Freeze layers before, by `model.encoder.trainable = False`. Regularizers of weights are
+        added to what is minimised, and not to the losses that are logged.
 
         Args:
             optimizer: A Keras optimizer or its name; `None` for the model's own default.
@@ -120,7 +129,10 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
             steps_per_execution: Int, training steps per call of the compiled function.
             run_eagerly: Bool, for debugging.
             auto_scale_loss: Bool, scale the loss under `mixed_float16`.
+            **keras_arguments: `loss`, `loss_weights`, `metrics` and `weighted_metrics` of
+                `keras.Model.compile` must be `None`: a model has its own, see `metric_names`.
         """
+        self._check_keras_arguments(keras_arguments)
         if optimizer is None:
             optimizer = self.default_optimizer(learning_rate)
         elif learning_rate is not None:
@@ -128,14 +140,15 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
                 "learning_rate goes with the default optimizer; give a custom optimizer its own. "
                 f"Received: optimizer={optimizer}, learning_rate={learning_rate}"
             )
+        optimizer = keras.optimizers.get(optimizer)
+        self._check_optimizer(optimizer, self.trainable_variables)
         self._compile(optimizer, jit_compile, steps_per_execution, run_eagerly, auto_scale_loss)
-        self._compile_arguments = {
-            "optimizer": optimizer,
-            "jit_compile": jit_compile,
-            "steps_per_execution": steps_per_execution,
-        }
+        self._compile_arguments["optimizer"] = optimizer
 
     def _compile(self, optimizer, jit_compile, steps_per_execution, run_eagerly, auto_scale_loss):
+        """Compiles with one optimizer; keeps the other arguments in `_compile_arguments`."""
+        self._replicas()  # refuses a strategy that trains otherwise
+        self._freeze_networks()
         super().compile(
             optimizer=optimizer,
             jit_compile=self._resolve_jit() if jit_compile == "auto" else jit_compile,
@@ -144,6 +157,34 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
             auto_scale_loss=auto_scale_loss,
         )
         self.optimizer.build(self.trainable_variables)
+        self._trained = _ids(self.trainable_variables)
+        self._compile_arguments = {
+            "jit_compile": jit_compile,
+            "steps_per_execution": steps_per_execution,
+            "run_eagerly": run_eagerly,
+            "auto_scale_loss": auto_scale_loss,
+        }
+
+    def _check_keras_arguments(self, arguments):
+        for name, value in arguments.items():
+            if name not in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+                raise TypeError(f"compile() got an unexpected keyword argument '{name}'")
+            if value is not None:
+                raise ValueError(
+                    f"{type(self).__name__} has losses and metrics of its own "
+                    f"({', '.join(self.metric_names)}), and takes no others. Received: "
+                    f"{name}={value!r}"
+                )
+
+    def _check_optimizer(self, optimizer, variables):
+        """Refuses an optimizer that was built for other variables: its state would not fit."""
+        optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+        if optimizer.built and _ids(optimizer._trainable_variables) != _ids(variables):
+            raise ValueError(
+                "The optimizer was built for other variables: for another model, or before "
+                "trainable was changed. Give compile() a fresh one. Received: "
+                f"{type(optimizer).__name__}"
+            )
 
     def get_compile_config(self):
         if not self.compiled:
@@ -153,6 +194,58 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
     def compile_from_config(self, config):
         self.compile(**keras.saving.deserialize_keras_object(config))
 
+    # What does not train --------------------------------------------------------------
+
+    #: Names of networks that training never moves, whatever `trainable` says: averages of
+    #: weights, and what was trained before.
+    frozen_networks = ()
+
+    @property
+    def trainable(self):
+        """Bool, whether the model trains. To set it sets it for all layers that can be trained."""
+        return self._trainable
+
+    @trainable.setter
+    def trainable(self, value):
+        keras.Model.trainable.fset(self, value)
+        self._freeze_networks()
+
+    def _freeze_networks(self):
+        for name in self.frozen_networks:
+            network = getattr(self, name, None)
+            if network is not None:
+                network.trainable = False
+
+    def _layers_to_train(self):
+        """The layers that may be trained, outer ones first, always in the same order."""
+        networks = [getattr(self, name, None) for name in self.frozen_networks]
+        never = {
+            id(layer)
+            for network in networks
+            if network is not None
+            for layer in network._flatten_layers()
+        }
+        layers = self._flatten_layers(include_self=False)
+        return [layer for layer in layers if id(layer) not in never]
+
+    def get_config(self):
+        config = super().get_config()
+        layers = self._layers_to_train() if self.trainable else []
+        frozen = [number for number, layer in enumerate(layers) if not layer.trainable]
+        return {**config, "frozen": frozen} if frozen else config
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        config = dict(config)
+        frozen = set(config.pop("frozen", ()))
+        model = super().from_config(config, custom_objects)
+        if frozen:
+            for number, layer in enumerate(model._layers_to_train()):
+                layer.trainable = number not in frozen
+        return model
+
+    # Fitting --------------------------------------------------------------------------
+
     def fit(
         self,
         x,
@@ -160,8 +253,11 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
         batch_size=64,
         epochs=1,
         *,
+        validation_split=0.0,
         validation_data=None,
         shuffle=True,
+        class_weight=None,
+        sample_weight=None,
         initial_epoch=0,
         callbacks=None,
         horizontal_flip=False,
@@ -171,17 +267,22 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
 
         Args:
             x: uint8 images `[N, H, W, C]`, a `kgen.data.Split` (`data.train`), or a
-                `tf.data.Dataset` or `keras.utils.PyDataset` of batches `images` or
+                `tf.data.Dataset`, `keras.utils.PyDataset` or generator of batches `images` or
                 `(images, labels)`.
             y: Integer labels `[N]` for a class-conditional model, when `x` is an array.
-            batch_size: Int, images per step (over all devices). A last, smaller batch of
-                an epoch is left out.
+            batch_size: Int, images per step (over all devices); `None` for 64. A last, smaller
+                batch of an epoch is left out.
             epochs: Int, the epoch to train up to.
+            validation_split: Float, 0 to 1, the share of an array's images, its last ones, to
+                validate with and not to train on.
             validation_data: As `x`, or a tuple `(images, labels)`.
-            shuffle: Bool. The order of an epoch follows from the model's `seed` and the
-                epoch's number alone, so a resumed run sees what an unbroken one sees.
+            shuffle: Bool. The order of an epoch follows from the model's `seed` and from how many
+                steps it has trained, which it keeps and saves: a second `fit` sees another order,
+                a resumed one what an unbroken one sees.
+            class_weight, sample_weight: Refused: a loss here is no sum over rows (free bits, batch
+                statistics, two players).
             initial_epoch: Int, the epoch to start at.
-            callbacks: List of `keras.callbacks.Callback`.
+            callbacks: `keras.callbacks.Callback`, or a list of them.
             horizontal_flip: Bool, mirror half of the images, for arrays.
             **kwargs: As in `keras.Model.fit`.
 
@@ -189,8 +290,15 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
             `keras.callbacks.History`.
 
         Raises:
-            ValueError: Images or labels are not what the model takes.
+            ValueError: Images or labels are not what the model takes, there are weights, or
+                `trainable` was changed after `compile`.
         """
+        _without_weights(class_weight=class_weight, sample_weight=sample_weight)
+        self._check_trainable()
+        batch_size = batch_size or 64
+        if validation_split and validation_data is None:
+            x, validation_data = self._cut(x, y, validation_split, horizontal_flip)
+            y = None
         if self.needs_adapting():
             images = getattr(x, "images", x)
             if not hasattr(images, "shape"):
@@ -200,33 +308,74 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
                 )
             self.adapt(self.check_split(x, y).images)
         x = self._batches(x, y, batch_size, shuffle=shuffle, horizontal_flip=horizontal_flip)
-        if hasattr(x, "epoch"):
-            x.epoch = initial_epoch
         if validation_data is not None:
-            pair = validation_data if isinstance(validation_data, tuple) else (validation_data,)
+            pair = validation_data
+            if not isinstance(pair, (tuple, list)):
+                pair = (pair,)
             validation_data = self._batches(
-                *pair, batch_size=kwargs.pop("validation_batch_size", None) or batch_size
+                *_pair(*pair),
+                batch_size=kwargs.pop("validation_batch_size", None) or batch_size,
             )
-        return super().fit(
-            x,
-            shuffle=False,  # `x` has its order; Keras's own comes from Python's global state
-            epochs=epochs,
-            validation_data=validation_data,
-            initial_epoch=initial_epoch,
-            callbacks=[_Diagnosis(), *(callbacks or [])],
-            **kwargs,
-        )
+        with plain_errors(), self._keeping_state():
+            return super().fit(
+                x,
+                shuffle=False,  # `x` has its order; Keras's own comes from Python's global state
+                epochs=epochs,
+                validation_data=validation_data,
+                initial_epoch=initial_epoch,
+                callbacks=self._callbacks(callbacks, _Diagnosis(), _Order(x)),
+                **kwargs,
+            )
 
-    def evaluate(self, x, y=None, batch_size=64, **kwargs):
+    def evaluate(self, x, y=None, batch_size=64, sample_weight=None, **kwargs):
         """Measures the model's losses on images, as `keras.Model.evaluate` does.
 
         The noise is the same at every call, so equal weights give equal figures: a list of
         floats, or with `return_dict=True` a dict. Images are given as for `fit`.
         """
         self.test_steps.assign(0)
-        figures = super().evaluate(self._batches(x, y, batch_size), **kwargs)
+        if not kwargs.get("_use_cached_eval_dataset"):  # inside `fit`, which has checked them
+            x = self._batches(*_pair(x, y, sample_weight), batch_size or 64)
+        with plain_errors(), self._keeping_state():
+            figures = super().evaluate(x, **kwargs)
         # Keras gives a single figure without its list.
         return figures if isinstance(figures, (list, dict)) else [figures]
+
+    def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
+        """One training step on one batch of arrays, given as for `fit`, on one device."""
+        _without_weights(class_weight=class_weight, sample_weight=sample_weight)
+        self._check_trainable()
+        return super().train_on_batch(*self._one_batch(x, y), return_dict=return_dict)
+
+    def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
+        """What `evaluate` measures, of one batch of arrays, on one device."""
+        _without_weights(sample_weight=sample_weight)
+        return super().test_on_batch(*self._one_batch(x, y), return_dict=return_dict)
+
+    def _check_trainable(self):
+        """Refuses to train what the optimizer was not compiled for."""
+        if self.compiled and self._trained != _ids(self.trainable_variables):
+            raise ValueError(
+                "trainable was changed after compile(). Call compile() again, with a fresh "
+                f"optimizer, so that {type(self).__name__} trains, and saves, what it says."
+            )
+
+    def _one_batch(self, x, y):
+        if self._replicas() > 1:
+            raise ValueError(
+                "train_on_batch and test_on_batch work on one device, and fit on several. "
+                f"Received: a model on {self._replicas()} devices"
+            )
+        split = self.check_split(x, y)
+        return tuple(
+            None if part is None else keras.ops.convert_to_tensor(part)
+            for part in (split.images, split.labels)
+        )
+
+    @property
+    def steps_trained(self):
+        """Int, training steps that the model has taken, which it keeps and saves."""
+        return int(keras.ops.convert_to_numpy(self.training_steps))
 
     def needs_adapting(self):
         """Whether `fit` must call `adapt(images)`, which a subclass has, before it begins."""
@@ -241,13 +390,48 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
         return []
 
     def _batches(self, x, y=None, batch_size=64, shuffle=False, horizontal_flip=False):
-        """Batches of checked images and labels; a dataset is handed through."""
-        if isinstance(x, keras.utils.PyDataset) or hasattr(x, "element_spec"):
+        """Batches of checked images and labels, from all that `fit` takes."""
+        if is_dataset(x):
             if y is not None:
                 raise ValueError("y must be None when x is a dataset: it yields (images, labels)")
-            return x
+            if isinstance(x, Batches):  # its labels are left out where the model has no classes
+                self.check_split(x.split)
+                return x
+            return Takes(type(self).__name__, self.image_shape, self.num_classes).check(x)
         split = self.check_split(x, y, horizontal_flip)
         return split.batches(batch_size, shuffle=shuffle, seed=self.seed, drop_remainder=shuffle)
+
+    def _cut(self, x, y, share, horizontal_flip):
+        """The first images of an array to train on, and the last ones to validate with."""
+        if is_dataset(x):
+            raise ValueError(
+                "validation_split takes its share of an array or a kgen.data.Split; of a dataset "
+                f"give validation_data. Received: x={type(x).__name__}"
+            )
+        split = self.check_split(x, y, horizontal_flip)
+        count = math.floor(len(split) * (1 - share))
+        if not 0 < count < len(split):
+            raise ValueError(
+                "validation_split must be above 0 and below 1, and leave an image on either side. "
+                f"Received: validation_split={share} of {len(split)} images"
+            )
+        return tuple(
+            dataclasses.replace(
+                split,
+                images=split.images[rows],
+                labels=None if split.labels is None else split.labels[rows],
+            )
+            for rows in (slice(count), slice(count, None))
+        )
+
+    def _callbacks(self, given, *ours):
+        """The callbacks that `fit` was given, in whatever form Keras takes them, with ours."""
+        if isinstance(given, keras.callbacks.CallbackList):
+            for callback in ours:
+                callback.set_model(self)
+                given.callbacks.append(callback)
+            return given
+        return [*ours, *(() if given is None else keras.tree.flatten(given))]
 
     def check_split(self, x, y=None, horizontal_flip=False):
         """A `kgen.data.Split` of what this model takes, from a split or from arrays as for `fit`.
@@ -344,6 +528,48 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
             return result if isinstance(result, dict) else {next(iter(outputs)): result}
 
         return Endpoint(named, inputs, outputs, description)
+
+
+def _ids(variables):
+    return tuple(id(variable) for variable in variables)
+
+
+def _pair(x, y=None, sample_weight=None):
+    """Images and labels, of which there are no weights."""
+    _without_weights(sample_weight=sample_weight)
+    return x, y
+
+
+def _without_weights(**weights):
+    for name, value in weights.items():
+        if value is not None:
+            raise ValueError(
+                f"{name} must be None: the losses here are no sums over rows that could be "
+                "weighted (free bits, batch statistics, two players). Show what should count "
+                f"more more often. Received: {name} of type {type(value).__name__}"
+            )
+
+
+class _Order(keras.callbacks.Callback):
+    """Gives every epoch its order by the count of steps that the model keeps.
+
+    So the order is one long sequence, in which a `fit` goes on where the last one ended.
+    """
+
+    def __init__(self, batches):
+        super().__init__()
+        self.batches = batches if isinstance(batches, Batches) and batches.shuffle else None
+        self.start = None
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if self.batches is None:
+            return
+        steps = self.model.steps_trained
+        if self.start is None:  # here and not earlier, for a callback may have restored the model
+            self.start = steps
+        # With steps_per_epoch an iterator serves several epochs, and must find things in place.
+        length = len(self.batches)
+        self.batches.go_to(self.start + (steps - self.start) // length * length)
 
 
 class _Diagnosis(keras.callbacks.Callback):

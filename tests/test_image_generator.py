@@ -129,3 +129,69 @@ def test_a_custom_optimizer_brings_its_own_learning_rate(model):
 def test_unknown_model_names_the_nearest():
     with pytest.raises(ValueError, match="Did you mean 'dcgan'"):
         kgen.models.get("dcgn")
+
+
+# Frozen layers ------------------------------------------------------------------------
+
+
+def test_frozen_layers_stay_frozen_through_a_file(tmp_path):
+    model = VAE.from_preset("vae_tiny")
+    model.encoder.trainable = False
+    model.encoder.layers[-1].trainable = True
+    model.compile(run_eagerly=True)
+    model.fit(IMAGES, batch_size=32, verbose=0)
+    model.save(tmp_path / "model.keras")
+    before = [keras.ops.convert_to_numpy(v).copy() for v in model.variables]
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    assert loaded.get_config() == model.get_config()
+    for group in ("trainable_variables", "non_trainable_variables"):
+        shapes = [[tuple(v.shape) for v in getattr(m, group)] for m in (model, loaded)]
+        assert shapes[0] == shapes[1]
+    assert 0 < len(model.trainable_variables) < len(VAE.from_preset("vae_tiny").trainable_variables)
+    for a, b in zip(model.optimizer.variables, loaded.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(a, b)
+    for trained in (model, loaded):
+        trained.fit(IMAGES, batch_size=32, verbose=0)
+    frozen = {id(v) for v in loaded.non_trainable_variables}
+    for a, b, old in zip(model.variables, loaded.variables, before, strict=True):
+        np.testing.assert_array_equal(a, b)
+        if id(b) in frozen and "steps" not in b.path:
+            np.testing.assert_array_equal(b, old)
+    model.trainable = False
+    model.trainable = True
+    assert "frozen" not in model.get_config()
+
+
+def test_other_layouts_of_images_are_refused():
+    keras.config.set_image_data_format("channels_first")
+    try:
+        with pytest.raises(ValueError, match=r"channels last\. Received: .*'channels_first'"):
+            VAE.from_preset("vae_tiny")
+    finally:
+        keras.config.set_image_data_format("channels_last")
+
+
+@pytest.mark.slow
+def test_a_global_layout_of_images_refuses_the_import(tmp_path, run_python):
+    (tmp_path / "keras.json").write_text('{"image_data_format": "channels_first"}')
+    code = "import kgen; print(kgen.layers)"
+    result = run_python(code, check=False, env={"KERAS_HOME": str(tmp_path)})
+    assert result.stderr.splitlines()[-1].startswith("ImportError: kgen's images have their")
+
+
+# Predicting ---------------------------------------------------------------------------
+
+
+def test_predict_takes_what_call_takes(model, conditional):
+    expected = keras.ops.convert_to_numpy(model(IMAGES[:8]))
+    np.testing.assert_array_equal(model.predict(IMAGES[:8], verbose=0), expected)
+    labels = np.arange(8, dtype="int32") % 3
+    expected = keras.ops.convert_to_numpy(conditional(IMAGES[:8], labels))
+    found = conditional.predict((IMAGES[:8], labels), batch_size=4, verbose=0)
+    np.testing.assert_array_equal(found, expected)
+    batches = kgen.data.Split(IMAGES[:8], labels).batches(4, shuffle=False)
+    np.testing.assert_array_equal(conditional.predict(batches, verbose=0), expected)
+    with pytest.raises(ValueError, match=r"class-conditional: predict\(\(x, labels\)\)"):
+        conditional.predict(IMAGES[:8], verbose=0)
+    with pytest.raises(ValueError, match=r"uint8 images, 0 to 255\. Received: float32"):
+        model.predict(IMAGES[:8] / np.float32(255), verbose=0)

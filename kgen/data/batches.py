@@ -12,7 +12,8 @@ class Batches(keras.utils.PyDataset):
     `epoch` and of *i*, not of what was read before, so a training run that is resumed
     at an epoch sees the batches that it would have seen.
 
-    `fit` moves `epoch` on by one after each epoch. Set `epoch = initial_epoch` before a
+    A model of the zoo sets the place by the steps that it has trained. `fit` of any other Keras
+    model moves `epoch` on by one after each epoch. Set `epoch = initial_epoch` before a
     `fit` that does not begin with the epoch at which the last one ended. A loop of your
     own sets `epoch` itself. Two arguments of `fit` get in the way: with `shuffle=True`,
     Keras's default, it visits the batches in an order drawn from Python's global random
@@ -35,7 +36,7 @@ class Batches(keras.utils.PyDataset):
         self.drop_remainder = drop_remainder
         self.epoch = epoch
         self._images = np.asarray(split.images)  # a memmap's own indexing is slower
-        self._plan = None
+        self._plans = {}
 
     def __len__(self):
         if self.drop_remainder:
@@ -45,11 +46,14 @@ class Batches(keras.utils.PyDataset):
     def __getitem__(self, index):
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
+        epoch, offset = self._position
+        if self.shuffle:
+            epoch, index = divmod(epoch * len(self) + offset + index, len(self))
         begin = index * self.batch_size
         rows = slice(begin, begin + self.batch_size)
         images = self._images[rows]
         if self.shuffle:
-            order, flips = self._epoch_plan()
+            order, flips = self._plan(epoch)
             rows = order[rows]
             images = self._gather(rows)
             if flips is not None:
@@ -59,15 +63,16 @@ class Batches(keras.utils.PyDataset):
             return (images,)
         return images, self.split.labels[rows]
 
-    def _epoch_plan(self):
-        """The order of the images, `[N]`, and whether each is mirrored, `[N]` or `None`."""
-        epoch, plan = self.epoch, self._plan  # read once: TensorFlow calls from a thread
-        if plan is None or plan[0] != epoch:
+    def _plan(self, epoch):
+        """The order of an epoch's images, `[N]`, and whether each is mirrored, `[N]` or `None`."""
+        plans = self._plans  # read once: TensorFlow calls from a thread
+        if epoch not in plans:
             rng = np.random.default_rng((self.seed, epoch))
             order = rng.permutation(len(self._images))
             flips = rng.random(len(order)) < 0.5 if self.split.horizontal_flip else None
-            self._plan = plan = (epoch, order, flips)
-        return plan[1:]
+            before = {epoch - 1: plans[epoch - 1]} if epoch - 1 in plans else {}
+            self._plans = plans = {**before, epoch: (order, flips)}
+        return plans[epoch]
 
     def _gather(self, rows):
         """Reads rows in the order in which they lie on the disk."""
@@ -84,19 +89,28 @@ class Batches(keras.utils.PyDataset):
     @property
     def epoch(self):
         """Integer, the epoch whose batches are served."""
-        return self._epoch
+        return self._position[0]
 
     @epoch.setter
     def epoch(self, epoch):
-        self._epoch = epoch
+        self._position = (epoch, 0)
         self._fit_has_begun = False
         self._within_epoch = False
+
+    def go_to(self, step):
+        """Serves what comes after that many steps of shuffled batches, counted over the epochs.
+
+        Where they end in the middle of an epoch, its rest comes first, and the next one's begin
+        after it.
+        """
+        self.epoch, offset = divmod(step, len(self))
+        self._position = (self.epoch, offset)
 
     def on_epoch_begin(self):
         self._within_epoch = True
 
     def on_epoch_end(self):
         if self._fit_has_begun and self._within_epoch:
-            self._epoch += 1
+            self._position = (self._position[0] + 1, self._position[1])
         self._fit_has_begun = True
         self._within_epoch = False

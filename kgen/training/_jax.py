@@ -3,12 +3,13 @@
 import contextlib
 import json
 import os
+import types
 
 import jax
 import keras
 import numpy as np
 
-from kgen.training._parts import Part, check_devices
+from kgen.training._parts import Part, check_devices, penalty
 
 
 class BackendStep:
@@ -33,9 +34,42 @@ class BackendStep:
         )
         return _run_stateless(variables, state, lambda scope: self._test(_part(data)))
 
+    def predict_step(self, state, data):
+        return self.stateless_call(*state, *self._inputs(data))
+
     def _place(self, batches):
         distribution = keras.distribution.distribution()
-        return batches if distribution is None else _ForDevices(batches, distribution)
+        if distribution is None:
+            return batches
+        if isinstance(batches, types.GeneratorType):
+            shared = _ForDevices(None, distribution)
+            return (shared.share(batch) for batch in batches)
+        return _ForDevices(batches, distribution)
+
+    @contextlib.contextmanager
+    def _keeping_state(self):
+        """Gives a model its state back where its data breaks off.
+
+        Keras takes the state away while it trains or evaluates, and gives it back at the end.
+        """
+        variables = [*self.variables, *self.metrics_variables]
+        if self.optimizer is not None:
+            variables += self.optimizer.variables
+        before = [(variable, variable.value) for variable in variables]
+        try:
+            yield
+        except BaseException:
+            self.jax_state_sync()
+            self._jax_state = None
+            for variable, value in before:  # of no step at all
+                if variable._value is None:
+                    variable._value = value
+            raise
+
+    def _replicas(self):
+        """How many devices share a batch."""
+        distribution = keras.distribution.distribution()
+        return 1 if distribution is None else distribution.device_mesh.devices.size
 
     def _resolve_jit(self):
         return True
@@ -46,21 +80,24 @@ def _run_stateless(variables, values, function):
     mapping = [
         pair for group in zip(variables, values, strict=True) for pair in zip(*group, strict=True)
     ]
-    with keras.StatelessScope(state_mapping=mapping) as scope:
+    with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as scope:
         result = function(scope)
     return result, tuple([scope.get_current_value(v) for v in group] for group in variables)
 
 
 def _minimize_in(outer, model):
     def minimize(objective, optimizer, variables):
+        if not variables:  # all are frozen
+            return objective()[1]
         state = model.variables  # all that a forward pass may read or write
 
         def compute(values):
             mapping = [(v, outer.get_current_value(v)) for v in state]
             mapping += [(v, outer.get_current_value(v)) for v in optimizer.variables]
             mapping += list(zip(variables, values, strict=True))
-            with keras.StatelessScope(state_mapping=mapping) as inner:
+            with keras.StatelessScope(state_mapping=mapping, collect_losses=True) as inner:
                 loss, logs = objective()
+                loss = loss + penalty(variables)
                 loss = optimizer.scale_loss(loss)
             return loss, (logs, [inner.get_current_value(v) for v in state])
 
@@ -145,7 +182,11 @@ class _ForDevices(keras.utils.PyDataset):
         return cardinality if cardinality >= 0 else None
 
     def __getitem__(self, index):
-        images, *labels = self._whole_batch(index)
+        return self.share(self._whole_batch(index))
+
+    def share(self, batch):
+        """This host's rows of a whole batch, and how many of all are real."""
+        images, *labels = batch
         n = len(images)
         total = -(-n // self.devices) * self.devices
         per_host = total // self.hosts

@@ -1,4 +1,4 @@
-"""What both backends share: a device's part of a batch, and the count of devices."""
+"""What both backends share: a device's part of a batch, weight decay by regularizers, devices."""
 
 from typing import Any, NamedTuple
 
@@ -16,6 +16,12 @@ class Part(NamedTuple):
     rows: Any
     weight: Any
     share: Any = None
+
+
+def penalty(variables):
+    """What the regularizers of weights add to a loss: a scalar; 0 where there are none."""
+    regularized = [v for v in variables if getattr(v, "regularizer", None) is not None]
+    return sum((variable.regularizer(variable) for variable in regularized), 0.0)
 
 
 def check_devices(devices, available, kind):

@@ -9,7 +9,7 @@ import os
 import keras
 import tensorflow as tf
 
-from kgen.training._parts import Part, check_devices
+from kgen.training._parts import Part, check_devices, penalty
 
 
 class BackendStep:
@@ -19,29 +19,44 @@ class BackendStep:
     # What does not wait for it, such as a counter, would be done all the same.
 
     def train_step(self, data):
-        with tf.control_dependencies(tf.nest.flatten(data)):
+        with tf.control_dependencies(_tensors(data)):
             part = _part(data)
             return self._train(part, _minimizer(part.share))
 
     def test_step(self, data):
-        with tf.control_dependencies(tf.nest.flatten(data)):
+        with tf.control_dependencies(_tensors(data)):
             return self._test(_part(data))
 
+    def predict_step(self, data):
+        return self(*self._inputs(data))
+
     def make_train_function(self, force=False):
-        if self._replicas == 1:
+        if self._replicas() == 1:
             super().make_train_function(force)
         elif self.train_function is None or force:
             self.train_function = self._on_replicas(self.train_step)
 
     def make_test_function(self, force=False):
-        if self._replicas == 1:
+        if self._replicas() == 1:
             super().make_test_function(force)
         elif self.test_function is None or force:
             self.test_function = self._on_replicas(self.test_step)
 
-    @property
+    def _keeping_state(self):
+        return contextlib.nullcontext()  # variables stay where they are
+
     def _replicas(self):
-        return self.distribute_strategy.num_replicas_in_sync
+        """How many devices share a batch; a `ValueError` where they do not share it as ours do."""
+        strategy = self.distribute_strategy
+        if strategy.num_replicas_in_sync > 1 and not hasattr(strategy, "shares_rows"):
+            raise ValueError(
+                "Under a tf.distribute strategy of your own the devices would sum their gradients "
+                "and draw the same noise. Build, compile and train the model inside of "
+                "kgen.training.distribution.data_parallel(), which is right on any number of "
+                f"devices and hosts. Received: {type(strategy).__name__} with "
+                f"{strategy.num_replicas_in_sync} replicas"
+            )
+        return strategy.num_replicas_in_sync
 
     def _on_replicas(self, step):
         """What Keras calls; its own fails on replicas when `steps_per_execution` is over 1."""
@@ -78,9 +93,12 @@ class BackendStep:
 
 def _minimizer(share):
     def minimize(objective, optimizer, variables):
+        if not variables:  # all are frozen
+            return objective()[1]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([v.value for v in variables])
             loss, logs = objective()
+            loss = loss + penalty(variables)
             # The loss is a mean over this replica's rows; summed over the replicas, the
             # weighted losses are the mean over the whole batch.
             loss = optimizer.scale_loss(loss if share is None else loss * share)
@@ -147,6 +165,10 @@ def compile_function(model, function, jit_compile=False):
 # Several devices ----------------------------------------------------------------------
 
 
+def _tensors(data):
+    return [part for part in tf.nest.flatten(data) if part is not None]
+
+
 def _part(data):
     """The replica's part of a batch, from what `_sharing` or a single device's data gives."""
     images, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
@@ -165,6 +187,8 @@ def _sharing(strategy_class):
     """
 
     class Sharing(strategy_class):
+        shares_rows = True
+
         def experimental_distribute_dataset(self, dataset, options=None):
             def local_parts(context):
                 first = context.input_pipeline_id

@@ -23,6 +23,8 @@ class AveragedWeights:
     as they are trained.
     """
 
+    frozen_networks = ("ema_network",)
+
     def _build_networks(self, make, *inputs):
         """Builds both, alike: `make` gives a layer of a name.
 
@@ -33,7 +35,7 @@ class AveragedWeights:
         if inputs:
             self.network(*inputs)
             self.ema_network(*inputs)
-        self.ema_network.trainable = False
+        self._freeze_networks()
         self.ema_network.set_weights(self.network.get_weights())
         self.built = True
 

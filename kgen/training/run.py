@@ -49,15 +49,16 @@ def train(
 ):
     """Trains a model in a run folder, from which a run that was stopped goes on.
 
-    The order of the images follows from the seed and the epoch, all noise from the seed
+    The order of the images follows from the seed and the steps taken, all noise from the seed
     and the step, and a checkpoint holds everything else. So a run that was killed at any
     moment, and resumed, ends with the figures of one that was not, digit for digit on the
     same number of CPU cores. (Another number sums in another order, and so may a GPU.)
 
     Args:
         model: Name of a model (`"vae"`) or preset (`"vae_28x28"`), the folder of a
-            preset, or an `ImageGenerator`. By its name a model is built for the shape of
-            the data, from a preset if there is one of that shape.
+            preset, or an `ImageGenerator`, which keeps its optimizer where it is compiled. By
+            its name a model is built for the shape of the data, from a preset if there is one
+            of that shape.
         data: A source, as for `kgen.data.load`, or a `kgen.data.Data`.
         run: Path of the run's folder.
         resume: Bool, go on from the last checkpoint. Options that are not given are those
@@ -111,7 +112,7 @@ def train(
         else:
             name, position, sums = model, Position(), []
             model = _build(model, data, config)
-            model.compile(learning_rate=config.learning_rate, jit_compile=config.jit)
+            _compile(model, config)
             # What does not fit is refused before the folder is touched.
             model._batches(data.train, batch_size=config.batch_size)
         evaluation = _evaluation(run, model, data, config)
@@ -247,6 +248,19 @@ def _build(model, data, config):
         said = ", ".join(f"{name}={value!r}" for name, value in given.items()) or "its defaults"
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{model_class.__name__} cannot be built with {said}: {reason}") from error
+
+
+def _compile(model, config):
+    """Compiles a model that is not compiled yet; another one keeps its optimizer, and its state."""
+    if not model.compiled:
+        model.compile(learning_rate=config.learning_rate, jit_compile=config.jit)
+        return
+    for name, value in (("learning_rate", config.learning_rate), ("jit", config.jit)):
+        if value not in (None, "auto"):
+            raise ValueError(
+                "A model that is compiled already keeps its optimizer and how it is compiled: give "
+                f"{name} to its compile(), or leave it out. Received: {name}={value!r}"
+            )
 
 
 def _raised_in_kgen(error):
@@ -438,14 +452,14 @@ class _Rest(keras.utils.PyDataset):
     def __init__(self, model, split, batch_size, position):
         super().__init__()
         self.batches = model._batches(split, batch_size=batch_size, shuffle=True)
-        self.batches.epoch = position.epoch
+        self.batches.go_to(model.steps_trained)
         self.first_step = position.step
 
     def __len__(self):
         return len(self.batches) - self.first_step
 
     def __getitem__(self, index):
-        return self.batches[self.first_step + index]
+        return self.batches[index]
 
 
 def _disk_is_full(error):

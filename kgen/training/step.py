@@ -5,6 +5,7 @@ minimize)`; how a gradient is taken, where it is applied and how state is thread
 written once per backend, in `_tensorflow.py` and `_jax.py`.
 """
 
+import inspect
 from typing import Any, NamedTuple
 
 import keras
@@ -35,10 +36,27 @@ else:
         f"'{keras.backend.backend()}'. Set the environment variable KERAS_BACKEND to one of them."
     )
 
+
+def check_image_data_format():
+    """Refuses Keras's other layout of images, which its layers would take for the channels."""
+    if keras.config.image_data_format() != "channels_last":
+        raise ValueError(
+            "kgen's images have their channels last. Received: image_data_format="
+            f"'{keras.config.image_data_format()}', from keras.json or "
+            "keras.config.set_image_data_format. Set it to 'channels_last'."
+        )
+
+
+try:
+    check_image_data_format()
+except ValueError as error:
+    raise ImportError(str(error)) from None
+
 __all__ = [
     "Batch",
     "TrainingStep",
     "batch_moments",
+    "check_image_data_format",
     "compile_function",
     "devices_scope",
     "host_index",
@@ -73,8 +91,8 @@ class TrainingStep(BackendStep):
             batch: `Batch`.
             minimize: Callable `minimize(objective, optimizer, variables)`, where
                 `objective` takes no arguments and returns `(loss, logs)`: a float32
-                scalar and a dict of float32 scalars. It makes one optimizer step and
-                returns the logs.
+                scalar and a dict of float32 scalars. It makes one optimizer step, by the
+                gradient of the loss and of the variables' regularizers, and returns the logs.
 
         Returns:
             Dict of float32 scalars, one for every name in `metric_names`.
@@ -105,12 +123,12 @@ class TrainingStep(BackendStep):
     def _train(self, part, minimize):
         self.training_steps.assign(self.training_steps + 1)
         batch = self._batch(part, self.training_steps, stream=1)
-        return self._track(self.update(batch, minimize), part.weight)
+        return self._logged(self.update(batch, minimize), part.weight)
 
     def _test(self, part):
         self.test_steps.assign(self.test_steps + 1)
         batch = self._batch(part, self.test_steps, stream=2)
-        return self._track(self.test_update(batch), part.weight)
+        return self._logged(self.test_update(batch), part.weight)
 
     def _batch(self, part, step, stream):
         from kgen import random
@@ -123,7 +141,37 @@ class TrainingStep(BackendStep):
             labels = keras.ops.cast(keras.ops.reshape(part.labels, (-1,)), "int32")
         return Batch(part.images, labels, seeds)
 
-    def _track(self, logs, weight):
+    def _logged(self, logs, weight):
+        self._check_no_added_losses()
         for tracker in self.trackers:
             tracker.update_state(logs[tracker.name], sample_weight=weight)
         return {tracker.name: tracker.result() for tracker in self.trackers}
+
+    def _check_no_added_losses(self):
+        """Refuses `add_loss`, which a model with several calls and players could not add up."""
+        for layer in self._flatten_layers():
+            if layer._losses or layer._loss_ids:
+                raise ValueError(
+                    f"add_loss and activity regularizers have no effect in {type(self).__name__}: "
+                    "return what is to be minimised from objective, or regularize weights. "
+                    f"Received: a loss that was added by the layer {layer.path or layer.name}"
+                )
+
+    def _inputs(self, data):
+        """What `predict` hands to `call`: images, or latent vectors, and labels where needed."""
+        x, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
+        inputs = list(x) if isinstance(x, (tuple, list)) else [x]
+        if self.num_classes is not None:
+            inputs += [labels] if len(inputs) == 1 and labels is not None else []
+            if len(inputs) == 1:
+                raise ValueError(
+                    f"{type(self).__name__} is class-conditional: predict((x, labels)), with one "
+                    "integer label per row. Received: x alone"
+                )
+        takes = next(iter(inspect.signature(self.call).parameters))
+        dtype = keras.backend.standardize_dtype(inputs[0].dtype)
+        if takes == "images" and dtype != "uint8":
+            raise ValueError(
+                f"{type(self).__name__} takes uint8 images, 0 to 255. Received: {dtype}"
+            )
+        return inputs

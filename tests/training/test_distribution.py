@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -181,7 +182,28 @@ def test_impossible_number_of_devices(devices):
         pass
 
 
+# With a strategy of the user's own beside it, for which no process more is started.
 HOSTS_WITHOUT_NAMES = """
+import os
+if os.environ["KERAS_BACKEND"] == "tensorflow":
+    import tensorflow as tf
+    one = tf.config.LogicalDeviceConfiguration()
+    tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [one] * 2)
+    import kgen
+    hosts = os.environ.pop("TF_CONFIG")
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    os.environ["TF_CONFIG"] = hosts
+    outside = kgen.models.VAE.from_preset("vae_tiny")
+    outside.compile()
+    with strategy.scope():
+        for use in (
+            kgen.models.VAE.from_preset("vae_tiny").compile,
+            lambda: outside.fit(tf.zeros((8, 8, 8, 1), "uint8").numpy(), verbose=0),
+        ):
+            try:
+                use()
+            except ValueError as error:
+                print(error)
 from kgen.training.distribution import data_parallel
 try:
     with data_parallel(hosts=True):
@@ -195,6 +217,9 @@ def test_hosts_must_be_named(run_python):
     env = {"TF_CONFIG": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
     result = run_python(HOSTS_WITHOUT_NAMES, backend=keras.backend.backend(), env=env)
     assert "TF_CONFIG" in result.stdout
+    if keras.backend.backend() == "tensorflow":
+        refused = r"data_parallel\(\).*Received: MirroredStrategy with 2 replicas"
+        assert len(re.findall(refused, result.stdout)) == 2
 
 
 HOSTS_TOO_LATE = """

@@ -447,3 +447,20 @@ def test_no_model(tmp_path):
     (tmp_path / "model.keras").unlink()
     with pytest.raises(RunError, match="has no checkpoint yet"):
         load_model(tmp_path)
+
+
+def test_a_compiled_model_keeps_its_optimizer(tmp_path):
+    model = kgen.models.VAE.from_preset("vae_tiny")
+    optimizer = keras.optimizers.SGD(1e-3, momentum=0.9)
+    model.compile(optimizer, run_eagerly=True)
+    images = kgen.data.load("digits").train.images[:128]
+    model.fit(images, batch_size=64, verbose=0)
+    run = begin(model, tmp_path / "run", epochs=1, batch_size=512)
+    steps = len(kgen.data.load("digits").train) // 512
+    assert model.optimizer is optimizer
+    assert int(keras.ops.convert_to_numpy(optimizer.iterations)) == 2 + steps
+    assert type(load_model(run.path)[0].optimizer) is keras.optimizers.SGD
+    for option in ({"learning_rate": 0.1}, {"jit": True}):
+        with pytest.raises(ValueError, match="compiled already keeps its optimizer"):
+            begin(model, tmp_path / "other", **option)
+    assert not (tmp_path / "other").exists()

@@ -228,6 +228,126 @@ def test_dataset_of_unknown_length(images):
         assert values(model.training_steps, model.optimizer.iterations) == [6, 6]
 
 
+# What Keras's interface promises ----------------------------------------------------
+
+
+def test_regularizers_are_added_to_what_is_minimised(images):
+    model = Line()
+    model.w.regularizer = keras.regularizers.L2(0.3)
+    model.compile(keras.optimizers.SGD(0.1))
+    history = model.fit(images[:BATCH], batch_size=BATCH, shuffle=False, verbose=0).history
+    [(_, x, _)] = batches_of(brightness(images[:BATCH]))
+    error = 0.5 * x - 0.2 - noise_of(1, 1, BATCH)
+    gradient = np.array([(2 * error * x).mean() + 2 * 0.3 * 0.5, (2 * error).mean()])
+    close(values(model.w, model.b), [0.5, -0.2] - 0.1 * gradient)
+    close(history["loss"], (error**2).mean())
+
+
+@keras.saving.register_keras_serializable(package="kgen_tests")
+class Adding(ImageGenerator):
+    """A layer of it has an activity regularizer."""
+
+    def __init__(self, image_shape=(4, 4, 1), num_classes=None, seed=SEED, **kwargs):
+        super().__init__(image_shape, num_classes, seed, **kwargs)
+        self.dense = keras.layers.Dense(1, activity_regularizer="l2", name="penalised")
+        self.dense.build((None, 16))
+        self.built = True
+
+    def objective(self, batch, training):
+        x = ops.reshape(ops.cast(batch.images, "float32"), (-1, 16))
+        loss = ops.mean(ops.square(self.dense(x)))
+        return loss, {"loss": loss}
+
+
+def test_added_losses_are_refused(images):
+    model = Adding()
+    model.compile("sgd")
+    for use in (model.fit, model.evaluate):
+        with pytest.raises(ValueError, match=r"add_loss and activity regularizers.*penalised"):
+            use(images, batch_size=BATCH, verbose=0)
+
+
+def test_weights_are_refused(images):
+    model, weights = Line(), np.ones(22)
+    model.compile("sgd")
+    for use in (
+        lambda: model.fit(images, class_weight={0: 2.0}),
+        lambda: model.fit(images, sample_weight=weights),
+        lambda: model.fit(images, validation_data=(images, None, weights)),
+        lambda: model.evaluate(images, sample_weight=weights),
+        lambda: model.train_on_batch(images, sample_weight=weights),
+        lambda: model.train_on_batch(images, class_weight={0: 2.0}),
+        lambda: model.test_on_batch(images, sample_weight=weights),
+    ):
+        with pytest.raises(ValueError, match="_weight must be None: the losses here"):
+            use()
+
+
+@pytest.mark.parametrize("eager", [False, True])
+def test_single_batches_are_steps_of_fit(images, eager):
+    model, other = Line(), Line()
+    model.compile(keras.optimizers.SGD(0.1), run_eagerly=eager)
+    other.compile(keras.optimizers.SGD(0.1))
+    logs = [model.train_on_batch(x, return_dict=True) for x in (images[:8], images[8:16])]
+    history = other.fit(images[:16], batch_size=8, shuffle=False, verbose=0).history
+    close(values(model.w, model.b), values(other.w, other.b))
+    close(np.mean([log["loss"] for log in logs]), history["loss"][0])
+    model.test_steps.assign(0)
+    close(model.test_on_batch(images[:8]), other.evaluate(images[:8], batch_size=8, verbose=0))
+    with pytest.raises(ValueError, match="uint8"):
+        model.train_on_batch(images[:8] / 255)
+
+
+def test_what_fit_takes_as_keras_does(images):
+    model, other, seen = Line(), Line(), []
+    model.compile(keras.optimizers.SGD(0.1), run_eagerly=True, loss=None, metrics=None)
+    other.compile(keras.optimizers.SGD(0.1), run_eagerly=True)
+    callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: seen.append(epoch))
+    common = {"batch_size": None, "shuffle": False, "verbose": 0}
+    history = model.fit(images, validation_split=0.25, callbacks=callback, **common).history
+    validation = (images[16:], None)
+    expected = other.fit(images[:16], validation_data=validation, **common).history
+    assert seen == [0] and history == expected
+    several = keras.callbacks.CallbackList([callback], add_history=True, model=model)
+    model.fit(images, callbacks=several, **common)
+    assert seen == [0, 0]
+    model.evaluate(images, batch_size=None, verbose=0)
+    for share in (1.0, 0.99, -0.5):
+        with pytest.raises(ValueError, match=f"validation_split={share} of 22 images"):
+            model.fit(images, validation_split=share)
+    with pytest.raises(ValueError, match="give validation_data"):
+        model.fit(kgen.data.Split(images).batches(8), validation_split=0.5)
+    with pytest.raises(ValueError, match=r"losses and metrics of its own .* metrics=.'mse'"):
+        model.compile("sgd", metrics=["mse"])
+    with pytest.raises(TypeError, match="unexpected keyword argument 'lerning_rate'"):
+        model.compile(lerning_rate=1.0)
+
+
+def test_what_was_compiled_is_what_trains(images):
+    model, optimizer = Line(), keras.optimizers.SGD(0.1)
+    model.compile(optimizer)
+    model.trainable = False
+    for train in (model.fit, model.train_on_batch):
+        with pytest.raises(ValueError, match="trainable was changed after compile"):
+            train(images)
+    with pytest.raises(ValueError, match="The optimizer was built for other variables"):
+        model.compile(optimizer)
+    model.compile(keras.optimizers.SGD(0.1))
+    model.fit(images, batch_size=BATCH, verbose=0)
+    close(values(model.w, model.b), [0.5, -0.2])
+    assert values(model.training_steps) == [2]
+
+
+def test_all_arguments_of_compile_are_saved(tmp_path):
+    model = Line(dtype="mixed_float16")
+    options = {"run_eagerly": True, "auto_scale_loss": False, "steps_per_execution": 2}
+    model.compile("sgd", jit_compile=False, **options)
+    model.save(tmp_path / "line.keras")
+    loaded = keras.saving.load_model(tmp_path / "line.keras")
+    assert loaded.get_compile_config() == model.get_compile_config()
+    assert type(loaded.optimizer) is keras.optimizers.SGD and loaded.run_eagerly
+
+
 # Two optimizers -----------------------------------------------------------------------
 
 
@@ -323,6 +443,20 @@ def test_two_optimizers(images, steps_per_execution, tmp_path):
     logs = [[h["critic_loss"][0], h["generator_loss"][0]] for h in (history, more)]
     close(logs, means)
     assert values(model.generator_optimizer.iterations, model.critic_optimizer.iterations) == [6, 6]
+
+
+def test_regularizers_go_with_their_player(images):
+    model, other = Duel(), Duel()
+    model.d.regularizer = keras.regularizers.L2(0.3)
+    for duel in (model, other):
+        duel.compile(keras.optimizers.SGD(0.05), keras.optimizers.SGD(0.02))
+        duel.fit(images[:BATCH], batch_size=BATCH, shuffle=False, verbose=0)
+    # The critic moves first; the generator moves against it, and pays for no weight of its.
+    difference = values(model.d)[0] - values(other.d)[0]
+    close(difference, -0.02 * 2 * 0.3 * 0.7)
+    noise = noise_of(1, 1, BATCH)
+    slope = -(2 * (noise + 0.3)).mean()
+    close(values(model.g)[0] - values(other.g)[0], -0.05 * slope * difference)
 
 
 def test_input_gradient_is_that_of_each_row():

@@ -73,6 +73,7 @@ class DiT(AveragedWeights, ImageGenerator):
     >>> model.generate(16, labels=3, guidance_scale=2.0, num_steps=16, sampler="heun")
     """
 
+    frozen_networks = ("ema_network", "autoencoder")
     tiny_preset = "dit_tiny"
     presets = {
         "dit_tiny": {

@@ -48,7 +48,8 @@ class AdversarialGenerator(ImageGenerator):
     (by the midpoint between the mean scores for the Wasserstein losses, whose scores have
     no zero); `sample_spread`, the standard deviation of generated pixels over the batch
     relative to that of real ones: about 1 when all is well, near 0 when all images are
-    alike. Neither loss says how good the images are. `evaluate` measures the averaged
+    alike; 1 where the real ones have none, as in a batch of one. Neither loss says how good
+    the images are. `evaluate` measures the averaged
     generator, against the discriminator as it is.
     """
 
@@ -59,6 +60,8 @@ class AdversarialGenerator(ImageGenerator):
         "fake_accuracy",
         "sample_spread",
     )
+
+    frozen_networks = ("ema_generator",)
 
     #: Whether the discriminator looks at statistics of its batch, so that real and generated
     #: images must go through it apart.
@@ -125,11 +128,13 @@ class AdversarialGenerator(ImageGenerator):
         if threshold is None:
             threshold = (batch_moments(real_logits)[0] + batch_moments(fake_logits)[0]) / 2
         spreads = [ops.mean(ops.sqrt(batch_moments(pixels)[1])) for pixels in (real, fake)]
+        relative = spreads[1] / ops.maximum(spreads[0], 1e-3)
         return loss, {
             "discriminator_loss": loss,
             "real_accuracy": ops.mean(ops.cast(real_logits > threshold, "float32")),
             "fake_accuracy": ops.mean(ops.cast(fake_logits < threshold, "float32")),
-            "sample_spread": spreads[1] / ops.maximum(spreads[0], 1e-6),
+            # Where real images have no spread, such as one row, there is nothing to compare.
+            "sample_spread": ops.where(spreads[0] > 1e-3, relative, 1.0),
         }
 
     def test_update(self, batch):
@@ -208,6 +213,7 @@ class AdversarialGenerator(ImageGenerator):
         steps_per_execution=1,
         run_eagerly=False,
         auto_scale_loss=True,
+        **keras_arguments,
     ):
         """Configures training, as `ImageGenerator.compile` does, with two optimizers.
 
@@ -222,6 +228,7 @@ class AdversarialGenerator(ImageGenerator):
             ValueError: The optimizers are one and the same, or do not go with
                 `learning_rate`, or the dtype policy is `mixed_float16`.
         """
+        self._check_keras_arguments(keras_arguments)
         if self.dtype_policy.name == "mixed_float16":
             raise ValueError(
                 f"{type(self).__name__} does not train in mixed_float16: its two losses would each "
@@ -247,6 +254,8 @@ class AdversarialGenerator(ImageGenerator):
             )
         self.generator_optimizer = generator_optimizer
         self.discriminator_optimizer = discriminator_optimizer
+        self._check_optimizer(generator_optimizer, self.generator.trainable_variables)
+        self._check_optimizer(discriminator_optimizer, self.discriminator.trainable_variables)
         # By identity: the paths of a functional model's variables do not name the model.
         mine = {id(variable) for variable in self.generator.trainable_variables}
         both = keras.optimizers.MultiOptimizer(
@@ -255,12 +264,8 @@ class AdversarialGenerator(ImageGenerator):
             )
         )
         self._compile(both, jit_compile, steps_per_execution, run_eagerly, auto_scale_loss)
-        self._compile_arguments = {
-            "generator_optimizer": generator_optimizer,
-            "discriminator_optimizer": discriminator_optimizer,
-            "jit_compile": jit_compile,
-            "steps_per_execution": steps_per_execution,
-        }
+        self._compile_arguments["generator_optimizer"] = generator_optimizer
+        self._compile_arguments["discriminator_optimizer"] = discriminator_optimizer
 
     def diagnose(self, logs):
         # Measured on 8x8 and 28x28 digits after 500 steps, before which an untrained generator's
@@ -323,6 +328,6 @@ class AdversarialGenerator(ImageGenerator):
         """Keeps the networks, of which the second is the first's averaged twin."""
         self.generator, self.ema_generator = generator, ema_generator
         self.discriminator = discriminator
-        ema_generator.trainable = False
+        self._freeze_networks()
         ema_generator.set_weights(generator.get_weights())
         self.built = True

@@ -34,6 +34,8 @@ class TwoStageGenerator(ImageGenerator):
     Further arguments: as for `ImageGenerator`.
     """
 
+    frozen_networks = ("tokenizer",)
+
     def __init__(self, image_shape, num_classes=None, tokenizer=None, **kwargs):
         super().__init__(image_shape, num_classes, **kwargs)
         self.tokenizer = load_first_stage(

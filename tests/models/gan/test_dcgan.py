@@ -362,6 +362,46 @@ def test_a_collapsed_generator_is_named():
         fit(model)
 
 
+def test_one_image_is_no_collapse():
+    model = built()
+    one = Batch(*(part if part is None else part[:1] for part in batch()))
+    logs = model.test_update(one)
+    assert float(ops.convert_to_numpy(logs["sample_spread"])) == 1
+
+
+@pytest.mark.parametrize("player", ["generator", "discriminator"])
+def test_a_frozen_player_stays_as_it_is(player):
+    model = tiny()
+    frozen = getattr(model, player)
+    frozen.trainable = False
+    model.compile(run_eagerly=EAGER)
+    before, others = values(frozen.weights), values(model.trainable_variables)
+    fit(model)
+    assert not any(moved(before, frozen.weights))
+    assert all(moved(others, model.trainable_variables))
+    model.compile(run_eagerly=EAGER)  # with fresh optimizers, and both frozen
+    model.trainable = False
+    model.compile(run_eagerly=EAGER)
+    fit(model)
+    again = type(model).from_config(model.get_config())
+    assert not again.trainable_variables
+
+
+def test_averaged_weights_are_never_trained():
+    model = tiny()
+    names = [v.path for v in model.trainable_variables]
+    model.trainable = False
+    assert not model.trainable_variables
+    model.trainable = True
+    assert not model.ema_generator.trainable
+    assert [v.path for v in model.trainable_variables] == names
+    for layer in model.layers:
+        layer.trainable = True
+    model.compile()
+    assert not model.ema_generator.trainable
+    assert [v.path for v in model.trainable_variables] == names
+
+
 def test_diagnosis():
     model = tiny()  # of no steps yet
     healthy = {"real_accuracy": 0.95, "fake_accuracy": 0.95, "sample_spread": 0.85}

@@ -77,6 +77,16 @@ def test_training_the_prior_leaves_the_tokenizer_as_it_is(overrides):
         variable.assign(value)
 
 
+def test_a_tokenizer_stays_frozen():
+    model = pair()
+    names = [v.path for v in model.trainable_variables]
+    model.trainable = False
+    model.trainable = True
+    assert not model.tokenizer.trainable and not model.tokenizer.encoder.trainable
+    assert [v.path for v in model.trainable_variables] == names
+    assert "frozen" not in model.get_config()
+
+
 @pytest.mark.parametrize(
     "num_classes, temperature",
     [
