@@ -153,6 +153,12 @@ def test_what_tf_data_does_not_state_is_checked_as_it_runs():
             model.fit(unknown(shape), verbose=0)
 
 
+def test_small_integers_name_many_classes():
+    model, labels = shared(300), LABELS.astype("uint8") + 250
+    for kind in ("tf.data", "PyDataset"):
+        assert np.isfinite(model.evaluate(KINDS[kind](pairs(labels=labels)), verbose=0)).all()
+
+
 def test_a_generator_with_too_few_labels():
     batches = [(IMAGES[:8], LABELS[:7])] * 3
     with pytest.raises(ValueError, match="labels must be one per image"):

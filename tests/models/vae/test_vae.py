@@ -124,6 +124,17 @@ def test_a_label_changes_the_image():
 
 
 @pytest.mark.slow
+def test_the_mean_of_a_continuous_bernoulli_is_exported(exported_alike):
+    model = tiny(likelihood="continuous_bernoulli")
+    rng = np.random.default_rng(0)
+    for weight in model.decoder.trainable_weights:
+        weight.assign(weight + rng.normal(size=weight.shape) * 0.3)
+    equal = exported_alike(model)
+    assert {("saved_model", "generate_xla"), ("onnx", "generate")} < set(equal)
+    assert min(equal.values()) > 0.99, equal
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [
