@@ -257,18 +257,22 @@ def _add_handler(handle):
 def _in_place(optimize):
     def optimize_in_place(graph, catch_errors, optimizers):
         try:
-            return optimize(graph, False, optimizers)
+            graph = optimize(graph, False, optimizers)
         except Exception as error:
             raise _PassFailedError from error
+        graph.delete_unused_nodes(graph.outputs)
+        return graph
 
     return optimize_in_place
 
 
 def _optimize(self, graph, iteration):
-    """One pass, without writing the whole graph as protobuf, which is read at the end alone."""
+    """One pass, without writing the whole graph as protobuf, which is read at the end alone, and
+    without looking for unused nodes where nothing has changed."""
     self.opt_iteration = iteration
     graph = self._optimize(graph)
-    graph.delete_unused_nodes(graph.outputs)
+    if self.graph_been_opt:
+        graph.delete_unused_nodes(graph.outputs)
     return graph
 
 

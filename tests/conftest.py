@@ -27,7 +27,9 @@ import threading
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # XLA compiles for seconds what runs for milliseconds; `XLA_FLAGS= pytest` optimises as users do.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+)
 # Workers share the cores: threads that wait for one cost ten times the work of small products.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 

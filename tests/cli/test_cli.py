@@ -221,6 +221,7 @@ def test_a_finished_run_is_left_as_it_is(kgen, result, vae_run):
     assert Run(vae_run).info == before
 
 
+@pytest.mark.slow
 def test_train_keeps_the_best_then_goes_on_then_begins_anew(result, tmp_path):
     run = tmp_path / "run"
     line = ("train", "vae_tiny", "--data", "digits", "--run", run, "--batch-size", 128)

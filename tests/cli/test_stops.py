@@ -44,6 +44,7 @@ def stopped_well(run, err):
     return True
 
 
+@pytest.mark.slow
 def test_interrupted_and_resumed_equals_unbroken(kgen, unbroken, tmp_path):
     run, ended = tmp_path / "run", threading.Event()
 

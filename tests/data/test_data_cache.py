@@ -170,6 +170,7 @@ def test_a_cache_folder_that_cannot_be_written(folder, tmp_path):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs SIGKILL")
+@pytest.mark.slow
 def test_a_killed_decode_leaves_no_entry_and_is_cleaned_up(
     make_folder, random_images, cache_folder
 ):

@@ -10,6 +10,8 @@ from scipy import ndimage
 
 import kgen
 
+pytestmark = pytest.mark.slow  # statistics of many samples
+
 N = 2100  # a set is not small from 2,048 on
 
 
@@ -61,7 +63,6 @@ def test_a_healthy_set_stands_at_the_floor(healthy):
     assert {c["class"] for c in healthy["classes"]} == set(range(10))
 
 
-@pytest.mark.slow
 def test_cas_of_a_healthy_set_stands_at_the_floor(healthy_cas):
     assert figures(healthy_cas)["CAS"] > figures(healthy_cas, "floor")["CAS"] - 0.05
 
@@ -127,7 +128,6 @@ def test_classes_swapped(digits, healthy, reference):
     assert any(text.startswith("wrong classes") for text in found["warnings"])
 
 
-@pytest.mark.slow
 def test_cas_of_classes_swapped(digits, healthy_cas, reference):
     fresh = digits[2]
     found = reference.measure(fresh.images, (fresh.labels + 1) % 10, ["cas"], floor=False)

@@ -48,6 +48,7 @@ def test_reconstruction_error_against_numpy(vae, images, monkeypatch):
     assert error["rmse"] == pytest.approx(np.sqrt(np.square(reconstruction - images).mean()))
 
 
+@pytest.mark.slow
 def test_conditional_model(images):
     model = kgen.models.VAE.from_preset("vae_tiny", num_classes=5)
     split = kgen.data.Split(images, np.arange(50) % 5)

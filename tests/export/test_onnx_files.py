@@ -84,7 +84,9 @@ def test_save_onnx_stands_alone(artifact, tmp_path, requests):
         artifact.save_onnx("generat", path)
 
 
-@pytest.mark.parametrize("opset", range(19, 24))
+@pytest.mark.parametrize(
+    "opset", [*(pytest.param(opset, marks=pytest.mark.slow) for opset in range(19, 23)), 23]
+)
 def test_opset(model, tmp_path, opset):
     artifact = export.export(model, tmp_path / "a", ("onnx",), opset=opset, progress=False)
     assert artifact.manifest["formats"]["onnx"]["opset"] == opset

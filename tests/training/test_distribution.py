@@ -182,17 +182,33 @@ def test_impossible_number_of_devices(devices):
         pass
 
 
-# With a strategy of the user's own beside it, for which no process more is started.
-HOSTS_WITHOUT_NAMES = """
-import os
+# And a strategy of the user's own on two devices, for which no process more is started.
+WRONG_HOSTS = """
+import json, os
 if os.environ["KERAS_BACKEND"] == "tensorflow":
     import tensorflow as tf
     one = tf.config.LogicalDeviceConfiguration()
     tf.config.set_logical_device_configuration(tf.config.list_physical_devices("CPU")[0], [one] * 2)
+from kgen.training.distribution import data_parallel
+try:
+    with data_parallel(hosts=True):
+        pass
+except ValueError as error:
+    print("without names:", error)
+os.environ["TF_CONFIG"] = json.dumps(
+    {"cluster": {"worker": ["localhost:1"]}, "task": {"type": "worker", "index": 0}}
+)
+import keras
+keras.ops.ones((2,)) + 1
+try:
+    with data_parallel(hosts=True):
+        pass
+except RuntimeError as error:
+    print("too late:", error)
+if keras.backend.backend() == "tensorflow":
     import kgen
-    hosts = os.environ.pop("TF_CONFIG")
+    del os.environ["TF_CONFIG"]
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-    os.environ["TF_CONFIG"] = hosts
     outside = kgen.models.VAE.from_preset("vae_tiny")
     outside.compile()
     with strategy.scope():
@@ -204,40 +220,14 @@ if os.environ["KERAS_BACKEND"] == "tensorflow":
                 use()
             except ValueError as error:
                 print(error)
-from kgen.training.distribution import data_parallel
-try:
-    with data_parallel(hosts=True):
-        pass
-except ValueError as error:
-    print(error)
 """
 
 
-def test_hosts_must_be_named(run_python):
-    env = {"TF_CONFIG": "", "TF_CPP_MIN_LOG_LEVEL": "3"}
-    result = run_python(HOSTS_WITHOUT_NAMES, backend=keras.backend.backend(), env=env)
-    assert "TF_CONFIG" in result.stdout
+def test_hosts_are_named_and_come_first(run_python):
+    env = {"TF_CONFIG": ""}
+    said = run_python(WRONG_HOSTS, backend=keras.backend.backend(), env=env).stdout
+    without_names, too_late = said.split("too late:")
+    assert "TF_CONFIG" in without_names and "before anything else" in too_late
     if keras.backend.backend() == "tensorflow":
         refused = r"data_parallel\(\).*Received: MirroredStrategy with 2 replicas"
-        assert len(re.findall(refused, result.stdout)) == 2
-
-
-HOSTS_TOO_LATE = """
-import json, os
-os.environ["TF_CONFIG"] = json.dumps(
-    {"cluster": {"worker": ["localhost:1"]}, "task": {"type": "worker", "index": 0}}
-)
-import keras
-keras.ops.ones((2,)) + 1
-from kgen.training.distribution import data_parallel
-try:
-    with data_parallel(hosts=True):
-        pass
-except RuntimeError as error:
-    print(error)
-"""
-
-
-def test_hosts_come_first(run_python):
-    result = run_python(HOSTS_TOO_LATE, backend=keras.backend.backend())
-    assert "before anything else" in result.stdout
+        assert len(re.findall(refused, too_late)) == 2

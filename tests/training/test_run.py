@@ -124,9 +124,7 @@ def test_ctrl_c_loses_nothing(unbroken, tmp_path, step):
     assert_equal(state(go_on(tmp_path)), state(run))
 
 
-@pytest.mark.parametrize(
-    "unbroken", [pytest.param("vae_tiny", marks=SLOW), "dcgan_tiny"], indirect=True
-)
+@SLOW
 def test_two_stops_in_one_epoch(unbroken, tmp_path):
     name, run = unbroken
     with pytest.raises(Interrupted, match="epoch 1 and 5 steps"):
@@ -172,12 +170,13 @@ train(name, "digits", run, epochs=3, num_samples=9, verbose=0)
 """
 
 
+@SLOW
 @pytest.mark.parametrize(
     ("unbroken", "where"),
     [
-        pytest.param("vae_tiny", "inside an epoch", marks=SLOW),
+        ("vae_tiny", "inside an epoch"),
         ("vae_tiny", "while it writes a checkpoint"),
-        pytest.param("dcgan_tiny", "before a checkpoint is recorded", marks=SLOW),
+        ("dcgan_tiny", "before a checkpoint is recorded"),
     ],
     indirect=["unbroken"],
 )

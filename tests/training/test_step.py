@@ -10,6 +10,8 @@ from kgen import random
 from kgen.image_generator import ImageGenerator
 from kgen.training.step import batch_moments, input_gradient
 
+SLOW = pytest.mark.slow
+
 SEED = 5
 BATCH = 8
 
@@ -125,8 +127,12 @@ def values(*variables):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"steps_per_execution": 2}, {"steps_per_execution": 5}, {"run_eagerly": True}],
-    ids=["plain", "two_steps", "more_steps_than_batches", "eager"],
+    [
+        pytest.param({}, id="plain"),
+        pytest.param({"steps_per_execution": 2}, id="two_steps"),
+        pytest.param({"steps_per_execution": 5}, id="more_steps_than_batches", marks=SLOW),
+        pytest.param({"run_eagerly": True}, id="eager", marks=SLOW),
+    ],
 )
 def test_one_optimizer(images, options):
     model, history = fit_line(images, keras.optimizers.SGD(0.1, momentum=0.9), **options)
@@ -145,8 +151,9 @@ def test_one_optimizer(images, options):
 @pytest.mark.parametrize(
     "name, clip",
     [
-        ("clipvalue", lambda g: np.clip(g, -0.1, 0.1)),
-        ("clipnorm", lambda g: g * np.minimum(1, 0.1 / np.abs(g))),  # variable by variable
+        pytest.param("clipvalue", lambda g: np.clip(g, -0.1, 0.1), marks=SLOW),
+        # Variable by variable.
+        pytest.param("clipnorm", lambda g: g * np.minimum(1, 0.1 / np.abs(g)), marks=SLOW),
         ("global_clipnorm", lambda g: g * min(1, 0.1 / np.linalg.norm(g))),
     ],
 )
@@ -428,7 +435,7 @@ def duel_optimizers():
     return keras.optimizers.SGD(0.05), keras.optimizers.SGD(0.02, momentum=0.9)
 
 
-@pytest.mark.parametrize("steps_per_execution", [1, 2])
+@pytest.mark.parametrize("steps_per_execution", [pytest.param(1, marks=SLOW), 2])
 def test_two_optimizers(images, steps_per_execution, tmp_path):
     model = Duel()
     model.compile(*duel_optimizers(), steps_per_execution=steps_per_execution)

@@ -39,9 +39,9 @@ slow = pytest.mark.slow
     ("image_shape", "arguments", "temperature"),
     [
         pytest.param((8, 12, 1), {"num_resolutions": 3, "num_levels": 4}, 1.0, marks=slow),
-        # Of the coarsest level two rows and two columns: state goes along and down.
-        ((8, 8, 3), {"num_resolutions": 3, "num_classes": 3}, 0.7),
-        pytest.param((4, 6, 3), {"num_resolutions": 2, "num_blocks": 2}, 1.3, marks=slow),
+        pytest.param((8, 8, 3), {"num_resolutions": 3, "num_classes": 3}, 0.7, marks=slow),
+        # Of the coarsest level two rows and three columns: state goes along and down.
+        ((4, 6, 3), {"num_resolutions": 2, "num_blocks": 2}, 1.3),
         pytest.param((3, 5, 1), {"num_levels": 2, "num_classes": 2}, 1.0, marks=slow),
         pytest.param((2, 2, 4), {"num_resolutions": 2, "num_mixtures": 1}, 1.0, marks=slow),
     ],
