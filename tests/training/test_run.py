@@ -463,3 +463,24 @@ def test_a_compiled_model_keeps_its_optimizer(tmp_path):
         with pytest.raises(ValueError, match="compiled already keeps its optimizer"):
             begin(model, tmp_path / "other", **option)
     assert not (tmp_path / "other").exists()
+
+
+@SLOW
+def test_a_model_that_has_trained_before_goes_on_from_the_middle_too(tmp_path):
+    """A run of it counts its steps from where they are, and what is frozen stays so."""
+    model = kgen.models.VAE.from_preset("vae_tiny")
+    model.encoder.trainable = False
+    model.compile(keras.optimizers.Adam(1e-3))
+    model.fit(kgen.data.load("digits").train.images[:192], batch_size=64, verbose=0)
+    model.save(tmp_path / "before.keras")
+    whole = begin(keras.saving.load_model(tmp_path / "before.keras"), tmp_path / "whole", epochs=2)
+    stopped = keras.saving.load_model(tmp_path / "before.keras")
+    steps = len(kgen.data.load("digits").train) // 64
+    with pytest.raises(Interrupted):
+        begin(stopped, tmp_path / "stopped", epochs=2, callbacks=[Stop(steps + 5)])
+    resumed = go_on(tmp_path / "stopped")
+    assert_equal(state(resumed), state(whole))
+    frozen = load_model(resumed.path)[0].encoder
+    assert not frozen.trainable
+    for a, b in zip(frozen.get_weights(), model.encoder.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
