@@ -1,6 +1,7 @@
 """The promises that every model of the zoo keeps; a new model is held to them by its preset."""
 
 import inspect
+import shutil
 
 import keras
 import numpy as np
@@ -298,3 +299,61 @@ def test_the_same_seed_on_every_runtime_at_batch_64(case, on_jax, tensorflow_onl
             )
     for runtime, images in results.items():
         assert close(images, expected), runtime
+
+
+def linked(folder, target):
+    """A copy of a folder of files as hub caches and mounted volumes have it: of symbolic links."""
+    (target / "blobs").mkdir(parents=True)
+    (target / "files").mkdir()
+    for number, path in enumerate(sorted(folder.iterdir())):
+        shutil.copy(path, target / "blobs" / str(number))
+        (target / "files" / path.name).symlink_to(f"../blobs/{number}")
+    return target / "files"
+
+
+def test_onnx_loads_from_memory_and_through_links(case, tmp_path, tensorflow_only):
+    """No weights lie inside of loops, where not every runtime looks for their file."""
+    import onnx
+    import onnxruntime
+
+    def inner(graph):
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    yield attribute.g
+                    yield from inner(attribute.g)
+
+    folder = case.artifact.path / "onnx"
+    for name in case.artifact.endpoints:
+        model = onnx.load(folder / f"{name}.onnx", load_external_data=False)
+        for graph in inner(model.graph):
+            for tensor in graph.initializer:
+                assert tensor.data_location != onnx.TensorProto.EXTERNAL, (name, tensor.name)
+
+    results, inputs = run_endpoints(case)
+    options = onnxruntime.SessionOptions()
+    weights = (folder / "weights.bin").read_bytes()
+    options.add_external_initializers_from_files_in_memory(
+        ["weights.bin"], [weights], [len(weights)]
+    )
+    model = (folder / "generate.onnx").read_bytes()
+    links = linked(folder, tmp_path)
+    for session in (
+        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]),
+        onnxruntime.InferenceSession(links / "generate.onnx"),
+    ):
+        assert close(session.run(["image"], inputs)[0], results["generate"]["image"])
+
+
+@pytest.mark.slow
+def test_the_same_pixels_in_onnxruntime_web(case, on_node, tmp_path, tensorflow_only):
+    """In WebAssembly, as a browser runs it, with the weights given from memory."""
+    results, inputs = run_endpoints(case)
+    on_node(
+        folder=case.artifact.path / "onnx",
+        inputs={name: array.tolist() for name, array in inputs.items()},
+        out=tmp_path / "image",
+    )
+    image = np.frombuffer((tmp_path / "image").read_bytes(), "uint8")
+    expected = results["generate"]["image"]
+    assert close(image.reshape(expected.shape), expected)
