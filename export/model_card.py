@@ -193,7 +193,8 @@ def _versions(manifest):
 _LIMITS = """
 ## Limits
 
-Inputs outside the ranges above are not checked in the graph. The proof ran on a CPU: a GPU
+A value outside of the ranges above counts as the nearest inside. Inputs of one call have the same
+batch size, or it is an error; a batch of none gives none. The proof ran on a CPU: a GPU
 or another accelerator may round differently. The images are drawn from what the model has
 learnt and show its training data's gaps and biases.
 """

@@ -34,14 +34,15 @@ _SMALLEST_EXTERNAL = 1024
 _ALIGNMENT = 4096
 
 
-def write(folder, calls, endpoints, opset, step):
+def write(folder, calls, endpoints, opset, step, properties):
     """Writes `onnx/<endpoint>.onnx` into an artifact's folder.
 
     A single endpoint becomes one self-contained file. Several share `onnx/weights.bin`, in
     which equal tensors are stored once; `Artifact.save_onnx` makes a self-contained file of one.
 
     `calls` are concrete functions by endpoint, as from `trace`; `step` is told what is converted
-    next. Returns a dict for the manifest: opset, and for each endpoint its file and the names that
+    next; `properties` are strings by name that each file tells of itself, beside its endpoint.
+    Returns a dict for the manifest: opset, and for each endpoint its file and the names that
     its inputs and outputs have there.
     """
     folder = pathlib.Path(folder) / FOLDER
@@ -50,6 +51,7 @@ def write(folder, calls, endpoints, opset, step):
     for name, endpoint in endpoints.items():
         step(f"converting to ONNX: {name}")
         models[name] = _convert(name, calls[name], endpoint, opset)
+        onnx.helper.set_model_props(models[name], {**properties, "endpoint": name})
     if len(models) > 1:
         _share_weights(models.values(), folder / WEIGHTS)
     signatures = {}

@@ -46,14 +46,17 @@ def threefry2x32(key, counter):
 
 
 @functools.cache
-def _cipher():
-    """`threefry2x32`, on TensorFlow as a function that graphs call: its 140 operations are the
-    most of what a small model's graph holds, and each is slow to write down."""
+def _in_graphs(function):
+    """A function, on TensorFlow as one that graphs call: they hold it once.
+
+    The 140 operations of the cipher are the most of what a small model's graph holds, and each is
+    slow to write down; the table of quantiles is the most of its bytes.
+    """
     if keras.backend.backend() != "tensorflow":
-        return threefry2x32
+        return function
     import tensorflow as tf
 
-    return tf.function(threefry2x32, autograph=False, reduce_retracing=True)
+    return tf.function(function, autograph=False, reduce_retracing=True)
 
 
 def bits(seeds, shape, stream=0):
@@ -76,7 +79,7 @@ def bits(seeds, shape, stream=0):
         stream = np.uint32(stream % 2**32)
     key = (ops.expand_dims(ops.cast(seeds, "uint32"), 1), stream)
     counter = (np.arange(half, dtype="uint32")[None], np.zeros((1, half), "uint32"))
-    words = ops.concatenate(_cipher()(key, counter), axis=1)[:, :size]
+    words = ops.concatenate(_in_graphs(threefry2x32)(key, counter), axis=1)[:, :size]
     return ops.reshape(words, (-1, *shape))
 
 
@@ -124,7 +127,7 @@ def normal(seeds, shape, stream=0):
     words = bits(seeds, shape, stream)
     high = ops.cast(ops.right_shift(words, np.uint32(16)), "int32")
     low = ops.cast(ops.right_shift(ops.left_shift(words, np.uint32(16)), np.uint32(16)), "int32")
-    table = _half_normal_quantiles()
+    table = _in_graphs(_quantiles)()
     return ops.take(table, high) + ops.take(table, low)
 
 
@@ -202,6 +205,10 @@ def _half_normal_quantiles():
     inverse = statistics.NormalDist().inv_cdf
     quantiles = np.array([inverse((i + 0.5) / 65536) for i in range(65536)])
     return (quantiles / quantiles.std() * math.sqrt(0.5)).astype("float32")
+
+
+def _quantiles():
+    return ops.convert_to_tensor(_half_normal_quantiles())
 
 
 _LOG_CELLS = 4096

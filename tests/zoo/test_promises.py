@@ -326,6 +326,7 @@ def test_onnx_loads_from_memory_and_through_links(case, tmp_path, tensorflow_onl
     folder = case.artifact.path / "onnx"
     for name in case.artifact.endpoints:
         model = onnx.load(folder / f"{name}.onnx", load_external_data=False)
+        assert b"__inference" not in model.SerializeToString()
         for graph in inner(model.graph):
             for tensor in graph.initializer:
                 assert tensor.data_location != onnx.TensorProto.EXTERNAL, (name, tensor.name)
@@ -343,6 +344,47 @@ def test_onnx_loads_from_memory_and_through_links(case, tmp_path, tensorflow_onl
         onnxruntime.InferenceSession(links / "generate.onnx"),
     ):
         assert close(session.run(["image"], inputs)[0], results["generate"]["image"])
+
+
+def test_what_is_no_batch_in_range(case, tensorflow_only):
+    """An empty batch, unequal ones, and values out of range: in every model as in tests/export."""
+    for name, endpoint in case.artifact.endpoints.items():
+        session = case.artifact.onnx_session(name)
+        names = case.artifact.manifest["formats"]["onnx"]["signatures"][name]["inputs"]
+
+        def run(size, session=session, names=names, inputs=endpoint["inputs"], **sizes):
+            arrays = {
+                names[key]: np.zeros((sizes.get(key, size), *spec["shape"][1:]), spec["dtype"])
+                for key, spec in inputs.items()
+            }
+            return session.run(None, arrays)
+
+        for result, (key, spec) in zip(run(0), endpoint["outputs"].items(), strict=True):
+            assert result.shape == (0, *spec["shape"][1:]), (name, key)
+        if len(endpoint["inputs"]) > 1:
+            for key in endpoint["inputs"]:
+                with pytest.raises(Exception, match="dimensions must match"):
+                    run(3, **{key: 1})
+    session = case.artifact.onnx_session()
+    last = case.model.num_classes and case.model.num_classes - 1
+    rows = {"seed": [[5, -7, 9, 9], [5, 0, 9, 9]], "label": [[-1, 1, 99, last], [0, 1, last, last]]}
+    names = [value.name for value in session.get_inputs()]
+    images, expected = (
+        session.run(["image"], {name: np.array(rows[name][side], "int32") for name in names})[0]
+        for side in (0, 1)
+    )
+    np.testing.assert_array_equal(images, expected)
+
+
+@pytest.mark.slow
+def test_runs_in_the_reference_implementation_of_onnx(case, tensorflow_only):
+    import onnx
+    import onnx.reference
+
+    results, inputs = run_endpoints(case)
+    model = onnx.load(case.artifact.path / "onnx" / "generate.onnx")
+    [images] = onnx.reference.ReferenceEvaluator(model).run(["image"], inputs)
+    assert close(images, results["generate"]["image"])
 
 
 @pytest.mark.slow
