@@ -27,7 +27,7 @@ _PARITY = 0x1BD11BDA  # the key schedule's constant for 32-bit words, as in Rand
 
 
 def _rotate_left(x, distance):
-    left = ops.left_shift(x, np.uint32(distance))
+    left = x * np.uint32(2**distance)  # a shift, which LiteRT has to the right alone
     return ops.bitwise_xor(left, ops.right_shift(x, np.uint32(32 - distance)))
 
 
@@ -94,7 +94,8 @@ def fold_in(seeds, data):
         int32 tensor `[B]`, in 0 to 2**31 - 1.
     """
     key = (ops.cast(seeds, "uint32"), np.uint32(0x6B67656E))  # apart from every other stream
-    word, _ = threefry2x32(key, (ops.cast(data, "uint32"), np.uint32(0)))
+    data = ops.cast(data, "uint32")
+    word, _ = threefry2x32(key, (data, ops.zeros_like(data)))
     return ops.cast(ops.right_shift(word, np.uint32(1)), "int32")
 
 
@@ -126,7 +127,7 @@ def normal(seeds, shape, stream=0):
     """
     words = bits(seeds, shape, stream)
     high = ops.cast(ops.right_shift(words, np.uint32(16)), "int32")
-    low = ops.cast(ops.right_shift(ops.left_shift(words, np.uint32(16)), np.uint32(16)), "int32")
+    low = ops.cast(ops.right_shift(words * np.uint32(2**16), np.uint32(16)), "int32")
     table = _in_graphs(_quantiles)()
     return ops.take(table, high) + ops.take(table, low)
 

@@ -376,6 +376,25 @@ def test_what_is_no_batch_in_range(case, tensorflow_only):
     np.testing.assert_array_equal(images, expected)
 
 
+CONVERTED_TO_LITERT = [("dcgan", 3), pytest.param(("vae", 3), marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("case", CONVERTED_TO_LITERT, indirect=True, ids=name_of, scope="module")
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+def test_the_sampler_converts_to_litert(case, tensorflow_only):
+    """The whole of it, noise included, with LiteRT's own operators and none of TensorFlow's."""
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(
+        str(case.artifact.path / "saved_model" / "1"), signature_keys=["generate"]
+    )
+    assert converter.target_spec.supported_ops == {tf.lite.OpsSet.TFLITE_BUILTINS}
+    interpreter = tf.lite.Interpreter(model_content=converter.convert())
+    results, inputs = run_endpoints(case)
+    image = interpreter.get_signature_runner("generate")(**inputs)["image"]
+    assert close(image, results["generate"]["image"])
+
+
 @pytest.mark.slow
 def test_runs_in_the_reference_implementation_of_onnx(case, tensorflow_only):
     import onnx
