@@ -36,6 +36,7 @@ def write_readme(folder, manifest):
         _saved_model(manifest),
         _onnx(manifest),
         _parity(manifest),
+        _RUNTIMES,
         _metadata(manifest),
         _versions(manifest),
         _LIMITS,
@@ -188,6 +189,17 @@ def _versions(manifest):
     return f"## Versions\n\nWritten {manifest['created']}.\n\n" + _table(
         ("package", "version"), rows
     )
+
+
+_RUNTIMES = """
+## Other runtimes
+
+What this artifact was proven in stands in the table above. kgen's own tests draw the same images,
+but for a grey level in a pixel of a hundred, with every model in onnxruntime-web (WebAssembly) and
+in `onnx.reference`, and with convolutional models converted to LiteRT. Do not use OpenVINO: it
+takes the unsigned integers of the random numbers for signed ones and draws other images, without
+an error.
+"""
 
 
 _LIMITS = """

@@ -96,7 +96,7 @@ def test_samples_and_model_card(artifact):
         assert image.mode == "RGB" and image.width > 8 * 12 and image.height > 8 * 8
     text = (artifact.path / "README.md").read_text()
     for wanted in ("# painter", "8x12", "3 classes", '"instances": [{"seed": 7, "label": 0}]',
-                   "image_bytes", "weights.bin", "`input_image`", "TensorFlow C API",
+                   "image_bytes", "weights.bin", "`input_image`", "TensorFlow C API", "OpenVINO",
                    keras.__version__):  # fmt: skip
         assert wanted in text
     assert str(artifact.path.parent) not in text
