@@ -155,6 +155,15 @@ def describe(path):
     return {"sha256": digest, "size": path.stat().st_size}
 
 
+def check_tensorflow_reads(path):
+    """Raises `ExportError` for a path where TensorFlow finds no SavedModel."""
+    if wrong := sorted(set("[\\") & set(str(path.absolute()))):
+        raise ExportError(
+            f"TensorFlow takes the path of a SavedModel for a pattern, and finds none under one "
+            f"with {' or '.join(wrong)}. Give a path without. Received: {path.absolute()}"
+        )
+
+
 def check_json(name, value):
     """Raises `ExportError` if `value` cannot stand in the manifest."""
     try:
@@ -163,6 +172,14 @@ def check_json(name, value):
         raise ExportError(
             f"{name} must be plain, finite data for JSON. Received: {error}"
         ) from error
+
+
+def model_hash(description, weights):
+    """sha256 of what a model is: its description as plain data, and its weights, arrays."""
+    digest = hashlib.sha256(_dumps(description))
+    for weight in weights:
+        digest.update(np.ascontiguousarray(weight).data)
+    return digest.hexdigest()
 
 
 def _manifest_hash(manifest):

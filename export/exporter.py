@@ -72,13 +72,17 @@ def export(
     _check_model(model)
     path = pathlib.Path(path)
     _check_path(path, overwrite)
+    if "saved_model" in formats:
+        artifact.check_tensorflow_reads(path)
 
     # From here on TensorFlow is needed.
+    import kgen
     from export import golden, model_card, onnx, parity, saved_model, tracing
     from export.progress import progress_bar
 
     model = _in_float32(model)
     endpoints = model.endpoints()
+    described = _describe_model(model, endpoints)
     # Keras numbers its own names (vae_1), so they depend on what was built before.
     name = name or path.absolute().name
     num_signatures = {
@@ -110,7 +114,14 @@ def export(
                 folder, calls, endpoints, name, batch_sizes, arrays
             )
         if "onnx" in formats:
-            sections["onnx"] = onnx.write(folder, calls, endpoints, opset, step)
+            sections["onnx"] = onnx.write(
+                folder,
+                calls,
+                endpoints,
+                opset,
+                step,
+                {"name": name, "model_sha256": described["sha256"], "kgen": kgen.__version__},
+            )
         figures += parity.prove(folder, sections, arrays, batch_sizes, step)
         step("samples and model card")
         manifest = {
@@ -118,7 +129,7 @@ def export(
             "format_version": artifact.FORMAT_VERSION,
             "name": name,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "model": _describe_model(model, endpoints),
+            "model": described,
             "versions": _versions(),
             "endpoints": {key: _describe_endpoint(e) for key, e in endpoints.items()},
             "batch_sizes": batch_sizes,
@@ -242,13 +253,14 @@ def _in_float32(model):
 
 
 def _describe_model(model, endpoints):
-    return {
+    description = {
         "class": type(model).__name__,
         "module": type(model).__module__,
         "config": model.get_config(),
         "image_shape": list(endpoints["generate"].outputs["image"].shape),
         "num_classes": getattr(model, "num_classes", None),
     }
+    return {**description, "sha256": artifact.model_hash(description, model.get_weights())}
 
 
 def _describe_endpoint(endpoint):

@@ -36,6 +36,7 @@ def write_readme(folder, manifest):
         _saved_model(manifest),
         _onnx(manifest),
         _parity(manifest),
+        _RUNTIMES,
         _metadata(manifest),
         _versions(manifest),
         _LIMITS,
@@ -190,10 +191,22 @@ def _versions(manifest):
     )
 
 
+_RUNTIMES = """
+## Other runtimes
+
+What this artifact was proven in stands in the table above. kgen's own tests draw the same images,
+but for a grey level in a pixel of a hundred, with every model in onnxruntime-web (WebAssembly) and
+in `onnx.reference`, and with convolutional models converted to LiteRT. Do not use OpenVINO: it
+takes the unsigned integers of the random numbers for signed ones and draws other images, without
+an error.
+"""
+
+
 _LIMITS = """
 ## Limits
 
-Inputs outside the ranges above are not checked in the graph. The proof ran on a CPU: a GPU
+A value outside of the ranges above counts as the nearest inside. Inputs of one call have the same
+batch size, or it is an error; a batch of none gives none. The proof ran on a CPU: a GPU
 or another accelerator may round differently. The images are drawn from what the model has
 learnt and show its training data's gaps and biases.
 """

@@ -4,15 +4,18 @@ tf2onnx writes broken graphs and reports success, so nothing it gives is trusted
 logs as an error is raised, the graph is checked, and `export.parity` then runs it.
 """
 
+import collections
 import contextlib
 import hashlib
 import logging
+import math
 import pathlib
 
 import numpy as np
 import onnx
 import onnx.version_converter
 import tf2onnx
+import tf2onnx.onnx_opset.tensor
 import tf2onnx.optimizer.optimizer_base
 from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
 from tf2onnx.tf_utils import TF_SUBGRAPH_ATTRS
@@ -31,14 +34,15 @@ _SMALLEST_EXTERNAL = 1024
 _ALIGNMENT = 4096
 
 
-def write(folder, calls, endpoints, opset, step):
+def write(folder, calls, endpoints, opset, step, properties):
     """Writes `onnx/<endpoint>.onnx` into an artifact's folder.
 
     A single endpoint becomes one self-contained file. Several share `onnx/weights.bin`, in
     which equal tensors are stored once; `Artifact.save_onnx` makes a self-contained file of one.
 
     `calls` are concrete functions by endpoint, as from `trace`; `step` is told what is converted
-    next. Returns a dict for the manifest: opset, and for each endpoint its file and the names that
+    next; `properties` are strings by name that each file tells of itself, beside its endpoint.
+    Returns a dict for the manifest: opset, and for each endpoint its file and the names that
     its inputs and outputs have there.
     """
     folder = pathlib.Path(folder) / FOLDER
@@ -47,6 +51,7 @@ def write(folder, calls, endpoints, opset, step):
     for name, endpoint in endpoints.items():
         step(f"converting to ONNX: {name}")
         models[name] = _convert(name, calls[name], endpoint, opset)
+        onnx.helper.set_model_props(models[name], {**properties, "endpoint": name})
     if len(models) > 1:
         _share_weights(models.values(), folder / WEIGHTS)
     signatures = {}
@@ -75,6 +80,7 @@ def _convert(name, call, endpoint, opset):
     if opset != _TF2ONNX_OPSET:
         model = onnx.version_converter.convert_version(model, opset)
     _finish(model, name, endpoint)
+    _lift_weights(model.graph)
     return model
 
 
@@ -141,7 +147,10 @@ def _finish(model, name, endpoint):
     imports = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     del model.opset_import[:]
     model.opset_import.extend(imports)
-    graph.name = name
+    for number, subgraph in enumerate(_subgraphs(graph)):
+        # tf2onnx names them after TensorFlow's functions, which a process numbers.
+        subgraph.name = f"{name}_{number}" if number else name
+        subgraph.ClearField("doc_string")
     model.doc_string = endpoint.description
     model.producer_name = "kgen"
     model.producer_version = ""
@@ -163,28 +172,83 @@ def _nodes(graph):
     return [node for subgraph in _subgraphs(graph) for node in subgraph.node]
 
 
+def _is_large(tensor):
+    dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    return math.prod(tensor.dims) * dtype.itemsize >= _SMALLEST_EXTERNAL
+
+
+def _content(tensor):
+    """What tells tensors apart: type, shape and the data, as little-endian bytes."""
+    array = onnx.numpy_helper.to_array(tensor)
+    data = array.astype(array.dtype.newbyteorder("<")).tobytes()
+    return tensor.data_type, tuple(tensor.dims), data
+
+
+def _lift_weights(main):
+    """Moves the large tensors of loops and branches out to the main graph, equal ones once.
+
+    Not every runtime looks for external data inside of loops: onnxruntime-web does not, nor does
+    ONNX Runtime for a model in memory, or where the data is a symbolic link.
+    """
+    names = collections.Counter(name for graph in _subgraphs(main) for name in _defined(graph))
+    lifted = {}  # by content
+
+    def lift(tensor):
+        content = _content(tensor)
+        if content not in lifted:
+            lifted[content] = copied = onnx.TensorProto()
+            copied.CopyFrom(tensor)
+            if names[tensor.name] > 1:  # in the bodies of two loops
+                copied.name += f"_lifted_{len(lifted)}"
+        return lifted[content].name
+
+    def visit(graph, renamed):
+        large = {tensor.name: lift(tensor) for tensor in graph.initializer if _is_large(tensor)}
+        small = [tensor for tensor in graph.initializer if tensor.name not in large]
+        del graph.initializer[:]
+        graph.initializer.extend(small)
+        # A graph's own names hide those around it.
+        hidden = set(_defined(graph))
+        renamed = {name: new for name, new in renamed.items() if name not in hidden} | large
+        for node in graph.node:
+            for number, name in enumerate(node.input):
+                node.input[number] = renamed.get(name, name)
+            for attribute in node.attribute:
+                if attribute.type == onnx.AttributeProto.GRAPH:
+                    visit(attribute.g, renamed)
+        for value in graph.output:  # what a graph gives, it makes
+            if value.name in large:
+                graph.node.add(op_type="Identity", input=[large[value.name]], output=[value.name])
+
+    visit(main, {})
+    main.initializer.extend(lifted.values())
+
+
+def _defined(graph):
+    """Names that a graph gives to its tensors."""
+    yield from (value.name for value in graph.input)
+    yield from (tensor.name for tensor in graph.initializer)
+    yield from (output for node in graph.node for output in node.output)
+
+
 def _share_weights(models, path):
     """Moves the large tensors of all models into one file, each distinct content once."""
     offsets = {}
     with path.open("wb") as file:
         for model in models:
-            for graph in _subgraphs(model.graph):
-                for tensor in graph.initializer:
-                    array = onnx.numpy_helper.to_array(tensor)
-                    if array.nbytes < _SMALLEST_EXTERNAL:
-                        continue
-                    data = array.astype(array.dtype.newbyteorder("<")).tobytes()
-                    digest = hashlib.sha256(data).digest()
-                    if digest not in offsets:
-                        file.write(b"\0" * (-file.tell() % _ALIGNMENT))
-                        offsets[digest] = file.tell()
-                        file.write(data)
-                    tensor.raw_data = data  # set_external_data wants a tensor that has it
-                    onnx.external_data_helper.set_external_data(
-                        tensor, path.name, offset=offsets[digest], length=len(data)
-                    )
-                    for field in ("raw_data", "float_data", "int32_data", "int64_data"):
-                        tensor.ClearField(field)
+            for tensor in filter(_is_large, model.graph.initializer):
+                _, _, data = _content(tensor)
+                digest = hashlib.sha256(data).digest()
+                if digest not in offsets:
+                    file.write(b"\0" * (-file.tell() % _ALIGNMENT))
+                    offsets[digest] = file.tell()
+                    file.write(data)
+                tensor.raw_data = data  # set_external_data wants a tensor that has it
+                onnx.external_data_helper.set_external_data(
+                    tensor, path.name, offset=offsets[digest], length=len(data)
+                )
+                for field in ("raw_data", "float_data", "int32_data", "int64_data"):
+                    tensor.ClearField(field)
     if not offsets:
         path.unlink()
 
@@ -329,6 +393,55 @@ def _compose(build):
     return handler
 
 
+def _one_hot(ctx, node, name, args):
+    """With the depth as a scalar, where tf2onnx makes it a vector of one number."""
+    depth = node.input[1]
+    tf2onnx.onnx_opset.tensor.OneHot.any_version_after9(ctx.opset, ctx, node)
+    if node.type == "OneHot":
+        ctx.replace_input(node, node.input[1], depth, 1)
+
+
+def _reshape(ctx, node, name, args):
+    """To a constant shape, where all but one side of it are known."""
+    sides = _sides(ctx, node.input[1])
+    inferred = ctx.get_shape(node.output[0])
+    if inferred is not None:
+        sides = [max(pair) for pair in zip(sides or inferred, inferred, strict=True)]
+    if sides is not None and sides.count(-1) <= 1:
+        constant = ctx.make_const(tf2onnx.utils.make_name(name), np.array(sides, "int64"))
+        ctx.replace_input(node, node.input[1], constant.output[0], 1)
+    tf2onnx.onnx_opset.tensor.Reshape.version_5(ctx, node)
+
+
+def _sides(ctx, name):
+    """What is known of a shape that a graph computes: a list, with -1 for the sides that are not.
+
+    `None` where not even their number is known.
+    """
+    node, size = ctx.get_node_by_output(name), ctx.get_shape(name)
+    if node is not None:
+        if node.is_const():
+            return node.get_tensor_value(as_list=False).ravel().tolist()
+        if node.type == "Shape":
+            return ctx.get_shape(node.input[0])
+        if node.type in _OF_SHAPES:
+            inputs = [_sides(ctx, part) for part in node.input]
+            if None not in inputs:
+                return _OF_SHAPES[node.type](*inputs)
+    return None if size is None or -1 in size else [-1] * math.prod(size)
+
+
+# What operators make of shapes as lists, in which -1 is unknown.
+_OF_SHAPES = {
+    "Cast": lambda x: x,
+    "Squeeze": lambda x, *axes: x,
+    "Unsqueeze": lambda x, *axes: x,
+    "Concat": lambda *parts: [side for part in parts for side in part],
+    "Gather": lambda x, indices: [x[index] for index in indices],
+    "ReduceProd": lambda x, *axes: [-1 if -1 in x else math.prod(x)],
+}
+
+
 _HANDLERS = {
     # Exact GELU on TensorFlow 2.21.
     "Erfc": _compose(lambda op, constant, x: op("Sub", constant(1), op("Erf", x))),
@@ -336,4 +449,6 @@ _HANDLERS = {
     "Expm1": _compose(lambda op, constant, x: op("Sub", op("Exp", x), constant(1))),
     # tf2onnx has a handler, which makes six nodes for integers. Every look-up needs one.
     "SelectV2": _compose(lambda op, constant, *inputs: op("Where", *inputs)),
+    "OneHot": _one_hot,
+    "Reshape": _reshape,
 }

@@ -20,6 +20,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
+from export import artifact
 from export.errors import ExportError
 
 # The one place for them; the manifest repeats them. A float's limit grows with the largest
@@ -197,6 +198,7 @@ def _run_onnx(folder, section, golden, batch_sizes, step):
 
 
 def _run_saved_model(folder, section, golden, batch_sizes, step):
+    artifact.check_tensorflow_reads(pathlib.Path(folder))
     calls = [
         (signature, batch_size) for signature in section["signatures"] for batch_size in batch_sizes
     ]

@@ -21,6 +21,9 @@ def write(folder, calls, endpoints, name, batch_sizes, golden):
     `image` one that gives PNG, `image_bytes` for `generate` and `<endpoint>_image_bytes` for
     the others.
 
+    Beside them stand callables, for `tf.saved_model.load` and `keras.layers.TFSMLayer`, which give
+    a function one argument: `serve`, which is `generate`, and one by the name of each endpoint.
+
     `calls` are concrete functions by endpoint, one graph each, which its signatures call, so that
     its constants are stored once. The warmup requests take `name` for the model, and the golden
     inputs at each of `batch_sizes`. Returns a dict for the manifest: path, tags, and for each
@@ -39,10 +42,13 @@ def write(folder, calls, endpoints, name, batch_sizes, golden):
         traced[signature] = tracing.trace(call, key, endpoints[key], **options)
 
     # Only the weights that the signatures use: no optimizer, no discriminator.
-    module = tf.Module()
+    module = tf.train.Checkpoint()
     module.weights = list(
         {id(v): v for concrete in traced.values() for v in concrete.variables}.values()
     )
+    for key, endpoint in endpoints.items():
+        setattr(module, key, _callable(calls[key], key, endpoint))
+    module.serve = module.generate
     path = pathlib.Path(folder) / VERSION
     try:
         tf.saved_model.save(module, str(path), signatures=traced)
@@ -93,6 +99,21 @@ def _png(call):
         return {"image_bytes": tf.io.encode_png(call(*tensors)["image"])}
 
     return call_png
+
+
+def _callable(call, name, endpoint):
+    """The endpoint as a function of a dict of its inputs, or of its only one."""
+
+    def serve(inputs):
+        inputs = inputs if isinstance(inputs, dict) else dict.fromkeys(endpoint.inputs, inputs)
+        return call(*(inputs[key] for key in endpoint.inputs))
+
+    serve = tf.function(serve, autograph=False)
+    specs = dict(zip(endpoint.inputs, tracing.specs(endpoint), strict=True))
+    serve.get_concrete_function(specs)
+    if len(specs) == 1:
+        serve.get_concrete_function(*specs.values())
+    return serve
 
 
 def _rows(inputs, size):

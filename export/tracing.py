@@ -1,16 +1,30 @@
 """From an endpoint, a Python function, to a TensorFlow graph."""
 
+import math
+
+import numpy as np
 import tensorflow as tf
 
 from export.errors import ExportError
 
 
 def function(name, endpoint):
-    """`endpoint` as a function of positional tensors, in the order of its inputs, whose outputs are
-    checked against `endpoint.outputs` while it is traced.
+    """`endpoint` as a function of positional tensors, in the order of its inputs.
+
+    What models leave open is settled here, alike in every format: a value outside of its input's
+    range is taken as the nearest inside; inputs of unequal batch sizes are an error of the runtime;
+    and a batch of none gives none. The outputs are checked against `endpoint.outputs` while the
+    function is traced.
     """
 
     def call(*tensors):
+        size = tf.shape(tensors[0])[0]
+        # A row more, of zeros: of none, not every operator makes none.
+        tensors = [tf.pad(x, [[0, 1], *[[0, 0]] * (len(x.shape) - 1)]) for x in tensors]
+        tensors = [
+            _clipped(tensor[: tf.maximum(size, 1)], spec)
+            for tensor, spec in zip(_of_one_batch(tensors), endpoint.inputs.values(), strict=True)
+        ]
         outputs = endpoint.function(**dict(zip(endpoint.inputs, tensors, strict=True)))
         if not isinstance(outputs, dict) or set(outputs) != set(endpoint.outputs):
             received = sorted(outputs) if isinstance(outputs, dict) else type(outputs).__name__
@@ -19,11 +33,37 @@ def function(name, endpoint):
                 f"Received: {received}"
             )
         return {
-            key: _checked(f"Endpoint '{name}', output '{key}'", outputs[key], spec)
+            key: _checked(f"Endpoint '{name}', output '{key}'", outputs[key], spec)[:size]
             for key, spec in endpoint.outputs.items()
         }
 
     return call
+
+
+def _of_one_batch(tensors):
+    """The tensors, one of which now comes from a concatenation that refuses unequal batches."""
+    flat = [tf.reshape(tensor, (-1, math.prod(tensor.shape[1:]))) for tensor in tensors]
+    smallest = min(range(len(flat)), key=lambda number: flat[number].shape[1])
+    first = flat.pop(smallest)
+    if not flat:
+        return tensors
+    columns = [first, *(tf.cast(other[:, :1], first.dtype) for other in flat)]
+    joined = tf.concat(columns, axis=1)[:, : first.shape[1]]
+    tensors[smallest] = tf.reshape(joined, (-1, *tensors[smallest].shape[1:]))
+    return tensors
+
+
+def _clipped(tensor, spec):
+    """A tensor with every value inside of its range."""
+    dtype = tensor.dtype
+    limits = np.iinfo(dtype.as_numpy_dtype) if dtype.is_integer else np.finfo(dtype.as_numpy_dtype)
+    low = limits.min if spec.minimum is None else spec.minimum
+    high = limits.max if spec.maximum is None else spec.maximum
+    if (low, high) == (limits.min, limits.max):
+        return tensor
+    if dtype.size < 4:
+        tensor = tf.cast(tensor, "int32")  # not every runtime compares uint8
+    return tf.cast(tf.minimum(tf.maximum(tensor, low), high), dtype)
 
 
 def input_names(endpoint):
@@ -42,13 +82,9 @@ def trace(call, name, endpoint, names=None, **options):
     `names` are those of the inputs in the graph, their own by default; `options` are those of
     `tf.function`. Returns a concrete function.
     """
-    signature = [
-        tf.TensorSpec((None, *spec.shape), spec.dtype, name=names[key] if names else key)
-        for key, spec in endpoint.inputs.items()
-    ]
     # Autograph would rewrite Python that is already written for graphs.
     traced = tf.function(call, autograph=False, **options)
-    concrete = traced.get_concrete_function(*signature)
+    concrete = traced.get_concrete_function(*specs(endpoint, names))
     for captured in concrete.captured_inputs:
         if captured.dtype != tf.resource:
             raise ExportError(
@@ -57,6 +93,14 @@ def trace(call, name, endpoint, names=None, **options):
                 f"constant tables as NumPy arrays or as weights."
             )
     return concrete
+
+
+def specs(endpoint, names=None):
+    """A `tf.TensorSpec` for each input, in order, under its own name or its one of `names`."""
+    return [
+        tf.TensorSpec((None, *spec.shape), spec.dtype, name=names[key] if names else key)
+        for key, spec in endpoint.inputs.items()
+    ]
 
 
 def _checked(place, tensor, spec):

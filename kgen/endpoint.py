@@ -16,8 +16,9 @@ class TensorSpec:
         shape: Tuple of ints, the shape of one row, without the batch axis; `()` for a
             vector of scalars `[B]`.
         dtype: String: `"uint8"`, `"int32"` or `"float32"`.
-        minimum: Smallest valid value, or `None` for no limit.
-        maximum: Largest valid value (inclusive), or `None` for no limit.
+        minimum: Smallest valid value, or `None` for no limit; what is exported takes a smaller
+            input for it.
+        maximum: Largest valid value (inclusive), or `None` for no limit, likewise.
         description: One line for the manifest and the model card.
     """
 

@@ -507,6 +507,14 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
             )
         }
 
+    def export(self, filepath, *args, **kwargs):
+        """Refuses, and names what exports an image generator: it ships nothing without proof."""
+        raise ValueError(
+            f"Keras's export knows one call of a model, and not its sampler. Use export.export("
+            f"model, {str(filepath)!r}) after `import export`, or the command `kgen export`: they "
+            "write every endpoint as a SavedModel and as ONNX, and prove them."
+        )
+
     def endpoint(
         self, function, description, outputs=None, *, seeded=True, labelled=True, **inputs
     ):

@@ -27,7 +27,7 @@ _PARITY = 0x1BD11BDA  # the key schedule's constant for 32-bit words, as in Rand
 
 
 def _rotate_left(x, distance):
-    left = ops.left_shift(x, np.uint32(distance))
+    left = x * np.uint32(2**distance)  # a shift, which LiteRT has to the right alone
     return ops.bitwise_xor(left, ops.right_shift(x, np.uint32(32 - distance)))
 
 
@@ -46,14 +46,17 @@ def threefry2x32(key, counter):
 
 
 @functools.cache
-def _cipher():
-    """`threefry2x32`, on TensorFlow as a function that graphs call: its 140 operations are the
-    most of what a small model's graph holds, and each is slow to write down."""
+def _in_graphs(function):
+    """A function, on TensorFlow as one that graphs call: they hold it once.
+
+    The 140 operations of the cipher are the most of what a small model's graph holds, and each is
+    slow to write down; the table of quantiles is the most of its bytes.
+    """
     if keras.backend.backend() != "tensorflow":
-        return threefry2x32
+        return function
     import tensorflow as tf
 
-    return tf.function(threefry2x32, autograph=False, reduce_retracing=True)
+    return tf.function(function, autograph=False, reduce_retracing=True)
 
 
 def bits(seeds, shape, stream=0):
@@ -76,7 +79,7 @@ def bits(seeds, shape, stream=0):
         stream = np.uint32(stream % 2**32)
     key = (ops.expand_dims(ops.cast(seeds, "uint32"), 1), stream)
     counter = (np.arange(half, dtype="uint32")[None], np.zeros((1, half), "uint32"))
-    words = ops.concatenate(_cipher()(key, counter), axis=1)[:, :size]
+    words = ops.concatenate(_in_graphs(threefry2x32)(key, counter), axis=1)[:, :size]
     return ops.reshape(words, (-1, *shape))
 
 
@@ -91,7 +94,8 @@ def fold_in(seeds, data):
         int32 tensor `[B]`, in 0 to 2**31 - 1.
     """
     key = (ops.cast(seeds, "uint32"), np.uint32(0x6B67656E))  # apart from every other stream
-    word, _ = threefry2x32(key, (ops.cast(data, "uint32"), np.uint32(0)))
+    data = ops.cast(data, "uint32")
+    word, _ = threefry2x32(key, (data, ops.zeros_like(data)))
     return ops.cast(ops.right_shift(word, np.uint32(1)), "int32")
 
 
@@ -123,8 +127,8 @@ def normal(seeds, shape, stream=0):
     """
     words = bits(seeds, shape, stream)
     high = ops.cast(ops.right_shift(words, np.uint32(16)), "int32")
-    low = ops.cast(ops.right_shift(ops.left_shift(words, np.uint32(16)), np.uint32(16)), "int32")
-    table = _half_normal_quantiles()
+    low = ops.cast(ops.right_shift(words * np.uint32(2**16), np.uint32(16)), "int32")
+    table = _in_graphs(_quantiles)()
     return ops.take(table, high) + ops.take(table, low)
 
 
@@ -202,6 +206,10 @@ def _half_normal_quantiles():
     inverse = statistics.NormalDist().inv_cdf
     quantiles = np.array([inverse((i + 0.5) / 65536) for i in range(65536)])
     return (quantiles / quantiles.std() * math.sqrt(0.5)).astype("float32")
+
+
+def _quantiles():
+    return ops.convert_to_tensor(_half_normal_quantiles())
 
 
 _LOG_CELLS = 4096

@@ -19,6 +19,7 @@ import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -184,6 +185,54 @@ def on_jax():
             return printed
 
         yield run
+
+
+NODE = """
+const fs = require("fs"), readline = require("readline"), ort = require("onnxruntime-web");
+ort.env.wasm.numThreads = 1;
+async function run({ folder, inputs, out }) {
+  const weights = { path: "weights.bin", data: fs.readFileSync(`${folder}/weights.bin`) };
+  const model = fs.readFileSync(`${folder}/generate.onnx`);
+  const session = await ort.InferenceSession.create(model, { externalData: [weights] });
+  const feeds = {};
+  for (const [name, values] of Object.entries(inputs))
+    feeds[name] = new ort.Tensor("int32", Int32Array.from(values), [values.length]);
+  const { image } = await session.run(feeds);
+  fs.writeFileSync(out, image.data);
+  await session.release();
+}
+(async () => {
+  for await (const line of readline.createInterface({ input: process.stdin }))
+    console.log(JSON.stringify(await run(JSON.parse(line)).then(() => null, String)));
+})();
+"""
+
+
+@pytest.fixture(scope="session")
+def on_node():
+    """Draws with onnxruntime-web, in one process of Node.js for all that ask.
+
+    `on_node(folder=..., inputs=..., out=...)` runs `generate.onnx` of a folder with lists of
+    int32 by name, and writes the pixels to the file `out`. `npm install onnxruntime-web`, and
+    where it went in `NODE_PATH`, are up to the caller; without them the test is skipped.
+    """
+    if not shutil.which("node"):
+        pytest.skip("needs Node.js")
+    if subprocess.run(
+        ["node", "-e", 'require.resolve("onnxruntime-web")'], capture_output=True
+    ).returncode:
+        pytest.skip("needs the npm package onnxruntime-web in a folder of NODE_PATH")
+    with subprocess.Popen(
+        ["node", "-e", NODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+
+        def run(**job):
+            print(json.dumps(job, default=str), file=process.stdin, flush=True)
+            error = json.loads(process.stdout.readline())
+            assert error is None, error
+
+        yield run
+        process.stdin.close()
 
 
 # Trained models --------------------------------------------------------------------------

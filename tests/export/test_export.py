@@ -96,7 +96,7 @@ def test_samples_and_model_card(artifact):
         assert image.mode == "RGB" and image.width > 8 * 12 and image.height > 8 * 8
     text = (artifact.path / "README.md").read_text()
     for wanted in ("# painter", "8x12", "3 classes", '"instances": [{"seed": 7, "label": 0}]',
-                   "image_bytes", "weights.bin", "`input_image`", "TensorFlow C API",
+                   "image_bytes", "weights.bin", "`input_image`", "TensorFlow C API", "OpenVINO",
                    keras.__version__):  # fmt: skip
         assert wanted in text
     assert str(artifact.path.parent) not in text
@@ -117,6 +117,24 @@ def test_readme_code_runs(artifact, monkeypatch):
     scope = {}
     exec(code, scope)
     assert scope["image"].shape == (1, 8, 12, 3)
+
+
+def test_a_path_that_tensorflow_takes_for_a_pattern(one_endpoint, tmp_path):
+    def image(seed):
+        return {"image": ops.cast(kgen.random.uniform(seed, (2, 2, 1)) * 256, "uint8")}
+
+    with pytest.raises(ValueError, match=r"finds none under one with \["):
+        export.export(one_endpoint(image), tmp_path / "a [1]" / "b", progress=False)
+    assert not any(tmp_path.iterdir())
+    made = export.export(one_endpoint(image), tmp_path / "a [1]", ("onnx",), progress=False)
+    assert export.verify(made.path, progress=False).parity
+
+
+def test_keras_export_names_ours(tmp_path):
+    model = kgen.models.VAE(**kgen.models.VAE.presets["vae_tiny"])
+    with pytest.raises(ValueError, match=r"export\.export"):
+        model.export(tmp_path / "vae")
+    assert not any(tmp_path.iterdir())
 
 
 def test_one_format(one_endpoint, tmp_path):

@@ -7,11 +7,13 @@ import itertools
 import keras
 import numpy as np
 import onnx
+import onnx.reference
 import onnxruntime
 import pytest
 from keras import ops
 
 import export
+import kgen
 from kgen.endpoint import Endpoint, TensorSpec
 
 
@@ -61,6 +63,28 @@ def test_weights_are_stored_once(artifact):
     ends = sorted((start, start + length) for start, length in places)
     assert all(end <= start for (_, end), (start, _) in itertools.pairwise(ends))
     assert all(start % 4096 == 0 for start, _ in ends) and ends[-1][1] == len(data)
+
+
+def test_a_file_says_whose_it_is(artifact, model, tmp_path):
+    path = tmp_path / "one.onnx"
+    artifact.save_onnx("encode", path)
+    for file in (path, artifact.path / "onnx/generate.onnx"):
+        loaded = onnx.load(file, load_external_data=False)
+        assert {entry.key: entry.value for entry in loaded.metadata_props} == {
+            "name": "painter",
+            "kgen": kgen.__version__,
+            "model_sha256": artifact.manifest["model"]["sha256"],
+            "endpoint": loaded.graph.name,
+        }
+        assert b"__inference" not in file.read_bytes()  # names of TensorFlow's, which it numbers
+
+
+def test_runs_in_the_reference_implementation(artifact, requests):
+    """ONNX's own, in Python, which takes the standard by the letter."""
+    file = artifact.path / "onnx/generate.onnx"
+    [images] = onnx.reference.ReferenceEvaluator(onnx.load(file)).run(["image"], requests)
+    expected = artifact.onnx_session().run(["image"], requests)[0].astype("int32")
+    assert np.abs(images - expected).max() <= 1
 
 
 def test_any_batch_size(artifact, model, requests):

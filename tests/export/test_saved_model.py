@@ -2,12 +2,14 @@
 
 import io
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from google.protobuf import empty_pb2, unknown_fields
 from PIL import Image
 from tensorflow.core.framework import tensor_pb2
+from tensorflow.core.protobuf import saved_model_pb2
 
 from export import parity
 
@@ -34,6 +36,77 @@ def test_loads_in_tensorflow(loaded, model, requests):
         with Image.open(io.BytesIO(string)) as png:
             assert png.format == "PNG"
             assert np.abs(np.asarray(png).astype("int32") - image).max() <= 1
+
+
+def test_callables_take_one_argument(artifact, loaded, model, requests):
+    """As Keras's layer for SavedModels calls them, which gives a signature no two inputs."""
+    folder = str(artifact.path / "saved_model/1")
+    expected = np.asarray(model.generate(**requests)["image"]).astype("int32")
+    inputs = {
+        name: keras.Input((), dtype="int32", name=name) for name in ("label", "seed")
+    }  # in another order than the endpoint's
+    drawn = keras.Model(inputs, keras.layers.TFSMLayer(folder)(inputs))(requests)
+    assert np.abs(np.asarray(drawn["image"]).astype("int32") - expected).max() <= 1
+    for inputs in (expected.astype("uint8"), {"image": expected.astype("uint8")}):
+        mean = keras.layers.TFSMLayer(folder, call_endpoint="encode")(inputs)["mean"]
+        np.testing.assert_allclose(mean, model.encode(expected)["mean"], atol=1e-5)
+    assert {"serve", *artifact.endpoints} <= set(dir(loaded))
+
+
+def test_the_table_of_quantiles_is_stored_once(artifact):
+    proto = saved_model_pb2.SavedModel()
+    proto.ParseFromString((artifact.path / "saved_model/1/saved_model.pb").read_bytes())
+    graph = proto.meta_graphs[0].graph_def
+    nodes = [*graph.node, *(node for f in graph.library.function for node in f.node_def)]
+    assert sum(node.op == "Const" and node.ByteSize() > 4 * 65536 for node in nodes) == 1
+
+
+def run_all(artifact, loaded, endpoint, inputs):
+    """What each format makes of inputs of an endpoint with an image; an error is `None`."""
+    description = artifact.manifest["formats"]["onnx"]["signatures"][endpoint]
+    named = {description["inputs"][key]: array for key, array in inputs.items()}
+    tensors = {key: tf.constant(array) for key, array in inputs.items()}
+    calls = {"onnx": lambda: artifact.onnx_session(endpoint).run(["image"], named)[0]}
+    for name, signature in artifact.manifest["formats"]["saved_model"]["signatures"].items():
+        if signature["endpoint"] == endpoint:
+            key = "image_bytes" if signature.get("png") else "image"
+            calls[name] = lambda s=loaded.signatures[name], k=key: s(**tensors)[k].numpy()
+    results = {}
+    for name, call in calls.items():
+        try:
+            results[name] = call()
+        except Exception:  # every runtime has errors of its own
+            results[name] = None
+    return results
+
+
+@pytest.mark.parametrize("sizes", [(2, 3), (1, 8), (8, 1), (1, 0), (0, 1)])
+def test_unequal_batches_are_an_error(artifact, loaded, sizes):
+    seed, label = (np.zeros(size, "int32") for size in sizes)
+    results = run_all(artifact, loaded, "generate", {"seed": seed, "label": label})
+    assert list(results) == ["onnx", "serving_default", "generate", "image_bytes", "generate_xla"]
+    assert set(results.values()) == {None}
+
+
+@pytest.mark.parametrize("endpoint", ["generate", "decode", "reconstruct"])
+def test_a_batch_of_none_gives_none(artifact, loaded, endpoint):
+    inputs = {
+        key: np.zeros((0, *spec["shape"][1:]), spec["dtype"])
+        for key, spec in artifact.endpoints[endpoint]["inputs"].items()
+    }
+    for name, images in run_all(artifact, loaded, endpoint, inputs).items():
+        assert images.shape == ((0,) if "bytes" in name else (0, 8, 12, 3)), name
+
+
+def test_out_of_range_is_the_nearest_inside(artifact, loaded):
+    def run(seed, label):
+        inputs = {"seed": np.array(seed, "int32"), "label": np.array(label, "int32")}
+        return run_all(artifact, loaded, "generate", inputs)
+
+    found = run([3, -5, -(2**31), 4, 2**31 - 1], [-1, 0, 1, 3, 2**31 - 1])
+    expected = run([3, 0, 0, 4, 2**31 - 1], [0, 0, 1, 2, 2])
+    for name, images in expected.items():
+        np.testing.assert_array_equal(found[name], images, err_msg=name)
 
 
 def test_xla_signature_is_compiled_by_xla(loaded):

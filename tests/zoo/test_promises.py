@@ -1,6 +1,7 @@
 """The promises that every model of the zoo keeps; a new model is held to them by its preset."""
 
 import inspect
+import shutil
 
 import keras
 import numpy as np
@@ -298,3 +299,122 @@ def test_the_same_seed_on_every_runtime_at_batch_64(case, on_jax, tensorflow_onl
             )
     for runtime, images in results.items():
         assert close(images, expected), runtime
+
+
+def linked(folder, target):
+    """A copy of a folder of files as hub caches and mounted volumes have it: of symbolic links."""
+    (target / "blobs").mkdir(parents=True)
+    (target / "files").mkdir()
+    for number, path in enumerate(sorted(folder.iterdir())):
+        shutil.copy(path, target / "blobs" / str(number))
+        (target / "files" / path.name).symlink_to(f"../blobs/{number}")
+    return target / "files"
+
+
+def test_onnx_loads_from_memory_and_through_links(case, tmp_path, tensorflow_only):
+    """No weights lie inside of loops, where not every runtime looks for their file."""
+    import onnx
+    import onnxruntime
+
+    def inner(graph):
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.HasField("g"):
+                    yield attribute.g
+                    yield from inner(attribute.g)
+
+    folder = case.artifact.path / "onnx"
+    for name in case.artifact.endpoints:
+        model = onnx.load(folder / f"{name}.onnx", load_external_data=False)
+        assert b"__inference" not in model.SerializeToString()
+        for graph in inner(model.graph):
+            for tensor in graph.initializer:
+                assert tensor.data_location != onnx.TensorProto.EXTERNAL, (name, tensor.name)
+
+    results, inputs = run_endpoints(case)
+    options = onnxruntime.SessionOptions()
+    weights = (folder / "weights.bin").read_bytes()
+    options.add_external_initializers_from_files_in_memory(
+        ["weights.bin"], [weights], [len(weights)]
+    )
+    model = (folder / "generate.onnx").read_bytes()
+    links = linked(folder, tmp_path)
+    for session in (
+        onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]),
+        onnxruntime.InferenceSession(links / "generate.onnx"),
+    ):
+        assert close(session.run(["image"], inputs)[0], results["generate"]["image"])
+
+
+def test_what_is_no_batch_in_range(case, tensorflow_only):
+    """An empty batch, unequal ones, and values out of range: in every model as in tests/export."""
+    for name, endpoint in case.artifact.endpoints.items():
+        session = case.artifact.onnx_session(name)
+        names = case.artifact.manifest["formats"]["onnx"]["signatures"][name]["inputs"]
+
+        def run(size, session=session, names=names, inputs=endpoint["inputs"], **sizes):
+            arrays = {
+                names[key]: np.zeros((sizes.get(key, size), *spec["shape"][1:]), spec["dtype"])
+                for key, spec in inputs.items()
+            }
+            return session.run(None, arrays)
+
+        for result, (key, spec) in zip(run(0), endpoint["outputs"].items(), strict=True):
+            assert result.shape == (0, *spec["shape"][1:]), (name, key)
+        if len(endpoint["inputs"]) > 1:
+            for key in endpoint["inputs"]:
+                with pytest.raises(Exception, match="dimensions must match"):
+                    run(3, **{key: 1})
+    session = case.artifact.onnx_session()
+    last = case.model.num_classes and case.model.num_classes - 1
+    rows = {"seed": [[5, -7, 9, 9], [5, 0, 9, 9]], "label": [[-1, 1, 99, last], [0, 1, last, last]]}
+    names = [value.name for value in session.get_inputs()]
+    images, expected = (
+        session.run(["image"], {name: np.array(rows[name][side], "int32") for name in names})[0]
+        for side in (0, 1)
+    )
+    np.testing.assert_array_equal(images, expected)
+
+
+CONVERTED_TO_LITERT = [("dcgan", 3), pytest.param(("vae", 3), marks=pytest.mark.slow)]
+
+
+@pytest.mark.parametrize("case", CONVERTED_TO_LITERT, indirect=True, ids=name_of, scope="module")
+@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+def test_the_sampler_converts_to_litert(case, tensorflow_only):
+    """The whole of it, noise included, with LiteRT's own operators and none of TensorFlow's."""
+    import tensorflow as tf
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(
+        str(case.artifact.path / "saved_model" / "1"), signature_keys=["generate"]
+    )
+    assert converter.target_spec.supported_ops == {tf.lite.OpsSet.TFLITE_BUILTINS}
+    interpreter = tf.lite.Interpreter(model_content=converter.convert())
+    results, inputs = run_endpoints(case)
+    image = interpreter.get_signature_runner("generate")(**inputs)["image"]
+    assert close(image, results["generate"]["image"])
+
+
+@pytest.mark.slow
+def test_runs_in_the_reference_implementation_of_onnx(case, tensorflow_only):
+    import onnx
+    import onnx.reference
+
+    results, inputs = run_endpoints(case)
+    model = onnx.load(case.artifact.path / "onnx" / "generate.onnx")
+    [images] = onnx.reference.ReferenceEvaluator(model).run(["image"], inputs)
+    assert close(images, results["generate"]["image"])
+
+
+@pytest.mark.slow
+def test_the_same_pixels_in_onnxruntime_web(case, on_node, tmp_path, tensorflow_only):
+    """In WebAssembly, as a browser runs it, with the weights given from memory."""
+    results, inputs = run_endpoints(case)
+    on_node(
+        folder=case.artifact.path / "onnx",
+        inputs={name: array.tolist() for name, array in inputs.items()},
+        out=tmp_path / "image",
+    )
+    image = np.frombuffer((tmp_path / "image").read_bytes(), "uint8")
+    expected = results["generate"]["image"]
+    assert close(image.reshape(expected.shape), expected)
