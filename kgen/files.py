@@ -96,7 +96,8 @@ def naming(path):
         if getattr(error, "filename", None) is not None or not is_disk_full(error):
             raise
         number = getattr(error, "errno", None)
-        number = number if number in _FULL else errno.ENOSPC
+        if number not in _FULL:
+            number = errno.EFBIG if "too large" in str(error) else errno.ENOSPC
         raise OSError(number, os.strerror(number), str(path)) from error
 
 

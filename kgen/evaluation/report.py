@@ -22,6 +22,10 @@ from kgen.evaluation.metrics import nearest_neighbours
 from kgen.evaluation.reference import Reference
 
 
+#: The slugs of all pictures that there may be.
+PICTURES = ("samples", "classes", "neighbours", "reconstructions", "interpolation")
+
+
 def _in_its_folder(function):
     """Has `evaluate` write into a temporary folder, whose files take their places all together, so
     that new pictures never stand beside old figures.
@@ -49,7 +53,7 @@ def _check_folder(folder):
         raise FileExistsError(f"{folder} is a file; choose a folder for the evaluation.")
     files.complete(folder, "evaluation")
     names = ["evaluation.json", "report.html"]
-    names += [f"report/{path.name}" for path in sorted(folder.glob("report/*.png"))]
+    names += [f"report/{slug}.png" for slug in PICTURES]
     own = {*page.written(folder), *files.written(folder)}
     others = [name for name in names if name not in own and os.path.lexists(folder / name)]
     if others:
