@@ -39,12 +39,12 @@ def replacing(path):
     >>> with replacing("metrics.csv") as temporary:
     ...     temporary.write_text("epoch,loss")
     """
-    path = target(path)
+    given, path = path, target(path)
     temporary, lock = traces(path)
-    with naming(path):
+    with naming(given):
         path.parent.mkdir(parents=True, exist_ok=True)
         record(path)
-        with locked(lock, path, _WAIT):
+        with locked(lock, given, _WAIT):
             try:
                 temporary.unlink(missing_ok=True)
                 yield temporary
@@ -93,7 +93,8 @@ def naming(path):
     try:
         yield
     except Exception as error:
-        if getattr(error, "filename", None) is not None or not is_disk_full(error):
+        named = getattr(error, "filename", None)
+        if not is_disk_full(error) or (named is not None and ".kgen" not in str(named)):
             raise
         number = getattr(error, "errno", None)
         if number not in _FULL:
@@ -128,12 +129,12 @@ def new_folder(path, overwrite=False):
     What stands at `path` must be an empty folder or nothing, unless `overwrite`; then it is
     removed in the end. `BlockingIOError` where another process writes `path`.
     """
-    path = pathlib.Path(os.path.realpath(path))
+    given, path = path, pathlib.Path(os.path.realpath(path))
     missing = [parent for parent in path.parents if not parent.exists()]
     new, old = _beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with naming(path), locked(lock_of(path), path):
+        with naming(given), locked(lock_of(path), given):
             _recover(path)
             try:
                 new.mkdir()
@@ -179,12 +180,12 @@ def together(folder, name):
     that is killed while it moves them leaves the rest to the next one, or to `complete`.
     `BlockingIOError` where another process writes what is called `name` there.
     """
-    folder = pathlib.Path(os.path.realpath(folder))
+    given, folder = folder, pathlib.Path(os.path.realpath(folder))
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     new, done = _inside(folder, name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with naming(folder), recorded(folder), locked(lock_in(folder, name), folder):
+        with naming(given), recorded(folder), locked(lock_in(folder, name), given):
             _complete(folder, name)
             try:
                 new.mkdir()
@@ -291,7 +292,7 @@ class _Recorder:
         if not path.is_relative_to(self.folder):
             return
         name = path.relative_to(self.folder).as_posix()
-        if name not in self.known and name != FILES:
+        if name not in self.known and name != FILES and ".kgen-" not in name:
             # On a line of its own, also after one that a full disk has cut off.
             with naming(self.folder / FILES), open(self.folder / FILES, "ab", buffering=0) as file:
                 file.write(f"\n{name}".encode())

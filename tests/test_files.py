@@ -224,12 +224,13 @@ def test_only_what_was_written_is_removed(tmp_path):
     (folder / "samples").mkdir(parents=True)
     for path in (folder / files.FILES, folder / "samples/mine.png", folder / "mine.txt", outside):
         path.touch()
-    with files.recorded(folder):
+    with files.recorded(folder), files.together(folder, "evaluation") as new:
+        files.write_text(new / "page.html", "")
         for name in ("a.txt", "samples/1.png", "logs/train/1", "a.txt"):
             files.write_text(folder / name, "")
         files.write_text(outside, "")
     files.write_text(folder / "unlisted.txt", "")
-    assert files.written(folder) == ["a.txt", "samples/1.png", "logs/train/1"]
+    assert files.written(folder) == ["a.txt", "samples/1.png", "logs/train/1", "page.html"]
     with open(folder / files.FILES, "a") as file:
         file.write(f"\n../outside.txt\n{outside}\nsamples\nnowhere.txt\n")
     files.remove_written(folder)

@@ -21,7 +21,6 @@ from kgen.evaluation.interpolation import interpolate
 from kgen.evaluation.metrics import nearest_neighbours
 from kgen.evaluation.reference import Reference
 
-
 #: The slugs of all pictures that there may be.
 PICTURES = ("samples", "classes", "neighbours", "reconstructions", "interpolation")
 

@@ -162,7 +162,12 @@ class Run:
         except BlockingIOError as error:
             raise RunError(str(error)) from error
         files.write_text(self.path / files.FILES, "run.json\n")
-        self._write(info)
+        try:
+            self._write(info)
+        except BaseException:  # such as a full disk
+            if not self.exists:
+                (self.path / files.FILES).unlink(missing_ok=True)
+            raise
 
     def _write(self, info):
         files.write_text(self.path / "run.json", json.dumps(info, indent=2) + "\n")
