@@ -88,7 +88,10 @@ class Artifact:
         """Writes one endpoint, by its name, as a single ONNX file with its weights inside."""
         import onnx
 
-        onnx.save(onnx.load(str(self._onnx_file(endpoint))), str(path))
+        from kgen.files import replacing  # here, for `verify` does without kgen
+
+        with replacing(path) as temporary:
+            onnx.save(onnx.load(str(self._onnx_file(endpoint))), str(temporary))
 
     def _onnx_file(self, endpoint):
         signatures = self.manifest["formats"].get("onnx", {}).get("signatures", {})
@@ -146,6 +149,13 @@ def files(folder):
     folder = pathlib.Path(folder)
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     return sorted(name for name in names if name != MANIFEST)
+
+
+def others(found):
+    """Sorted names of what lies in an artifact's folder beside its own files."""
+    own = {MANIFEST, *found.manifest["files"]}
+    paths = (path for path in found.path.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted({path.relative_to(found.path).as_posix() for path in paths} - own)
 
 
 def describe(path):

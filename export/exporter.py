@@ -6,11 +6,10 @@ import difflib
 import importlib.metadata
 import pathlib
 import platform
-import shutil
-import uuid
 
 from export import artifact
-from export.errors import ExportError
+from export.errors import ExportError, VerificationError
+from kgen import files
 
 FORMATS = ("saved_model", "onnx")
 OPSETS = range(18, 24)
@@ -46,7 +45,8 @@ def export(
         batch_sizes: Two or more ints: batch sizes to prove, and to warm up in TF Serving.
         name: String for the manifest, the model card and TF Serving; the folder's name by default.
         metadata: Dict for the manifest, such as `{"data": ..., "scores": ...}`.
-        overwrite: Bool, replace an artifact that is already there.
+        overwrite: Bool, replace an artifact that is already there, unless other files are in its
+            folder.
         progress: Bool, show a progress bar.
         seed: Int, from which the golden inputs are drawn.
 
@@ -55,7 +55,8 @@ def export(
 
     Raises:
         ValueError: An argument is not what it should be.
-        FileExistsError: `path` is not empty and `overwrite` is not set.
+        FileExistsError: `path` is not empty and `overwrite` is not set, or holds other files.
+        BlockingIOError: Another process exports to `path`.
         ExportError: The model does not convert, or an output differs from Keras.
 
     Example:
@@ -97,7 +98,7 @@ def export(
 
     with (
         progress_bar("Exporting", num_steps, progress) as step,
-        _staged(path) as folder,
+        _staged(path, overwrite) as folder,
     ):
         step("Keras: golden outputs")
         reference = golden.Reference(endpoints)
@@ -189,6 +190,7 @@ def _check_model(model):
 
 
 def _check_path(path, overwrite):
+    files.recover(path)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not (path / artifact.MANIFEST).is_file():
@@ -200,34 +202,30 @@ def _check_path(path, overwrite):
         raise FileExistsError(
             f"{path} already holds an artifact. Give another path, or overwrite=True."
         )
+    try:
+        others = artifact.others(artifact.load(path))
+    except VerificationError as error:
+        raise FileExistsError(
+            f"What {path} holds cannot be told from other files, so it is never overwritten: "
+            f"{error} Remove it, or give another path."
+        ) from error
+    if others:
+        raise FileExistsError(
+            f"{path} holds files beside those of its artifact, so it is not overwritten: "
+            f"{', '.join(others[:3])}. Move them, or give another path."
+        )
 
 
 @contextlib.contextmanager
-def _staged(path):
-    """A new folder beside `path` that takes its place when the block ends well."""
-    path = path.absolute()
-    missing = [parent for parent in path.parents if not parent.exists()]
-    # Beside it, so that renaming is one step on one file system. Not tempfile.mkdtemp: its
-    # folders are for the owner alone, and TF Serving runs as somebody else.
-    staging = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-    old = staging.with_suffix(".old")
+def _staged(path, overwrite):
+    """A new folder that takes the place of `path` when the block ends well."""
     try:
-        staging.mkdir(parents=True)
-        yield staging
-        if path.exists():
-            path.rename(old)
-        staging.rename(path)
-    except BaseException as error:  # Ctrl-C too
-        if old.exists() and not path.exists():
-            old.rename(path)
-        shutil.rmtree(staging, ignore_errors=True)
-        for parent in missing:
-            with contextlib.suppress(OSError):
-                parent.rmdir()
-        if isinstance(error, OSError):  # such as a full disk
-            raise ExportError(f"{path} could not be written: {error}") from error
+        with files.new_folder(path, overwrite) as folder:
+            yield folder
+    except BlockingIOError:
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    except OSError as error:  # such as a full disk
+        raise ExportError(f"{path} could not be written: {error}") from error
 
 
 def _in_float32(model):

@@ -2,14 +2,11 @@
 
 import io
 import math
-import os
 import pathlib
-import shutil
-import tempfile
 
 import numpy as np
 
-from kgen.files import replacing
+from kgen.files import new_folder, replacing
 
 
 def grid(images, columns=None, padding=2, scale=1):
@@ -99,13 +96,6 @@ def save_folder(images, folder, names=None):
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists and is not an empty folder; choose another")
     names = names or [f"{i:0{len(str(len(images) - 1))}}" for i in range(len(images))]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = pathlib.Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
+    with new_folder(folder) as temporary:
         for image, name in zip(images, names, strict=True):
             (temporary / f"{name}.png").write_bytes(encode_png(image))
-        os.chmod(temporary, 0o755)  # mkdtemp's folders are for their owner alone
-        os.rename(temporary, folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise

@@ -1,15 +1,13 @@
 """Presets: a model by a name, or in a folder of its configuration and its weights."""
 
 import json
-import os
 import pathlib
-import shutil
-import tempfile
 
 import keras
 
 from kgen import models
 from kgen.checks import unknown_name
+from kgen.files import new_folder
 
 
 class Presets:
@@ -61,15 +59,8 @@ class Presets:
         path = pathlib.Path(path)
         if path.exists():
             raise FileExistsError(f"{path} exists already; choose another folder")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = pathlib.Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-        try:
+        with new_folder(path) as temporary:
             config = keras.saving.serialize_keras_object(self)
             config.pop("compile_config", None)  # a preset is a model, not a training run
             (temporary / "config.json").write_text(json.dumps(config, indent=2))
             self.save_weights(temporary / "model.weights.h5")
-            os.chmod(temporary, 0o755)
-            os.rename(temporary, path)
-        except BaseException:
-            shutil.rmtree(temporary, ignore_errors=True)
-            raise

@@ -8,7 +8,10 @@ messages to standard error where they can; with `--json` standard output holds J
 import contextlib
 import itertools
 import os
+import re
+import signal
 import sys
+import threading
 import traceback
 import warnings
 from typing import Annotated
@@ -29,34 +32,80 @@ def main(arguments=None):
 
     Returns:
         Int, the exit status: 0, 1 for a failure, 2 for a wrong command line, 130 and 143
-        for a run that Ctrl-C or SIGTERM stopped.
+        for a command that Ctrl-C or SIGTERM stopped.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "0" if debug else "3")
+    if empty := _empty(arguments):
+        say(f"Error: {empty} is empty: give it a value, or leave it out.")
+        return 2
+    interrupted, signals = 128 + signal.SIGINT, []
     try:
-        with _plain_warnings():
-            return app(arguments, prog_name="kgen", standalone_mode=False) or 0
+        with _sigterm_as_ctrl_c(signals), _plain_warnings():
+            status = app(arguments, prog_name="kgen", standalone_mode=False) or 0
     except KeyboardInterrupt:
-        say("Interrupted.")
-        return 130
+        status = interrupted
     except BrokenPipeError:  # `kgen list | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except Exception as error:
         if debug:
             traceback.print_exc()
-        if hasattr(error, "format_message"):  # a wrong command line
-            say(f"Error: {_usage(error, arguments)}")
-            return error.exit_code
-        from kgen.training.errors import Interrupted
+        if not isinstance(error.__cause__, KeyboardInterrupt):
+            return _failed(error, arguments)
+        status = interrupted  # which an older typer has made its own error of
+    if status == interrupted:
+        say("Interrupted.")
+        status = 128 + signals[0] if signals else interrupted
+    return status
 
-        if isinstance(error, Interrupted):
-            say(str(error))
-            return 128 + error.signum
-        say(f"Error: {_message(error)}")
-        return 1
+
+def _failed(error, arguments):
+    """Says what went wrong; returns the exit status."""
+    if hasattr(error, "format_message"):  # a wrong command line
+        say(f"Error: {_usage(error, arguments)}")
+        return error.exit_code
+    from kgen.training.errors import Interrupted
+
+    if isinstance(error, Interrupted):
+        say(str(error))
+        return 128 + error.signum
+    say(f"Error: {_message(error)}")
+    return 1
+
+
+def _empty(arguments):
+    """The name of an argument that is empty, which as a path would be the current folder."""
+    for before, argument in itertools.pairwise(["", *arguments]):
+        if argument == "":
+            return before if before.startswith("-") else "An argument"
+        if re.fullmatch(r"--[a-z-]+=", argument):
+            return argument.removesuffix("=")
+    return None
+
+
+@contextlib.contextmanager
+def _sigterm_as_ctrl_c(received):
+    """SIGTERM, as `docker stop` sends it, ends a command as Ctrl-C does: it tidies up first.
+
+    It is appended to `received`.
+    """
+
+    def stop(signum, frame):
+        received.append(signum)
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGTERM)
+    mine = threading.current_thread() is threading.main_thread() and before == signal.SIG_DFL
+    if mine:
+        signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        if mine:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _usage(error, arguments):

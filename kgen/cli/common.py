@@ -10,6 +10,8 @@ from typing import Annotated
 
 import typer
 
+from kgen import files
+
 app = typer.Typer(
     name="kgen",
     help="Image generators for Keras: train, sample, evaluate, export and prove them.",
@@ -166,6 +168,13 @@ def labels_of(model, text, n):
         return [i % model.num_classes for i in range(n)]
     labels = parse_integers("--label", text if text != "each" else "0")
     return labels[0] if len(labels) == 1 else labels
+
+
+def check_output(path, *suffixes):
+    """Refuses, before the work, a path for `-o` that is no file of such a kind."""
+    if path.suffix.lower() not in suffixes:
+        raise ValueError(f"-o takes the path of a {suffixes[0]} file. Received: -o {path}")
+    files.target(path)
 
 
 # What a command is about -----------------------------------------------------------------

@@ -14,6 +14,7 @@ from kgen.cli.common import (
     Source,
     Split,
     app,
+    check_output,
     data_of,
     load,
     make_table,
@@ -172,6 +173,7 @@ def compare(
 
     Example: kgen compare runs/vae-mnist runs/dcgan-mnist -o comparison.html
     """
+    check_output(output, ".html", ".htm")
     from kgen.evaluation.report import compare
 
     header, rows = compare(runs, output)

@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from kgen import files
 from kgen.cli.common import (
     Json,
     Model,
@@ -21,6 +22,9 @@ from kgen.cli.common import (
     say,
     work,
 )
+
+#: The preset that `quickstart` trains.
+QUICKSTART = "vae_8x8"
 
 
 @app.command("export")
@@ -81,6 +85,7 @@ def _export(model, output, name=None, **options):
             "data": info["data"],
             "training": {**info["arguments"], "metrics": (run.metrics or [None])[-1]},
         }
+        files.complete(run.path, "evaluation")
         evaluation = run.path / "evaluation.json"
         if evaluation.is_file() and pathlib.Path(model).is_dir():
             metadata["scores"] = _scores(json.loads(evaluation.read_text()))
@@ -131,6 +136,7 @@ def verify(
     """
     import export
 
+    files.recover(artifact)
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         found = export.verify(artifact, progress=sys.stderr.isatty())
     result = {
@@ -149,6 +155,19 @@ def verify(
     )
 
 
+def _is_quickstart(folder):
+    """Whether a folder is empty or holds what `quickstart` wrote, and nothing else."""
+    if not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir() if not path.name.endswith(".kgen-lock")}
+    try:
+        info = json.loads((folder / "run" / "run.json").read_text())
+        own = info["model"]["name"] == QUICKSTART and info["data"]["name"] == "digits"
+    except (OSError, ValueError, KeyError, TypeError):
+        own = not names
+    return own and names <= {"run", "samples.png", "artifact"}
+
+
 @app.command()
 def quickstart(
     output: Annotated[
@@ -164,7 +183,7 @@ def quickstart(
     Example: kgen quickstart
     """
     run, grid, artifact = output / "run", output / "samples.png", output / "artifact"
-    if output.exists() and any(output.iterdir()) and not (run / "run.json").is_file():
+    if output.exists() and not _is_quickstart(output):
         raise ValueError(f"{output} holds other files; choose another folder with -o.")
     os.environ["KERAS_BACKEND"] = "tensorflow"  # export needs it
     start = time.perf_counter()
@@ -176,7 +195,7 @@ def quickstart(
 
         print(f"Training a VAE on 1,437 handwritten digits for {epochs} epochs")
         done = train(
-            "vae_8x8",
+            QUICKSTART,
             "digits",
             run,
             conditional=True,

@@ -15,6 +15,7 @@ from kgen.cli.common import (
     Source,
     Split,
     app,
+    check_output,
     data_of,
     labels_of,
     load,
@@ -23,6 +24,9 @@ from kgen.cli.common import (
     print_result,
     work,
 )
+
+#: Endings of pictures that are not written.
+PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".svg", ".pdf")
 
 
 @app.command()
@@ -52,7 +56,11 @@ def sample(
     options = parse_settings(settings or [])
     row_seeds = None if seeds is None else parse_integers("--seeds", seeds)
     grid = output.suffix.lower() == ".png"
-    if not grid and output.exists() and (not output.is_dir() or any(output.iterdir())):
+    if grid:
+        check_output(output, ".png")
+    elif output.suffix.lower() in PICTURES:
+        raise ValueError(f"-o takes a .png file, or a new folder. Received: -o {output}")
+    elif output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} exists and is not an empty folder; choose another with -o.")
     with work(as_json):
         import keras
@@ -96,6 +104,7 @@ def interpolate(
 
     Example: kgen interpolate runs/vae-digits --rows 8 --steps 10 -o ways.png
     """
+    check_output(output, ".png")
     with work(as_json):
         from kgen import evaluation, images
 
@@ -150,6 +159,7 @@ def complete(
     Example: kgen complete runs/dit-photos --data mine/ --mask mask.png --set num_steps=16
     """
     options = parse_settings(settings or [])
+    check_output(output, ".png")
     with work(as_json):
         import numpy as np
 
@@ -212,6 +222,7 @@ def vary(
     Example: kgen vary runs/dit-mnist --label 3 --set guidance_scale=2
     """
     options = parse_settings(settings or [])
+    check_output(output, ".png")
     try:
         far = [float(part) for part in strengths.split(",")]
     except ValueError as error:

@@ -143,7 +143,8 @@ def train(
         bool, typer.Option("--resume", help="Go on from the last checkpoint.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace the run that is in the folder.")
+        bool,
+        typer.Option("--force", help="Replace the run in the folder: its own files, no others."),
     ] = False,
     as_json: Json = False,
 ):
@@ -210,7 +211,7 @@ def train(
             report=say,
         )
         seconds = time.perf_counter() - start
-    last = done.metrics[-1]
+    last = (done.metrics or [{"epoch": done.info["arguments"]["epochs"]}])[-1]
     samples = done.path / "samples" / f"epoch_{last['epoch']:04d}.png"
     result = {
         "run": str(done.path),

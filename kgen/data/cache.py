@@ -15,8 +15,9 @@ import pathlib
 import shutil
 import warnings
 
-import filelock
 import numpy as np
+
+from kgen.files import holder, locked
 
 FORMAT = 1  # part of every key: raise it when decoding changes
 _BLOCKS, _BLOCK = 256, 2**20
@@ -84,7 +85,7 @@ def _read(entry):
 
 
 def _lock(entry):
-    """Path of the lock of an entry. The file stays when the lock is free."""
+    """Path of the lock of an entry."""
     return entry.parent.with_name("locks") / f"{entry.name}.lock"
 
 
@@ -92,12 +93,13 @@ def _lock(entry):
 def _locked(entry):
     with contextlib.ExitStack() as stack:
         with _errors_name(entry.parent):
-            lock = filelock.FileLock(_lock(entry))
+            lock = _lock(entry)
             try:
-                stack.enter_context(lock.acquire(timeout=1))  # a shorter wait needs no word
-            except filelock.Timeout:
-                warnings.warn(f"Waiting for the process that writes {entry}.", stacklevel=5)
-                stack.enter_context(lock.acquire())
+                stack.enter_context(locked(lock, entry, wait=1))  # a shorter wait needs no word
+            except BlockingIOError:
+                text = f"Waiting for the process that writes {entry}: {holder(lock)}."
+                warnings.warn(text, stacklevel=5)
+                stack.enter_context(locked(lock, entry, wait=None))
         yield
 
 
@@ -199,6 +201,6 @@ def _file_digest(path):
 def _remove_leftovers(folder):
     """Removes what processes that were killed have left behind."""
     for partial in folder.glob(".*"):
-        lock = filelock.FileLock(_lock(folder / partial.name[1:]))
-        with contextlib.suppress(filelock.Timeout), lock.acquire(blocking=False):
+        lock = _lock(folder / partial.name[1:])
+        with contextlib.suppress(BlockingIOError), locked(lock, partial):
             shutil.rmtree(partial, ignore_errors=True)

@@ -81,6 +81,8 @@ class Source:
 def find(source, data_dir=None):
     """Returns the `Source` that the argument `source` of `kgen.data.load` means."""
     if isinstance(source, str):
+        if not source:  # as a path it would be the current folder
+            raise ValueError("source must be a name or a path. Received: ''")
         if source == "digits":
             return _digits()
         kind, _, name = source.partition(":")

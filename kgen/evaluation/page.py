@@ -108,6 +108,18 @@ def write(path, report, pictures, history=()):
     return written
 
 
+def written(folder):
+    """The names of the files that an evaluation in a folder consists of; none without one."""
+    try:
+        report = json.loads(pathlib.Path(folder, "evaluation.json").read_text("utf-8"))
+        pictures = [picture["file"] for picture in report.get("pictures", {}).values()]
+        known = "model" in report
+    except (OSError, ValueError, AttributeError, TypeError, KeyError):
+        return []
+    pictures = [name for name in pictures if re.fullmatch(r"report/[\w-]+\.png", name)]
+    return ["evaluation.json", "report.html", *pictures] if known else []
+
+
 def read(folder):
     """What `evaluate` wrote into a folder, for `write_comparison`.
 
@@ -117,6 +129,7 @@ def read(folder):
     from PIL import Image
 
     folder = pathlib.Path(folder)
+    files.complete(folder, "evaluation")
     path = folder / "evaluation.json"
     if not path.is_file():
         raise ValueError(f"{folder} holds no evaluation.json; run `kgen evaluate {folder}` first.")

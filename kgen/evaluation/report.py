@@ -1,8 +1,10 @@
 """`evaluate`: the figures of a model on held-out images, as a dict, and as a page to look at."""
 
+import functools
 import importlib.util
 import json
 import math
+import os
 import pathlib
 import time
 
@@ -19,7 +21,48 @@ from kgen.evaluation.interpolation import interpolate
 from kgen.evaluation.metrics import nearest_neighbours
 from kgen.evaluation.reference import Reference
 
+#: The slugs of all pictures that there may be.
+PICTURES = ("samples", "classes", "neighbours", "reconstructions", "interpolation")
 
+
+def _in_its_folder(function):
+    """Has `evaluate` write into a temporary folder, whose files take their places all together, so
+    that new pictures never stand beside old figures.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*args, folder=None, **kwargs):
+        if folder is None:
+            return function(*args, **kwargs)
+        folder = pathlib.Path(folder)
+        _check_folder(folder)
+        with files.together(folder, "evaluation") as temporary:
+            before = page.written(folder)
+            report = function(*args, folder=temporary, **kwargs)
+        for name in set(before) - set(page.written(folder)):
+            (folder / name).unlink(missing_ok=True)  # a picture that there is no more
+        return report
+
+    return wrapped
+
+
+def _check_folder(folder):
+    """Raises `FileExistsError` where something else than an evaluation would be replaced."""
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"{folder} is a file; choose a folder for the evaluation.")
+    files.complete(folder, "evaluation")
+    names = ["evaluation.json", "report.html"]
+    names += [f"report/{slug}.png" for slug in PICTURES]
+    own = {*page.written(folder), *files.written(folder)}
+    others = [name for name in names if name not in own and os.path.lexists(folder / name)]
+    if others:
+        raise FileExistsError(
+            f"{folder} holds what `kgen evaluate` would replace and has not written: "
+            f"{', '.join(others[:3])}. Move it, or choose another folder."
+        )
+
+
+@_in_its_folder
 def evaluate(
     model,
     data,
@@ -59,8 +102,8 @@ def evaluate(
         batch_size: Int.
         seed: Int, for the samples and everything else that is random.
         force: Bool, compute a Fréchet distance of fewer images than features.
-        folder: Path where `evaluation.json`, `report.html` and `report/*.png` are written,
-            or `None`.
+        folder: Path where `evaluation.json`, `report.html` and `report/*.png` are written, all
+            together when all is done, or `None`. Until then the folder is locked for others.
         history: List of dicts, the rows of a run's `metrics.csv`, whose curves go into
             the report.
         path: String, where the model came from, for the report.
@@ -86,6 +129,8 @@ def evaluate(
     Raises:
         ValueError: `importance_samples` is given for a model that has no bound, the
             images are not what the model takes, or a metric cannot be computed.
+        FileExistsError: `folder` holds files of such names that no evaluation wrote.
+        BlockingIOError: Another process writes an evaluation there.
 
     Example:
 

@@ -9,9 +9,11 @@ import csv
 import io
 import os
 import pathlib
+import shutil
 import signal
 import threading
 import time
+import warnings
 
 import keras
 import numpy as np
@@ -120,13 +122,20 @@ class MetricsTable(keras.callbacks.Callback):
     """Writes a `.csv` with a row per epoch, and goes on with the one that is there.
 
     It holds no times, so a run that was resumed ends with the table of one that was not. Rows
-    after `epoch`, the last that is complete when the run begins, are dropped.
+    after `epoch`, the last that is complete when the run begins, are dropped. What is damaged is
+    told, see `read_metrics`, and kept as `<name>.damaged.csv`.
     """
 
     def __init__(self, path, epoch=0):
         super().__init__()
         self.path = pathlib.Path(path)
-        self.rows = [row for row in read_metrics(self.path) if row["epoch"] <= epoch]
+        self.rows, damage = _read_metrics(self.path, epoch)
+        _warn_of(damage, self.path)
+        if damage and self.path.is_file():
+            kept = self.path.with_suffix(f".damaged{self.path.suffix}")
+            with files.replacing(kept) as temporary:
+                shutil.copyfile(self.path, temporary)
+        self.rows = [row for row in self.rows if row["epoch"] <= epoch]
 
     def on_epoch_end(self, epoch, logs=None):
         steps = int(_array(self.model.training_steps))
@@ -144,14 +153,49 @@ def read_metrics(path):
     """The rows that `MetricsTable` wrote, as dicts; none where there is no file.
 
     `epoch` and `steps` are ints, metrics floats; those that an epoch does not have are left out.
+    So are rows that cannot be read, which a `UserWarning` names, with the epochs that are missing.
     """
-    if not pathlib.Path(path).is_file():
-        return []
-    with open(path, newline="", encoding="utf-8") as file:
-        return [
-            {k: int(v) if k in ("epoch", "steps") else float(v) for k, v in row.items() if v}
-            for row in csv.DictReader(file)
-        ]
+    rows, damage = _read_metrics(path)
+    _warn_of(damage, path)
+    return rows
+
+
+def _read_metrics(path, epochs=0):
+    """The rows of a `metrics.csv` that can be read, and phrases for what is wrong with it: lines
+    that cannot be read, and epochs, up to `epochs` at least, that are missing.
+    """
+    path = pathlib.Path(path)
+    text = path.read_text("utf-8", errors="replace") if path.is_file() else ""
+    rows, unreadable = [], []
+    header, *lines = text.splitlines() or [""]
+    for number, line in enumerate(lines, start=2):
+        try:
+            row = {
+                name: int(value) if name in ("epoch", "steps") else float(value)
+                for name, value in zip(header.split(","), line.split(","), strict=True)
+                if value
+            }
+            rows.append({"epoch": row.pop("epoch"), **row})
+        except (ValueError, KeyError):
+            unreadable.append(number)
+    last = max([epochs, *(row["epoch"] for row in rows)])
+    missing = sorted(set(range(1, last + 1)) - {row["epoch"] for row in rows})
+    damage = []
+    if unreadable:
+        damage.append(f"line {_listed(unreadable)} cannot be read and is left out")
+    if missing:
+        damage.append(f"epoch {_listed(missing)} is missing")
+    return rows, damage
+
+
+def _listed(numbers):
+    more = f" and {len(numbers) - 5} more" if len(numbers) > 5 else ""
+    return ", ".join(map(str, numbers[:5])) + more
+
+
+def _warn_of(damage, path):
+    if damage:
+        warnings.warn(f"{path} is damaged: {'; '.join(damage)}.", stacklevel=3)
 
 
 class TensorBoardLogs(keras.callbacks.Callback):
@@ -206,8 +250,9 @@ class EventFile:
             writer.write(header.SerializeToString())
         writer.write(event.SerializeToString())
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        files.record(self.path)
         data = records.getvalue()
-        with open(self.path, "ab", buffering=0) as file:
+        with files.naming(self.path), open(self.path, "ab", buffering=0) as file:
             end = file.tell()
             try:
                 while data:

@@ -11,6 +11,7 @@ import numpy as np
 
 from kgen import files
 from kgen.training.distribution import is_main_host
+from kgen.training.errors import RunError
 
 
 @dataclasses.dataclass(frozen=True, order=True)
@@ -76,18 +77,23 @@ class Checkpoints:
             record = json.loads(path.with_suffix(".json").read_text())
             position = Position(record["epoch"], record["step"])
             expected, metrics = record["sha256"], record["metrics"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (FileNotFoundError, ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{path.with_suffix('.json')} cannot be read") from error
         if not path.is_file():
             raise ValueError(f"{path} is missing")
-        if _sha256(path) != expected:
+        if sha256(path) != expected:
             raise ValueError(f"{path} is not what was written: its sha256 differs")
-        return keras.saving.load_model(path), position, metrics
+        try:
+            return keras.saving.load_model(path), position, metrics
+        except Exception as error:  # it is whole, so that no older one would load either
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise RunError(f"{path} cannot be loaded here: {reason}") from error
 
-    def load_last(self, report=print):
+    def load_last(self, report=print, otherwise="the beginning"):
         """The newest checkpoint that is good, as `load`; `None` where there is none.
 
-        `report` is given a line for every one that is corrupt.
+        `report` is given a line for every one that is corrupt, which names what is taken instead,
+        `otherwise` where there is no older one.
         """
         paths = self.paths()
         for path in reversed(paths):
@@ -95,7 +101,7 @@ class Checkpoints:
                 return self.load(path)
             except ValueError as error:
                 older = paths[: paths.index(path)]
-                instead = older[-1].name if older else "the beginning"
+                instead = older[-1].name if older else otherwise
                 report(f"Checkpoint is corrupt: {error}. Falling back to {instead}.")
         return None
 
@@ -144,9 +150,10 @@ def _position_of(path):
 
 def _save(model, path):
     model.save(path)
-    return _sha256(path)
+    return sha256(path)
 
 
-def _sha256(path):
+def sha256(path):
+    """The sha256 of a file in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import datetime
-import errno
 import importlib.metadata
 import inspect
 import json
@@ -25,11 +23,11 @@ from kgen.training.callbacks import (
     StopSignals,
     TensorBoardLogs,
 )
-from kgen.training.checkpoints import Position, save_model
+from kgen.training.checkpoints import Position, save_model, sha256
 from kgen.training.distribution import data_parallel, is_main_host
 from kgen.training.errors import Interrupted, NonFiniteError, RunError
 from kgen.training.run_config import MAY_CHANGE, RunConfig
-from kgen.training.run_folder import Run, load_model, load_source
+from kgen.training.run_folder import Run, load_keras, load_model, load_source, timestamp
 
 __all__ = ["Interrupted", "NonFiniteError", "Run", "RunConfig", "RunError", "load_model", "train"]
 
@@ -60,11 +58,13 @@ def train(
             its name a model is built for the shape of the data, from a preset if there is one
             of that shape.
         data: A source, as for `kgen.data.load`, or a `kgen.data.Data`.
-        run: Path of the run's folder.
+        run: Path of the run's folder: a new or an empty one, outside the data's. While it trains,
+            the folder is locked.
         resume: Bool, go on from the last checkpoint. Options that are not given are those
             of the run; others must equal them, except that `epochs` may be larger, and
             `devices`, `hosts`, `evaluate_every` and `keep_best` others.
-        force: Bool, replace a run that is in the folder.
+        force: Bool, replace a run that is in the folder. What it wrote is removed, other files
+            stay.
         num_samples: Int, images in the grid that is drawn after every epoch.
         callbacks: Sequence of further `keras.callbacks.Callback`.
         verbose: As in `keras.Model.fit`.
@@ -77,7 +77,8 @@ def train(
     Raises:
         TypeError: There is no such option.
         ValueError: An argument is not what it should be.
-        RunError: The folder holds a run already, or none that can go on; the disk is full.
+        RunError: The folder holds a run already, none that can go on, or one that another process
+            trains; it holds anything else; the disk is full.
         NonFiniteError: A loss became NaN or infinite.
         Interrupted: Ctrl-C or SIGTERM; the run can go on with `resume`.
 
@@ -86,12 +87,12 @@ def train(
     >>> run = kgen.training.run.train("vae", "digits", "runs/vae-digits", epochs=30)
     >>> run.metrics[-1]["val_loss"]
     """
-    if run is None:
-        raise ValueError("run must be the path of a folder. Received: None")
+    if run is None or str(run) == "":
+        raise ValueError(f"run must be the path of a folder. Received: {run!r}")
+    if isinstance(data, str) and not data:
+        raise ValueError("data must name a source. Received: ''")
     run = Run(pathlib.Path(run))
     given = _given(options)
-    if not (resume or force or given.get("hosts")):  # of several hosts, the first one looks, below
-        _check_free(run)
     before = run.info if resume and run.exists else None
     if before is not None:
         model, data, config = _going_on(run, before, model, data, given)
@@ -99,14 +100,21 @@ def train(
         raise RunError(f"There is no run in {run.path} to resume, and no model and data to begin.")
     else:
         config = RunConfig(**given)
+        _check_apart(run, data)
+        if not config.hosts:  # of several hosts, the first one looks, below
+            run.check_free(force)
 
-    with data_parallel(config.devices, config.hosts):
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(data_parallel(config.devices, config.hosts))
         keras.utils.set_random_seed(config.seed)
+        if before is not None and is_main_host():
+            run.settle()
+            stack.enter_context(run.held())
         source, data = data, _load_data(model, data, config, before)
         restored = None
         if before is not None:
             _check_fingerprint(run, before, data)
-            restored = _restore(run, report)
+            restored = _restore(run, before, data, config, report)
         if restored is not None:
             model, position, sums = restored
         else:
@@ -118,10 +126,10 @@ def train(
         evaluation = _evaluation(run, model, data, config)
         if before is None:
             if is_main_host():
-                if not force:
-                    _check_free(run)
+                stack.enter_context(run.held())
+                run.check_free(force)
                 run.create(_describe(name, model, source, data, config))
-        elif run.model_path.is_file() and position.epoch >= config.epochs:
+        elif run.finished and position.epoch >= config.epochs:
             report(
                 f"{run.path} is finished: {position.epoch} epochs are done. "
                 f"Train on with --epochs {position.epoch + 10}."
@@ -129,8 +137,8 @@ def train(
             return run
         else:
             report(f"Going on with {run.path} after {position}.")
-            run.update(arguments=_plain(vars(config)))
         callbacks = [*callbacks, *evaluation]
+        stack.enter_context(files.recorded(run.path))
         _fit(run, model, data, config, position, sums, num_samples, callbacks, verbose)
     return run
 
@@ -170,11 +178,18 @@ def _going_on(run, info, model, data, given):
     return model, data, config
 
 
-def _check_free(run):
-    if run.exists:
-        raise RunError(
-            f"{run.path} already holds a run. Go on with it by --resume, replace it by --force, "
-            "or choose another folder with --run."
+def _check_apart(run, source):
+    """Raises `ValueError` where the data lies in the run's folder, or the run would in its."""
+    if not isinstance(source, (str, pathlib.Path)) or source in kgen.data.SOURCES:
+        return
+    path = pathlib.Path(source).expanduser()
+    if not path.exists():
+        return
+    path, folder = path.resolve(), run.path.resolve()
+    if path.is_relative_to(folder) or folder.is_relative_to(path):
+        raise ValueError(
+            "Neither the data may lie in the run's folder, nor the run in the data's. Received: "
+            f"data {source} and run {run.path}. Choose another folder with --run."
         )
 
 
@@ -289,10 +304,19 @@ def _find(name, image_shape):
     return model_class, fits[0] if fits else None
 
 
-def _restore(run, report):
-    """The model, position and metrics of the last good checkpoint, or `None`."""
+def _restore(run, info, data, config, report):
+    """The model, position and metrics to go on from, or `None`: those of the last good checkpoint,
+    or of `model.keras` where that has come further.
+    """
     models.registered()  # so that Keras knows the classes
-    restored = run.checkpoints.load_last(report)
+    restored = run.load_checkpoint(report)
+    behind = restored is None or restored[1].epoch < info["arguments"]["epochs"]
+    if behind and run.model_path.is_file():
+        model = load_keras(run.model_path)
+        steps = len(model._batches(data.train, batch_size=config.batch_size, shuffle=True))
+        position = Position(int(model.training_steps) // steps)
+        if restored is None or restored[1] < position:
+            restored = model, position, []
     if is_main_host():
         files.remove_leftovers(run.path)
         run.checkpoints.forget_after(Position() if restored is None else restored[1])
@@ -324,7 +348,7 @@ def _describe(name, model, source, data, config):
     return _plain(
         {
             "status": "running",
-            "started": _now(),
+            "started": timestamp(),
             "model": {
                 "name": name if isinstance(name, str) else type(model).__name__,
                 "class": type(model).__name__,
@@ -354,10 +378,6 @@ def _describe(name, model, source, data, config):
     )
 
 
-def _now():
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-
-
 # Training -----------------------------------------------------------------------------
 
 
@@ -380,8 +400,10 @@ def _fit(run, model, data, config, position, sums, num_samples, callbacks, verbo
         "verbose": verbose,
     }
     try:
-        run.update(status="running", finished=None)
-        run.model_path.unlink(missing_ok=True)  # of fewer epochs
+        # A model of fewer epochs stays until it is replaced, and is told from the new one by this.
+        earlier = sha256(run.model_path) if run.model_path.is_file() else None
+        arguments = _plain(vars(config))
+        run.update(status="running", finished=None, earlier_model=earlier, arguments=arguments)
         epoch = position.epoch
         with contextlib.nullcontext() if config.hosts else signals:
             if position.step:
@@ -391,7 +413,7 @@ def _fit(run, model, data, config, position, sums, num_samples, callbacks, verbo
                 epoch += 1
             model.fit(data.train, epochs=config.epochs, initial_epoch=epoch, **options)
         save_model(model, run.model_path)
-        run.update(status="finished", finished=_now())
+        run.update(status="finished", finished=timestamp())
     except BaseException as error:
         explained = _explain(run, error)
         stopped = isinstance(explained, (Interrupted, KeyboardInterrupt))
@@ -438,7 +460,7 @@ def _explain(run, error):
     resume = f"kgen train --resume {run.path}"
     if isinstance(error, Interrupted):
         return Interrupted(f"{error} Go on with: {resume}", error.signum)
-    if _disk_is_full(error):
+    if files.is_disk_full(error):
         return RunError(
             f"The disk is full: nothing more can be written to {run.path}. Last good "
             f"checkpoint: {_last_good(run)}. Make room, then go on with: {resume}"
@@ -460,9 +482,3 @@ class _Rest(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         return self.batches[index]
-
-
-def _disk_is_full(error):
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return True
-    return "No space left on device" in str(error)  # HDF5 has no errno

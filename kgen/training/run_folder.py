@@ -1,9 +1,10 @@
 """The folder of a training run, and the model in it."""
 
+import contextlib
 import dataclasses
+import datetime
 import json
 import pathlib
-import shutil
 import sys
 
 import keras
@@ -12,20 +13,9 @@ import kgen
 from kgen import files, models
 from kgen.image_generator import ImageGenerator
 from kgen.training.callbacks import read_metrics
-from kgen.training.checkpoints import Checkpoints
+from kgen.training.checkpoints import Checkpoints, sha256
 from kgen.training.distribution import is_main_host
 from kgen.training.errors import RunError
-
-#: What a run, and `kgen evaluate`, write into its folder beside the folders.
-_FILES = (
-    "run.json",
-    "metrics.csv",
-    "model.keras",
-    "best.keras",
-    "best.keras.json",
-    "evaluation.json",
-    "report.html",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +29,7 @@ class Run:
     - `logs/`: the same for TensorBoard
     - `model.keras`: the model, when all epochs are done
     - `best.keras`: with `keep_best`, the model of the best epoch
+    - `files.txt`: the names of all of these, and of what an evaluation wrote here, a line each
     """
 
     path: pathlib.Path
@@ -68,6 +59,11 @@ class Run:
     def checkpoints(self):
         return Checkpoints(self.path / "checkpoints")
 
+    def load_checkpoint(self, report=print):
+        """The newest good checkpoint, as `Checkpoints.load`, or `None`."""
+        otherwise = "model.keras" if self.model_path.is_file() else "the beginning"
+        return self.checkpoints.load_last(report, otherwise)
+
     @property
     def metrics(self):
         """List of dicts, the rows of `metrics.csv`."""
@@ -86,36 +82,126 @@ class Run:
             report(f"{data.name} is not what it was in training: its fingerprint differs.")
         return data
 
+    @property
+    def finished(self):
+        """Whether `model.keras` is what the run was to end with, and not of fewer epochs."""
+        if not self.model_path.is_file():
+            return False
+        info = self.info
+        if info.get("status") == "finished":
+            return True
+        return sha256(self.model_path) != info.get("earlier_model")
+
+    def check_free(self, force=False):
+        """Raises `RunError` unless a run can begin here: in an empty folder, or with `force` in
+        place of a run, of which is known what it wrote.
+        """
+        if self.exists:
+            if not force:
+                raise RunError(
+                    f"{self.path} already holds a run. Go on with it by --resume, replace it by "
+                    "--force, or choose another folder with --run."
+                )
+            if not (self.path / files.FILES).is_file():
+                raise RunError(
+                    f"{self.path} holds a run of an older kgen, without {files.FILES}, the list of "
+                    "what it wrote: --force cannot tell its files from others. Remove the folder "
+                    "yourself, or choose another one with --run."
+                )
+            return
+        if self.path.exists() and not self.path.is_dir():
+            raise RunError(f"{self.path} is a file: choose another folder with --run.")
+        if self.path.is_dir():
+            begun = [self.path / name for name in (files.FILES, "run.json")]
+            own = {files.lock_in(self.path), *begun, *sum(map(files.traces, begun), ())}
+            other = sorted(path.name for path in set(self.path.iterdir()) - own)
+            if other:
+                raise RunError(
+                    f"{self.path} is not empty and holds no run, so nothing is written there or "
+                    f"removed, with --force neither. It holds: {', '.join(other[:3])}. Choose "
+                    "another folder with --run."
+                )
+
+    @contextlib.contextmanager
+    def held(self):
+        """In the block, this process alone trains here; `RunError` where another one does."""
+        new = not self.path.exists()
+        with contextlib.ExitStack() as stack:
+            with files.naming(self.path):
+                self.path.mkdir(parents=True, exist_ok=True)
+            if new:
+                stack.callback(_remove_if_empty, self.path)
+            try:
+                stack.enter_context(files.locked(files.lock_in(self.path), self.path, wait=1))
+            except BlockingIOError as error:
+                raise RunError(str(error)) from error
+            yield
+
+    def settle(self):
+        """Corrects the status in `run.json` that a process left which was killed."""
+        if self.info.get("status") == "finished":
+            return
+        with contextlib.suppress(OSError), files.locked(files.lock_in(self.path), self.path):
+            if self.finished:
+                written = self.model_path.stat().st_mtime
+                self.update(status="finished", finished=timestamp(written))
+            elif self.info.get("status") == "running":
+                self.update(status="interrupted")
+
     def update(self, **changes):
         """Changes entries of `run.json`. (Of several hosts, the first one does.)"""
         if is_main_host():
             self._write({**self.info, **changes})
 
     def create(self, info):
-        """Begins a run here. What an older run wrote is removed, other files are not."""
-        for name in ("checkpoints", "samples", "logs", "report"):
-            shutil.rmtree(self.path / name, ignore_errors=True)
-        for name in _FILES:
-            (self.path / name).unlink(missing_ok=True)
-        self._write(info)
+        """Begins a run here, in `held`. What another run wrote is removed, other files are not."""
+        files.complete(self.path, "evaluation")  # so that it is listed
+        try:
+            with files.locked(files.lock_in(self.path, "evaluation"), self.path):
+                files.remove_written(self.path, keep=("run.json",))
+        except BlockingIOError as error:
+            raise RunError(str(error)) from error
+        files.write_text(self.path / files.FILES, "run.json\n")
+        try:
+            self._write(info)
+        except BaseException:  # such as a full disk
+            if not self.exists:
+                (self.path / files.FILES).unlink(missing_ok=True)
+            raise
 
     def _write(self, info):
         files.write_text(self.path / "run.json", json.dumps(info, indent=2) + "\n")
 
 
+def timestamp(seconds=None):
+    """A time, by default now, as `run.json` has it."""
+    now = datetime.datetime.now(datetime.UTC)
+    time = now if seconds is None else datetime.datetime.fromtimestamp(seconds, datetime.UTC)
+    return time.isoformat(timespec="seconds")
+
+
+def _remove_if_empty(folder):
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
 def load_model(path, report=print):
     """The model of a run, a `.keras` file or a preset's folder, and its `Run`, or `None`.
 
-    Of a run that is not finished, the last good checkpoint is taken. `report` is given lines for
-    the user. `RunError` where there is no model.
+    Of a run that is not finished, the last good checkpoint is taken, or what it had finished
+    with before. `report` is given lines for the user. `RunError` where there is no model.
     """
     models.registered()  # so that Keras knows the classes
     path = pathlib.Path(path)
     run = Run(path)
     if run.exists:
-        if run.model_path.is_file():
-            return _load_keras(run.model_path), run
-        restored = run.checkpoints.load_last(report)
+        run.settle()
+        if run.finished:
+            return load_keras(run.model_path), run
+        restored = run.load_checkpoint(report)
+        if restored is None and run.model_path.is_file():
+            report(f"{path} is not finished: using its model of fewer epochs.")
+            return load_keras(run.model_path), run
         if restored is None:
             raise RunError(f"The run in {path} has no checkpoint yet. Wait for its first epoch.")
         model, position, _ = restored
@@ -125,7 +211,7 @@ def load_model(path, report=print):
         return ImageGenerator.from_preset(path), None
     if path.is_file():
         beside = Run(path.parent)
-        return _load_keras(path), beside if beside.exists else None
+        return load_keras(path), beside if beside.exists else None
     what = "is a folder without run.json or config.json" if path.is_dir() else "does not exist"
     raise RunError(
         f"There is no model in {path}: it {what}. Give the folder of a run, a .keras file or "
@@ -133,7 +219,8 @@ def load_model(path, report=print):
     )
 
 
-def _load_keras(path):
+def load_keras(path):
+    """The `ImageGenerator` in a `.keras` file; `RunError` where there is none."""
     try:
         model = keras.saving.load_model(path)
     except Exception as error:

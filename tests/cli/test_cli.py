@@ -307,7 +307,9 @@ def test_export_and_verify(kgen, result, refused, vae_run, tmp_path, tensorflow_
 
     verified = result("verify", out)
     assert verified["verified"] is True and verified["files"] == len(manifest["files"])
+    out.rename(out.with_name(".artifact.kgen-old"))  # killed while it was replaced
     assert "is what was exported" in kgen("verify", out)[1]
+    assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
     file = out / "onnx" / "generate.onnx"
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import kgen
-from kgen.evaluation import report
+from kgen.evaluation import page, report
 
 
 @pytest.fixture(scope="module")
@@ -93,3 +93,26 @@ def test_a_folder_with_a_page(vae, tmp_path):
     assert "KD-random_conv" in (folder / "report.html").read_text()
     with pytest.raises(ValueError, match=r"two runs or more\. Received: 1"):
         kgen.evaluation.compare([folder], tmp_path / "page.html")
+
+    def names():
+        return {path.relative_to(folder).as_posix() for path in folder.rglob("*.*")}
+
+    # The next one, as a whole or not at all, with no picture of the last one.
+    assert names() == set(page.written(folder))
+    assert figures["pictures"].keys() <= set(report.PICTURES)
+    (folder / "report/mine.png").write_text("mine")
+    (folder / "report/classes.png").write_text("mine")
+    with pytest.raises(FileExistsError, match=r"has not written: report/classes\.png\. Move it"):
+        kgen.evaluation.evaluate(vae, data, metrics=(), folder=folder)
+    (folder / "report/classes.png").unlink()
+    before = {name: (folder / name).read_bytes() for name in names()}
+
+    class Killed(list):
+        def __iter__(self):  # when the pictures are written and the page is not
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        kgen.evaluation.evaluate(vae, data, metrics=(), folder=folder, history=Killed([1]))
+    assert {name: (folder / name).read_bytes() for name in names()} == before
+    kgen.evaluation.evaluate(vae, data, metrics=(), folder=folder)
+    assert names() == {"evaluation.json", "report.html", "report/mine.png"}

@@ -1,6 +1,7 @@
 """What `export` writes, and that it writes all or nothing."""
 
 import json
+import os
 import resource
 import shutil
 
@@ -12,6 +13,7 @@ from PIL import Image
 
 import export
 import kgen
+from kgen import files
 from kgen.endpoint import TensorSpec
 
 
@@ -236,6 +238,30 @@ def test_overwrite(old_artifact, model, tree):
     assert export.load(old_artifact).name == "new"
     assert not (old_artifact / "saved_model").exists()
     assert [path.name for path in old_artifact.parent.iterdir()] == ["painter"]
+
+
+def test_overwrite_removes_an_artifact_and_nothing_else(old_artifact, model, tree, tmp_path):
+    (old_artifact / "onnx/mine.txt").write_text("mine")
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app/manifest.json").write_text("{}")  # of a web page, for instance
+    (tmp_path / "app/index.html").write_text("mine")
+    before = tree(tmp_path)
+    for path, message in (
+        (old_artifact, "files beside those of its artifact.*: onnx/mine.txt. Move them"),
+        (tmp_path / "app", "cannot be told from other files, so it is never overwritten: .*app"),
+    ):
+        with pytest.raises(FileExistsError, match=message):
+            export.export(model, path, overwrite=True, progress=False)
+    assert tree(tmp_path) == before
+
+
+def test_an_artifact_that_another_process_writes(model, tmp_path):
+    path = tmp_path / "a"
+    with files.new_folder(path):
+        with pytest.raises(BlockingIOError, match=f"a is in use by process {os.getpid()} on "):
+            export.export(model, path, progress=False)
+        assert (tmp_path / ".a.kgen-new").is_dir()
+    assert path.is_dir()
 
 
 def test_interrupt_leaves_the_old_artifact(old_artifact, one_endpoint, tree):

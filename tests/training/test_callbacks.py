@@ -1,5 +1,6 @@
 import shutil
 import signal
+import warnings
 
 import keras
 import numpy as np
@@ -96,6 +97,33 @@ def test_metrics_table_drops_what_came_after_the_checkpoint(tmp_path):
     table.on_epoch_end(2, {"loss": 7.0})
     assert [row["epoch"] for row in callbacks.read_metrics(path)] == [1, 2, 3]
     assert callbacks.read_metrics(path)[-1] == {"epoch": 3, "steps": 0, "loss": 7.0}
+
+
+def test_damaged_metrics_are_told(tmp_path):
+    path = tmp_path / "metrics.csv"
+    whole = b"epoch,steps,loss,val_loss\n1,5,0.5,\n2,10,0.25,0.5\n"
+    path.write_bytes(whole)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rows = callbacks.read_metrics(path)
+    assert rows == [
+        {"epoch": 1, "steps": 5, "loss": 0.5},
+        {"epoch": 2, "steps": 10, "loss": 0.25, "val_loss": 0.5},
+    ]
+    damaged = whole + b"3,15,0.1\n\0\0\0\nx,y,z,u\n6,30,0.2,0.3\n\xff\n8,40,0.2,0.3"
+    path.write_bytes(damaged)
+    said = (
+        "metrics.csv is damaged: line 4, 5, 6, 8 cannot be read and is left out; epoch 3, 4, 5, 7"
+    )
+    with pytest.warns(UserWarning, match=said):
+        assert [row["epoch"] for row in callbacks.read_metrics(path)] == [1, 2, 6, 8]
+    with pytest.warns(UserWarning, match=f"{said}, 9 is missing"):
+        table = callbacks.MetricsTable(path, epoch=9)
+    assert len(table.rows) == 4
+    assert (tmp_path / "metrics.damaged.csv").read_bytes() == damaged, "it is written anew"
+    path.write_bytes(b"\0" * 100)
+    with pytest.warns(UserWarning, match="epoch 1, 2, 3, 4, 5 and 4 more is missing"):
+        assert callbacks.MetricsTable(path, epoch=9).rows == []
 
 
 def test_tensorboard_reads_the_logs(tmp_path, tensorflow_only):

@@ -1,11 +1,17 @@
+import hashlib
 import json
+import shutil
 import signal
+import socket
+import subprocess
+import sys
 
 import keras
 import numpy as np
 import pytest
 
 import kgen
+from kgen import files
 from kgen.training.errors import Interrupted, NonFiniteError, RunError
 from kgen.training.run import Run, RunConfig, load_model, train
 
@@ -85,8 +91,10 @@ def test_run_folder(unbroken):
     written = {p.relative_to(run.path).as_posix() for p in run.path.rglob("*") if p.is_file()}
     logs = {path for path in written if path.startswith("logs/")}
     assert len(logs) == 2
+    assert set(files.written(run.path)) == written - {"files.txt"}
     assert written - logs == {
         "run.json",
+        "files.txt",
         "metrics.csv",
         "model.keras",
         *(f"samples/epoch_{n:04d}.png" for n in (1, 2, 3)),
@@ -231,6 +239,86 @@ def test_finished_run_is_extended_by_more_epochs_alone(tmp_path, unbroken):
     assert two.info["arguments"]["epochs"] == 3
 
 
+@pytest.mark.parametrize("unbroken", ["vae_tiny"], indirect=True)
+@pytest.mark.parametrize("lost", ["missing", pytest.param("corrupt", marks=SLOW)])
+def test_a_finished_run_goes_on_without_its_checkpoints(tmp_path, unbroken, lost):
+    name, run = unbroken
+    two = begin(name, tmp_path / "run", epochs=2)
+    for path in two.checkpoints.paths():
+        path.write_bytes(b"") if lost == "corrupt" else path.unlink()
+        if lost == "missing":
+            path.with_suffix(".json").unlink()
+    said, before = [], two.model_path.read_bytes()
+    assert go_on(two.path, report=said.append).metrics == two.metrics
+    assert "is finished: 2 epochs are done" in said[-1] and two.model_path.read_bytes() == before
+
+    with pytest.raises(Interrupted):  # before it has a checkpoint again
+        go_on(two.path, epochs=3, callbacks=[Stop(0)])
+    assert two.model_path.read_bytes() == before, "it is there until there is a better one"
+    assert two.info["status"] == "interrupted" and not two.finished
+    load_model(two.path, report=said.append)
+    assert said[-1] == f"{two.path} is not finished: using its model of fewer epochs."
+    assert_equal(state(go_on(two.path)), state(run))
+    assert two.finished and two.model_path.read_bytes() != before
+
+
+def test_a_checkpoint_that_does_not_load_here_is_not_given_up(tmp_path, vae_run):
+    """It is whole, but for instance of a newer Keras."""
+    run = Run(shutil.copytree(vae_run.path, tmp_path / "run"))
+    path = run.checkpoints.last()
+    path.write_bytes(b"of a newer Keras")
+    record = json.loads(path.with_suffix(".json").read_text())
+    record["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_suffix(".json").write_text(json.dumps(record))
+    before = tree(run.path)
+    with pytest.raises(RunError, match="cannot be loaded here"):
+        go_on(run.path, epochs=2)
+    assert tree(run.path) == before
+
+
+def test_what_a_killed_process_left_in_run_json_is_corrected(tmp_path, vae_run):
+    run = Run(shutil.copytree(vae_run.path, tmp_path / "run"))
+    run.update(status="running", finished=None)  # killed after model.keras was written
+    with run.held():
+        run.settle()
+        assert run.info["status"] == "running", "it is alive"
+    load_model(run.path)
+    assert run.info["status"] == "finished" and run.info["finished"] >= run.info["started"]
+    run.update(status="running", finished=None)
+    run.model_path.unlink()  # killed before that
+    load_model(run.path)
+    assert run.info["status"] == "interrupted"
+
+
+HOLD = """
+import pathlib, sys
+from kgen import files
+with files.locked(files.lock_in(sys.argv[1], sys.argv[2]), sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("lock", ["run", "evaluation"])
+def test_a_run_that_another_process_writes_is_left_alone(tmp_path, vae_run, lock):
+    path = shutil.copytree(vae_run.path, tmp_path / "run")
+    (path / "checkpoints/.epoch_0001.kgen.keras").write_text("half")
+    line = [sys.executable, "-c", HOLD, str(path), lock]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"held\n"
+        before = tree(path)
+        said = f"{path} is in use by process {process.pid} on {socket.gethostname()}"
+        with pytest.raises(RunError, match=said):
+            begin("vae_tiny", path, epochs=1, force=True)
+        if lock == "run":
+            with pytest.raises(RunError, match=said):
+                go_on(path, epochs=2)
+        assert tree(path) == before
+        process.kill()
+    go_on(path)  # a lock that nobody holds is no obstacle
+    assert not list(path.rglob(".*.keras"))
+
+
 @pytest.mark.parametrize(
     ("name", "value", "before"),
     [
@@ -297,17 +385,76 @@ def test_resume_with_other_data(tmp_path):
     assert len(resumed.metrics) == 2, "the same data may lie elsewhere"
 
 
+def tree(folder):
+    """The files under a folder, with what they hold."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
 def test_folder_that_holds_a_run(tmp_path):
     run = begin("vae_tiny", tmp_path, epochs=2)
-    (tmp_path / "notes.txt").write_text("mine")
+    mine = ("notes.txt", "samples/mine.png", "checkpoints/mine.keras", "logs/mine", "report/1.png")
+    mine += ("report.html", "best.keras")  # names that a run may write, and this one has not
+    (tmp_path / "report").mkdir()
+    for name in mine:
+        (tmp_path / name).write_text("mine")
     before = run.info
     with pytest.raises(RunError, match=r"already holds a run. .*--resume.*--force"):
         begin("vae_tiny", tmp_path, epochs=1)
     assert run.info == before
     begin("vae_tiny", tmp_path, epochs=1, force=True)
     assert len(run.metrics) == 1
+    kept = {name: content for name, content in tree(tmp_path).items() if content == b"mine"}
+    assert sorted(kept) == sorted(mine)
+    assert tree(tmp_path).keys() - kept == {*files.written(tmp_path), files.FILES}
     assert not (tmp_path / "samples/epoch_0002.png").exists()
-    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+    (tmp_path / files.FILES).unlink()  # as of an older kgen
+    before = tree(tmp_path)
+    with pytest.raises(RunError, match=r"of an older kgen, without files.txt.*Remove the folder"):
+        begin("vae_tiny", tmp_path, epochs=1, force=True)
+    assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize(
+    ("source", "run", "message"),
+    [
+        ("photos", "project", r"not empty and holds no run, .*--force neither. It holds: check"),
+        ("photos", "project/mine.txt", "mine.txt is a file: choose another folder"),
+        ("photos", "photos", "Neither the data may lie in the run's folder, nor"),
+        ("photos", "photos/run", "Neither the data may lie"),
+        ("photos", "link/run", "Neither the data may lie"),
+        ("photos/images.npz", "photos", "Neither the data may lie"),
+        ("photos", ".", "Neither the data may lie"),
+        ("photos", "", "run must be the path of a folder. Received: ''"),
+        ("", "run", "data must name a source. Received: ''"),
+    ],
+)
+def test_a_folder_of_other_files_is_left_alone(tmp_path, monkeypatch, source, run, message, force):
+    monkeypatch.chdir(tmp_path)
+    for folder in ("project", "photos"):
+        for name in ("samples", "checkpoints", "logs", "report"):
+            (tmp_path / folder / name).mkdir(parents=True)
+        for name in ("mine.txt", "samples/1.png", "report.html", "model.keras", "images.npz"):
+            (tmp_path / folder / name).write_text("mine")
+    (tmp_path / "link").symlink_to("photos")
+    before = tree(tmp_path)
+    with pytest.raises((RunError, ValueError), match=message):
+        train("vae_tiny", source, run, force=force, verbose=0)
+    assert tree(tmp_path) == before
+
+
+def test_a_killed_beginning_is_no_obstacle(tmp_path):
+    """What stands in the folder before run.json does."""
+    run = Run(tmp_path)
+    before = (files.FILES, files.lock_in(tmp_path), *files.traces(tmp_path / "run.json"))
+    for path in before:
+        (tmp_path / path).touch()
+    run.check_free()
+    with run.held():
+        run.create({"status": "running"})
+    assert tree(tmp_path).keys() == {files.FILES, "run.json"}
 
 
 @pytest.mark.parametrize(
