@@ -20,7 +20,6 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-from export import artifact
 from export.errors import ExportError
 
 # The one place for them; the manifest repeats them. A float's limit grows with the largest
@@ -198,7 +197,7 @@ def _run_onnx(folder, section, golden, batch_sizes, step):
 
 
 def _run_saved_model(folder, section, golden, batch_sizes, step):
-    artifact.check_tensorflow_reads(pathlib.Path(folder))
+    check_tensorflow_reads(pathlib.Path(folder))
     calls = [
         (signature, batch_size) for signature in section["signatures"] for batch_size in batch_sizes
     ]
@@ -223,6 +222,15 @@ def _run_saved_model(folder, section, golden, batch_sizes, step):
             if description.get("png"):
                 outputs = {"image": _decode_png(signature, outputs["image_bytes"])}
             yield signature, batch_size, outputs
+
+
+def check_tensorflow_reads(path):
+    """Raises `ExportError` for a path where TensorFlow finds no SavedModel."""
+    if wrong := sorted(set("[\\") & set(str(path.absolute()))):
+        raise ExportError(
+            f"TensorFlow takes the path of a SavedModel for a pattern, and finds none under one "
+            f"with {' or '.join(wrong)}. Give a path without. Received: {path.absolute()}"
+        )
 
 
 def _by_key(description, tensors):
