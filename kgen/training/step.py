@@ -163,7 +163,10 @@ class TrainingStep(BackendStep):
         inputs = list(x) if isinstance(x, (tuple, list)) else [x]
         if self.num_classes is not None:
             inputs += [labels] if len(inputs) == 1 and labels is not None else []
-            if len(inputs) == 1:
+            # A class-conditional prior may stand on an autoencoder that knows no classes.
+            endpoints = self.endpoints()
+            decoding = endpoints.get("reconstruct", endpoints.get("decode"))
+            if len(inputs) == 1 and decoding is not None and "label" in decoding.inputs:
                 raise ValueError(
                     f"{type(self).__name__} is class-conditional: predict((x, labels)), with one "
                     "integer label per row. Received: x alone"
