@@ -395,7 +395,6 @@ def test_the_sampler_converts_to_litert(case, tensorflow_only):
     assert close(image, results["generate"]["image"])
 
 
-@pytest.mark.slow
 def test_runs_in_the_reference_implementation_of_onnx(case, tensorflow_only):
     import onnx
     import onnx.reference
