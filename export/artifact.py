@@ -155,15 +155,6 @@ def describe(path):
     return {"sha256": digest, "size": path.stat().st_size}
 
 
-def check_tensorflow_reads(path):
-    """Raises `ExportError` for a path where TensorFlow finds no SavedModel."""
-    if wrong := sorted(set("[\\") & set(str(path.absolute()))):
-        raise ExportError(
-            f"TensorFlow takes the path of a SavedModel for a pattern, and finds none under one "
-            f"with {' or '.join(wrong)}. Give a path without. Received: {path.absolute()}"
-        )
-
-
 def check_json(name, value):
     """Raises `ExportError` if `value` cannot stand in the manifest."""
     try:

@@ -72,14 +72,14 @@ def export(
     _check_model(model)
     path = pathlib.Path(path)
     _check_path(path, overwrite)
-    if "saved_model" in formats:
-        artifact.check_tensorflow_reads(path)
 
     # From here on TensorFlow is needed.
     import kgen
     from export import golden, model_card, onnx, parity, saved_model, tracing
     from export.progress import progress_bar
 
+    if "saved_model" in formats:
+        parity.check_tensorflow_reads(path)
     model = _in_float32(model)
     endpoints = model.endpoints()
     described = _describe_model(model, endpoints)

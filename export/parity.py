@@ -20,7 +20,6 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-from export import artifact
 from export.errors import ExportError
 
 # The one place for them; the manifest repeats them. A float's limit grows with the largest
@@ -198,7 +197,7 @@ def _run_onnx(folder, section, golden, batch_sizes, step):
 
 
 def _run_saved_model(folder, section, golden, batch_sizes, step):
-    artifact.check_tensorflow_reads(pathlib.Path(folder))
+    check_tensorflow_reads(pathlib.Path(folder))
     calls = [
         (signature, batch_size) for signature in section["signatures"] for batch_size in batch_sizes
     ]
@@ -279,6 +278,15 @@ def _lines_of_c_api(job_folder):
     python = {"kgen", "export", "keras", "tensorflow"} & set(modules or ())
     if modules is None or python:
         raise ExportError(f"The C API's process is not free of Python code: {sorted(python)}")
+
+
+def check_tensorflow_reads(path):
+    """Raises `ExportError` for a path where TensorFlow finds no SavedModel."""
+    if wrong := sorted(set("[\\") & set(str(path.absolute()))):
+        raise ExportError(
+            f"TensorFlow takes the path of a SavedModel for a pattern, and finds none under one "
+            f"with {' or '.join(wrong)}. Give a path without. Received: {path.absolute()}"
+        )
 
 
 def tensorflow_library():
