@@ -289,6 +289,15 @@ def _lines_of_c_api(job_folder):
         raise ExportError(f"The C API's process is not free of Python code: {sorted(python)}")
 
 
+def check_tensorflow_reads(path):
+    """Raises `ExportError` for a path where TensorFlow finds no SavedModel."""
+    if wrong := sorted(set("[\\") & set(str(path.absolute()))):
+        raise ExportError(
+            f"TensorFlow takes the path of a SavedModel for a pattern, and finds none under one "
+            f"with {' or '.join(wrong)}. Give a path without. Received: {path.absolute()}"
+        )
+
+
 def tensorflow_library():
     """Path of TensorFlow's C library, found without importing it; `ExportError` without one."""
     # The finder of files alone: it also finds what an import hook hides.

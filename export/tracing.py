@@ -61,9 +61,13 @@ def _clipped(tensor, spec):
     high = limits.max if spec.maximum is None else spec.maximum
     if (low, high) == (limits.min, limits.max):
         return tensor
-    if dtype.size < 4:
-        tensor = tf.cast(tensor, "int32")  # not every runtime compares uint8
-    return tf.cast(tf.minimum(tf.maximum(tensor, low), high), dtype)
+    # In int32, for not every runtime compares uint8.
+    clipped = tf.cast(tensor, "int32") if dtype.is_integer and dtype.size < 4 else tensor
+    if low > limits.min:
+        clipped = tf.maximum(clipped, low)
+    if high < limits.max:
+        clipped = tf.minimum(clipped, high)
+    return tf.cast(clipped, dtype)
 
 
 def input_names(endpoint):
