@@ -245,6 +245,7 @@ def test_unknown_tfds_name(tfds_folder):
         kgen.data.load("tfds:mnsit", data_dir=tfds_folder[0])
 
 
+@pytest.mark.slow
 def test_keras_datasets(tmp_path, random_images, run_python):
     """One from files where Keras keeps its downloads, and one that cannot be downloaded."""
     folder = tmp_path / "keras" / "datasets" / "fashion-mnist"

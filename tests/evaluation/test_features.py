@@ -592,6 +592,7 @@ def test_inception_reads_no_unknown_pickle(tmp_path):
     assert trace.exists(), "the pickle of this test does nothing"
 
 
+@pytest.mark.slow
 def test_inception_without_its_file():
     pytest.importorskip("torch_fidelity")
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):

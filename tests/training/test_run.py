@@ -18,7 +18,7 @@ from kgen.training.run import Run, RunConfig, load_model, train
 pytestmark = pytest.mark.filterwarnings("ignore:.*collapse")
 
 SLOW = pytest.mark.slow
-MODELS = ("vae_tiny", "dcgan_tiny")
+MODELS = ("vae_tiny", pytest.param("dcgan_tiny", marks=SLOW))
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -348,6 +348,7 @@ def test_run_json_keeps_the_config(vae_run):
     assert RunConfig(**arguments) == RunConfig(epochs=1)
 
 
+@SLOW
 def test_a_run_of_an_older_kgen_goes_on(tmp_path, vae_run):
     """Its run.json lacks options that there are now."""
     info = vae_run.info
@@ -548,6 +549,7 @@ def test_mixed_precision(tmp_path, policy):
     assert_equal(state(run), state(unbroken))
 
 
+@SLOW
 def test_a_model_of_ones_own(tmp_path):
     model = kgen.models.VAE((8, 8, 1), latent_dim=3, filters=4, num_blocks=0, units=8)
     data = kgen.data.load("digits")
