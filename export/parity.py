@@ -224,15 +224,6 @@ def _run_saved_model(folder, section, golden, batch_sizes, step):
             yield signature, batch_size, outputs
 
 
-def check_tensorflow_reads(path):
-    """Raises `ExportError` for a path where TensorFlow finds no SavedModel."""
-    if wrong := sorted(set("[\\") & set(str(path.absolute()))):
-        raise ExportError(
-            f"TensorFlow takes the path of a SavedModel for a pattern, and finds none under one "
-            f"with {' or '.join(wrong)}. Give a path without. Received: {path.absolute()}"
-        )
-
-
 def _by_key(description, tensors):
     """From a graph's names of its outputs to the endpoint's."""
     return {key: tensors[name] for key, name in description["outputs"].items()}
