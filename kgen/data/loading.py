@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import itertools
 import json
@@ -16,6 +17,8 @@ from kgen.data import cache, decoding, sources
 from kgen.data.splits import Split, carve, check_fractions
 
 SPLITS = ("train", "validation", "test")
+
+_DEFAULTS = {"resize": "crop", "interpolation": "lanczos", "max_pixels": decoding.MAX_PIXELS}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -66,6 +69,10 @@ def load(
     image_shape=None,
     *,
     background="white",
+    resize="crop",
+    interpolation="lanczos",
+    max_pixels=decoding.MAX_PIXELS,
+    recursive=False,
     seed=0,
     validation_fraction=0.1,
     test_fraction=0.1,
@@ -74,6 +81,7 @@ def load(
     data_dir=None,
     strict=False,
     progress=True,
+    check=None,
 ):
     """Loads images from any source as uint8, all of one shape, in splits.
 
@@ -85,7 +93,9 @@ def load(
     - Path of a folder of PNG, JPEG, WebP, GIF (first frame) and BMP files: flat, or with
       one subfolder per class, whose names in alphabetical order are the classes. Either
       may also lie in `train/` with, where there are, `validation/` (or `val/`) and
-      `test/` beside it. Hidden files, and folders that begin with `_`, are left out.
+      `test/` beside it, in capitals or not, and all of it in a folder that is alone. Hidden
+      files, folders that begin with `_`, files that are no images and links that lead in a
+      circle are left out.
     - `"tfds:<name>"`: a dataset of tensorflow-datasets, from `data_dir`.
     - `"keras:<name>"`: `mnist`, `fashion_mnist`, `cifar10` or `cifar100`, downloaded by Keras.
     - A `tf.data.Dataset` of images or `(image, label)`, batched or not, uint8. It is read
@@ -93,10 +103,10 @@ def load(
     - An array of images or a tuple `(images, labels)`, of shapes and dtypes as in a `.npz`.
 
     Images of another shape are turned upright (EXIF), cut to the largest centred part with
-    the aspect ratio of `image_shape`, and resized with Lanczos's antialiasing filter; see
-    `kgen.data.decoding.decode`. Images from files are cached on disk as uint8, so that a
-    second `load` starts at once, with the images memory-mapped. A changed file is noticed
-    and never served from the cache.
+    the aspect ratio of `image_shape`, and resized with Lanczos's antialiasing filter, unless
+    `resize` and `interpolation` say otherwise; see `kgen.data.decoding.decode`. Images from
+    files are cached on disk as uint8, so that a second `load` starts at once, with the images
+    memory-mapped. A changed file is noticed and never served from the cache.
 
     A split that the source has is kept. A missing validation or test split is drawn from
     the training images uniformly at random, the classes left to chance, and depends on
@@ -109,6 +119,13 @@ def load(
             grey, else 3; never 4, except for arrays that have 4.
         background: Colour on which transparent images are composited where `image_shape`
             has 1 or 3 channels: a name that Pillow knows, or `"#rrggbb"`.
+        resize: How an image gets another aspect ratio: `"crop"`, `"pad"` (with `background`, or
+            transparent where `image_shape` has 4 channels) or `"stretch"`.
+        interpolation: `"lanczos"`, or `"nearest"` for pixel art.
+        max_pixels: Int, pixels of the largest picture that is decoded; a larger one counts as
+            one that cannot be read. Decoding takes up to 4 bytes per pixel and thread.
+        recursive: Boolean, whether a folder's subfolders are no classes, but places of images
+            without labels.
         seed: Integer, 0 or more, that draws the missing splits.
         validation_fraction: Float, share of the training images for a missing validation
             split; 0 for none.
@@ -121,6 +138,9 @@ def load(
         strict: Boolean, whether a file that cannot be read is an error. By default it is
             left out and named in `skipped` and in a warning.
         progress: Boolean, whether to show a progress bar while decoding.
+        check: Callable of the shape of the images and the number of classes (`None` where there
+            are no labels) that may refuse them by an error. It is called before images are decoded,
+            not where they are in the cache, or have labels without names of classes.
 
     Returns:
         A `Data`.
@@ -137,26 +157,31 @@ def load(
     (8000, 64, 64, 3)
     """
     image_shape = None if image_shape is None else check_image_shape(image_shape)
-    decoding.check_background(background)
+    decoding.check_options(background, resize, interpolation, max_pixels)
     check_fractions(validation_fraction, test_fraction)
-    found = sources.find(source, data_dir)
+    found = sources.find(source, data_dir, recursive)
     fractions = {"validation": validation_fraction, "test": test_fraction}
     fractions = {name: value for name, value in fractions.items() if name not in found.splits}
 
+    options = {"resize": resize, "interpolation": interpolation, "max_pixels": max_pixels}
+    changed = {name: value for name, value in options.items() if value != _DEFAULTS[name]}
+
     def fill(sink):
-        return _fill(sink, found, image_shape, background, fractions, seed, progress)
+        decoded = {"background": background, **options}
+        return _fill(sink, found, image_shape, decoded, fractions, seed, progress, check)
 
     if found.key is None:
         arrays, info = fill(_Memory())
     else:
         key = [cache.FORMAT, found.key, image_shape, background, fractions, fractions and seed]
+        key += [changed] if changed else []  # without them, as before there were such options
         name = re.sub(r"[^A-Za-z0-9_-]+", "-", found.name)
         folder = pathlib.Path(cache_dir or cache.default_folder()).expanduser() / "data"
         entry = folder / f"{name}-{cache.digest(key)[:24]}"
         arrays, info = cache.load(entry, lambda writer: fill(writer)[1])
 
     skipped = [tuple(item) for item in info["skipped"]]
-    _report(skipped, found.description, strict)
+    _report(skipped, found, strict)
     splits = {
         name: Split(images, labels, horizontal_flip=horizontal_flip and name == "train")
         for name, (images, labels) in arrays.items()
@@ -197,17 +222,23 @@ class _Memory:
         }
 
 
-def _fill(sink, found, image_shape, background, fractions, seed, progress):
+def _fill(sink, found, image_shape, options, fractions, seed, progress, check):
     """Decodes a source into `sink`: its splits as `(images, labels)`, and what else is known."""
     contents = found.read()
     description, parts = found.description, contents.parts
     if image_shape is None:
-        image_shape = contents.image_shape or _common_shape(parts, description, progress)
+        image_shape = contents.image_shape or _common_shape(
+            parts, description, options["max_pixels"], progress
+        )
+    class_names = contents.class_names
+    if check is not None and (class_names or next(iter(parts["train"].items))[2] is None):
+        check(image_shape, class_names and len(class_names))
     skipped = list(contents.skipped)
+    read_image = functools.partial(decoding.decode, image_shape=image_shape, **options)
 
     def decode(item):
         name, payload, label = item
-        return name, label, decoding.attempt(decoding.decode, payload, image_shape, background)
+        return name, label, decoding.attempt(read_image, payload)
 
     with _progress(f"Decoding {description}", parts, progress) as advance:
         for part_name, part in parts.items():
@@ -237,18 +268,20 @@ def _fill(sink, found, image_shape, background, fractions, seed, progress):
     }
 
 
-def _common_shape(parts, description, progress):
+def _common_shape(parts, description, max_pixels, progress):
     """The shape of all images of a source; `ValueError` if they have several sizes."""
-    sizes, channels = {}, set()
+    sizes, channels, refused = {}, set(), None
     items = itertools.chain.from_iterable(part.items for part in parts.values())
 
     def probe(item):
-        return item[0], decoding.attempt(decoding.probe, item[1])
+        return item[0], decoding.attempt(decoding.probe, item[1], max_pixels)
 
     with _progress(f"Measuring {description}", parts, progress) as advance:
-        for name, (shape, _) in decoding.parallel_map(probe, items):
+        for name, (shape, reason) in decoding.parallel_map(probe, items):
             advance()
-            if shape is not None:  # decoding names the files that cannot be read
+            if shape is None:  # decoding names the files that cannot be read
+                refused = f"{name}: {reason}"
+            else:
                 sizes.setdefault(tuple(shape[:2]), name)
                 channels.add(shape[2])
             if len(sizes) == 2:
@@ -259,7 +292,10 @@ def _common_shape(parts, description, progress):
                     f"{second[0]}x{second[1]}; pass image_shape=(height, width, channels)."
                 )
     if not sizes:
-        raise ValueError(f"None of the files in {description} is an image that can be read.")
+        raise ValueError(
+            f"None of the files in {description} is an image that can be read (the last: "
+            f"{refused})."
+        )
     return (*sizes.popitem()[0], channels.pop() if len(channels) == 1 else 3)
 
 
@@ -287,13 +323,19 @@ def _progress(text, parts, show):
         yield advance
 
 
-def _report(skipped, description, strict):
+def _report(skipped, found, strict):
+    if found.other:
+        count = "1 file" if len(found.other) == 1 else f"{len(found.other)} files"
+        named = ", ".join(found.other[:3]) + (", ..." if len(found.other) > 3 else "")
+        verb = "is no image" if len(found.other) == 1 else "are no images"
+        text = f"{count} of {found.description} {verb} and left out: {named}."
+        warnings.warn(text, stacklevel=3)
     if not skipped:
         return
     named = "; ".join(f"{path}: {reason}" for path, reason in skipped[:3])
     more = f"; and {len(skipped) - 3} more" if len(skipped) > 3 else ""
     count = f"{len(skipped)} file{'s' if len(skipped) > 1 else ''}"
-    message = f"{count} of {description} could not be read ({named}{more})"
+    message = f"{count} of {found.description} could not be read ({named}{more})"
     if strict:
         raise ValueError(f"{message}; remove or repair them, or pass strict=False to skip them.")
     warnings.warn(f"{message}: skipped.", stacklevel=3)

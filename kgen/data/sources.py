@@ -6,6 +6,8 @@ import difflib
 import hashlib
 import os
 import pathlib
+import stat
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable
 
@@ -69,6 +71,7 @@ class Source:
 
     `description` is the source as the user gave it. `key` is a value for JSON that changes
     whenever the source does, or `None` for one that is in memory already and is not cached.
+    `other` names what lies in a folder and is no image, broken or not.
     """
 
     name: str
@@ -76,9 +79,10 @@ class Source:
     splits: tuple
     read: Callable[[], Contents]
     key: object = None
+    other: tuple = ()
 
 
-def find(source, data_dir=None):
+def find(source, data_dir=None, recursive=False):
     """Returns the `Source` that the argument `source` of `kgen.data.load` means."""
     if isinstance(source, str):
         if not source:  # as a path it would be the current folder
@@ -91,7 +95,7 @@ def find(source, data_dir=None):
         if kind == "tfds":
             return _tfds(name, data_dir)
     if isinstance(source, (str, os.PathLike)):
-        return _path(source)
+        return _path(source, recursive)
     if _is_tf_dataset(source):
         return _tf_dataset(source)
     if isinstance(source, tuple) and len(source) == 2:
@@ -104,14 +108,16 @@ def find(source, data_dir=None):
     )
 
 
-def _path(source):
+def _path(source, recursive):
     path = pathlib.Path(source).expanduser()
     if path.is_dir():
-        return _folder(path, str(source))
+        return _folder(path, str(source), recursive)
     if path.is_file():
         if path.suffix.lower() == ".npz":
             return _npz(path, str(source))
         raise ValueError(f"{source} is a file; expected a .npz file or a folder of images.")
+    if path.exists():
+        raise ValueError(f"{source} is a device, a pipe or a socket; expected a file or a folder.")
     if path.suffix or len(path.parts) > 1 or not isinstance(source, str):
         raise FileNotFoundError(f"{source} does not exist; expected a .npz file or a folder.")
     names = {"digits": "digits", **{name: f"keras:{name}" for name in _KERAS_CLASS_NAMES}}
@@ -289,36 +295,61 @@ _SPLIT_FOLDERS = {
     "validation": "validation",
 }
 
+# Pictures of formats that are not decoded: to leave one out in silence would lose it.
+_OTHER_PICTURES = (
+    *(".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".jfif", ".tga", ".ico"),
+    *(".ppm", ".pgm", ".pbm", ".svg", ".psd", ".dng", ".cr2", ".nef", ".arw", ".exr", ".hdr"),
+)
 
-def _folder(root, description):
-    files = _list_files(root)
-    split_of = _split_folders(files, description)
+
+def _folder(root, description, recursive):
+    found, other = _list_files(root)
+    files = {}
+    for path, stamps in found.items():
+        if path.lower().endswith((*SUFFIXES, *_OTHER_PICTURES)):
+            files[path] = stamps
+        else:
+            other.append(path)
+    wrapping = _wrapping([path for path in files if path.lower().endswith(SUFFIXES)])
+    inside = [path.removeprefix(wrapping) for path in found if path.startswith(wrapping)]
+    split_of = _split_folders(inside, description)
 
     # Sort the files into splits. What is left of a path says its class, or that it has none.
     skipped, images = [], {}
     for path in files:
-        top, _, rest = path.partition("/") if split_of else ("", "", path)
+        top, _, rest = "", "", path.removeprefix(wrapping)
+        if split_of:
+            top, _, rest = rest.partition("/")
         if not path.lower().endswith(SUFFIXES):
             skipped.append((path, f"not a {', '.join(SUFFIXES)} file"))
         elif not rest or (split_of and top not in split_of):
             skipped.append((path, f"outside {', '.join(f'{top}/' for top in split_of)}"))
         else:
-            class_name = rest.partition("/")[0] if "/" in rest else None
+            class_name = rest.partition("/")[0] if "/" in rest and not recursive else None
             images.setdefault(split_of.get(top, "train"), []).append((path, class_name))
     for top, split in (split_of or {"": "train"}).items():
         if split not in images:
-            folder = os.path.join(description, top) if top else description
+            folder = os.path.join(description, wrapping + top) if top else description
             raise ValueError(
                 f"{folder} holds no image; expected {', '.join(SUFFIXES)} files, or one "
                 "subfolder of them per class."
             )
-    class_names = {class_name for files in images.values() for _, class_name in files}
+    classes = {split: {name for _, name in paths} for split, paths in images.items()}
+    class_names = set().union(*classes.values())
     if None in class_names and len(class_names) > 1:
         example = next(path for files in images.values() for path, name in files if name is None)
         raise ValueError(
             f"{description} has class subfolders, but {example} lies in none; put every image "
-            "into a class subfolder, or none."
+            "into a class subfolder, or none, or leave the classes out with recursive=True "
+            "(--recursive)."
         )
+    for top, split in split_of.items():
+        if alone := sorted(classes[split] - classes["train"]) if None not in class_names else ():
+            warnings.warn(
+                f"{description} has no training image of {', '.join(alone[:5])}, which {top}/ has: "
+                "a class that is not trained.",
+                stacklevel=4,
+            )
     class_names = None if None in class_names else sorted(class_names)
     index = {name: index for index, name in enumerate(class_names or [])}
 
@@ -331,18 +362,43 @@ def _folder(root, description):
         }
         return Contents(parts, None, class_names, skipped)
 
-    return Source(root.resolve().name, description, tuple(images), read, key=files)
+    # The images alone are the key, unless they are not taken as an older version took them.
+    key = [files, wrapping, recursive] if wrapping or recursive else files
+    name = root.resolve().name
+    return Source(name, description, tuple(images), read, key, tuple(sorted(other)))
+
+
+def _wrapping(images):
+    """The folder, with a slash behind it, in whose subfolders alone the images lie, or `""`.
+
+    A folder that holds images itself is none, but a class.
+    """
+    wrapping = ""
+    while True:
+        inside = [path.removeprefix(wrapping) for path in images]
+        tops = {path.partition("/")[0] for path in inside}
+        if len(tops) != 1 or not all(path.count("/") > 1 for path in inside):
+            return wrapping
+        (top,) = tops
+        if top.lower() in _SPLIT_FOLDERS:
+            return wrapping
+        wrapping += f"{top}/"
 
 
 def _split_folders(files, description):
     """Dict of top folder to split, empty for a folder that is not divided into splits."""
     tops = {path.partition("/")[0] for path in files if "/" in path}
-    found = {top: _SPLIT_FOLDERS[top] for top in sorted(tops & set(_SPLIT_FOLDERS))}
-    if "train" in found and (len(found) > 1 or tops == {"train"}):
-        if len(set(found.values())) < len(found):
-            raise ValueError(
-                f"{description} has two folders for validation ({', '.join(found)}); keep one."
-            )
+    found = {
+        top: _SPLIT_FOLDERS[top.lower()] for top in sorted(tops) if top.lower() in _SPLIT_FOLDERS
+    }
+    splits = list(found.values())
+    if "train" in splits and (len(found) > 1 or tops == set(found)):
+        for split in splits:
+            if splits.count(split) > 1:
+                raise ValueError(
+                    f"{description} has two folders for {split} "
+                    f"({', '.join(top for top in found if found[top] == split)}); keep one."
+                )
         return found
     if tops and tops == set(found):
         raise ValueError(
@@ -353,28 +409,44 @@ def _split_folders(files, description):
 
 
 def _list_files(root):
-    """The visible files of a folder, to find images and to know whether they changed: a sorted
-    dict of relative path (with `/`) to `(size, mtime_ns, ctime_ns)`.
+    """The visible files of a folder, to find images and to know whether they changed.
+
+    Returns a sorted dict of relative path (with `/`) to `(size, mtime_ns, ctime_ns)`, and a list
+    of what is neither file nor folder. A link to a folder that it lies in is not followed.
 
     A file's content cannot change without its ctime, which, unlike its mtime, no program can
     set back; and two files with one relative path, size and mtime (two unpacked archives of
     bitmaps) still differ in it. So these numbers are as safe a key as the files' contents,
     without reading them.
     """
-    files, folders = {}, [""]
+    files, other = {}, []
+    folders = [("", (os.path.realpath(root),))]  # with its real path, and those above it
     while folders:
-        folder = folders.pop()
+        folder, above = folders.pop()
         with os.scandir(os.path.join(root, folder)) as entries:
             for entry in entries:
                 if entry.name[0] == ".":
                     continue
-                if not entry.is_dir():
-                    status = entry.stat(follow_symlinks=entry.is_file())  # or a dangling link
-                    stamps = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-                    files[folder + entry.name] = stamps
-                elif entry.name[0] != "_":
-                    folders.append(f"{folder}{entry.name}/")
-    return dict(sorted(files.items()))
+                path = folder + entry.name
+                try:
+                    status = entry.stat()
+                except OSError:  # a link that leads nowhere, or to itself
+                    status = entry.stat(follow_symlinks=False)
+                if stat.S_ISDIR(status.st_mode):
+                    if entry.name[0] == "_":
+                        continue
+                    real = os.path.join(above[-1], entry.name)
+                    if entry.is_symlink():
+                        real = os.path.realpath(real)
+                        if any(f"{path}/".startswith(f"{real.rstrip('/')}/") for path in above):
+                            other.append(f"{path} (a link to a folder that it lies in)")
+                            continue
+                    folders.append((f"{path}/", (*above, real)))
+                elif stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode):
+                    files[path] = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+                else:  # to open a pipe would wait for ever
+                    other.append(f"{path} (a device, a pipe or a socket)")
+    return dict(sorted(files.items())), other
 
 
 # tensorflow-datasets
@@ -445,7 +517,7 @@ def _tfds(name, data_dir):
         names = None if label_key is None else list(features[label_key].names)
         return Contents(parts, None if None in shape else tuple(shape), names)
 
-    key = [builder.info.full_name, _list_files(builder.data_path)]
+    key = [builder.info.full_name, _list_files(builder.data_path)[0]]
     return Source(builder.name, f"tfds:{name}", tuple(splits), read, key)
 
 

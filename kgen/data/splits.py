@@ -105,6 +105,8 @@ def check_labels(labels, count, what):
         )
     if labels.min() < 0:
         raise ValueError(f"{what} must be 0 or more, received {labels.min()}.")
+    if labels.max() >= 2**31:  # they are kept as int32
+        raise ValueError(f"{what} must be less than 2**31, received {labels.max()}.")
     return labels.reshape(count).astype(np.int32)
 
 

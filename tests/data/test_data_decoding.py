@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from kgen.data import decoding
 from kgen.data.decoding import decode, probe
 
 
@@ -165,3 +166,116 @@ def test_reduced_jpeg_decoding_is_as_good_as_a_full_one(size):
 )
 def test_probe_gives_height_width_and_channels(mode, channels):
     assert probe(encode(Image.new(mode, (7, 5)), "PNG")) == (5, 7, channels)
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 10, 65535])
+def test_an_exif_orientation_that_is_none_turns_nothing(photo, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(photo, "PNG", exif=exif)
+    assert probe(data) == (40, 60, 3)
+    np.testing.assert_array_equal(decode(data, (40, 60, 3)), np.asarray(photo))
+
+
+@pytest.mark.parametrize(
+    ("shape", "inside"), [((30, 30, 3), np.s_[5:25]), ((40, 90, 3), np.s_[:, 15:75])]
+)
+def test_padding_keeps_the_whole_picture(photo, shape, inside):
+    decoded = decode(encode(photo, "PNG"), shape, "#0a141e", resize="pad")
+    height, width = decoded[inside].shape[:2]
+    expected = np.asarray(photo.resize((width, height), Image.Resampling.LANCZOS))
+    np.testing.assert_array_equal(decoded[inside], expected)
+    around = np.ones(shape[:2], bool)
+    around[inside] = False
+    assert (decoded[around] == (10, 20, 30)).all()
+
+
+def test_padding_of_grey_and_of_transparency(photo):
+    grey = decode(encode(photo, "PNG"), (20, 20, 1), "black", resize="pad")
+    assert (grey[:3] == 0).all() and grey[3:17].any()
+    rgba = decode(encode(photo, "PNG"), (20, 20, 4), resize="pad")
+    assert (rgba[:3] == 0).all() and (rgba[4:16, ..., 3] == 255).all()
+    thin = decode(np.full((1, 500, 1), 9, np.uint8), (8, 8, 1), "white", resize="pad")
+    assert (thin == 9).any(axis=(1, 2)).tolist() == [False] * 3 + [True] + [False] * 4
+
+
+def test_stretching(photo):
+    decoded = decode(encode(photo, "PNG"), (20, 20, 3), resize="stretch")
+    expected = np.asarray(photo.resize((20, 20), Image.Resampling.LANCZOS))
+    np.testing.assert_array_equal(decoded, expected)
+
+
+def test_pixel_art_keeps_its_colours(random_images):
+    (image,) = random_images(1, 8, 8, 3)
+    enlarged = image.repeat(4, 0).repeat(4, 1)
+    np.testing.assert_array_equal(decode(image, (32, 32, 3), interpolation="nearest"), enlarged)
+    np.testing.assert_array_equal(decode(enlarged, (8, 8, 3), interpolation="nearest"), image)
+    jpeg = encode(Image.fromarray(enlarged), "JPEG", quality=100, subsampling=0)
+    small = decode(jpeg, (8, 8, 3), interpolation="nearest").astype(int)
+    full = decode(jpeg, (32, 32, 3)).astype(int)
+    np.testing.assert_array_equal(small, full[2::4, 2::4])
+
+
+@pytest.mark.parametrize(
+    "mode", ["1", "L", "LA", "I;16", "P", "P with a transparent colour", "RGBA"]
+)
+@pytest.mark.parametrize("resize", decoding.RESIZES)
+@pytest.mark.parametrize("interpolation", decoding.INTERPOLATIONS)
+def test_bands_give_the_pixels_of_the_whole(monkeypatch, photo, mode, resize, interpolation):
+    options = {}
+    if mode == "I;16":
+        photo = Image.fromarray(np.asarray(photo.convert("L")).astype(np.uint16) * 257)
+    elif mode in ("LA", "RGBA"):
+        photo.putalpha(photo.getchannel(0))
+        photo = photo.convert(mode)
+    elif mode[0] == "P":
+        photo = photo.quantize(16)
+        options = {"transparency": 3} if mode != "P" else {}
+    else:
+        photo = photo.convert(mode)
+    data = encode(photo, "PNG", **options)
+    for shape in ((13, 31, 1), (50, 12, 3), (17, 17, 4), (80, 60, 3)):
+        monkeypatch.setattr(decoding, "_BAND", 2**22)
+        whole = decode(data, shape, "#0a141e", resize, interpolation)
+        monkeypatch.setattr(decoding, "_BAND", 400)
+        banded = decode(data, shape, "#0a141e", resize, interpolation)
+        np.testing.assert_array_equal(banded, whole)
+
+
+HUGE = """
+import io, resource
+from PIL import Image
+from kgen.data.decoding import decode, probe
+file = io.BytesIO()
+Image.new("1", (13_500, 13_500), 1).save(file, "PNG")
+try:
+    decode(file.getvalue(), (8, 8, 3))
+except ValueError as error:
+    print(error)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+pixels = decode(file.getvalue(), (8, 8, 3), max_pixels=200_000_000)
+after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(len(file.getvalue()) < 100_000, (pixels == 255).all(), (after - before) // 1024)
+print(Image.MAX_IMAGE_PIXELS)
+"""
+
+
+@pytest.mark.slow
+def test_a_huge_picture_of_single_bits_takes_a_byte_a_pixel(run_python):
+    pytest.importorskip("resource")
+    refused, decoded, pillows = run_python(HUGE).stdout.splitlines()
+    assert "13500x13500 pixels are more than max_pixels=178956970" in refused
+    small, white, megabytes = decoded.split()
+    assert small == white == "True"
+    assert int(megabytes) < 300, "and not the 730 of four bytes a pixel"
+    assert int(pillows) == Image.MAX_IMAGE_PIXELS
+
+
+@pytest.mark.parametrize("size", [(101, 10), (65535, 65535)])  # beyond Pillow's limit, too
+def test_a_picture_of_too_many_pixels_is_refused(size):
+    data = bytearray(encode(Image.new("L", (8, 8)), "GIF"))
+    data[6:10] = b"".join(side.to_bytes(2, "little") for side in size)
+    message = rf"{size[0]}x{size[1]} pixels are more than max_pixels=1000 \(--max-pixels\)"
+    for read in (probe, lambda data, **options: decode(data, (8, 8, 1), **options)):
+        with pytest.raises(ValueError, match=message):
+            read(bytes(data), max_pixels=1000)

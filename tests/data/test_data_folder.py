@@ -1,3 +1,4 @@
+import os
 import warnings
 
 import numpy as np
@@ -89,6 +90,135 @@ def test_carving_depends_on_the_seed_alone(make_folder, random_images):
     assert first.fingerprint != other.fingerprint
 
 
+@pytest.mark.parametrize("tops", [("Train", "TEST"), ("TRAIN", "Val", "test"), ("Train",)])
+@pytest.mark.parametrize("wrapping", ["", "data/", "set/v1/"])
+def test_splits_in_capitals_and_in_a_wrapping_folder(make_folder, random_images, tops, wrapping):
+    images = {top: random_images(12, 8, 8, 3, seed=i) for i, top in enumerate(tops)}
+    files = {
+        f"{wrapping}{top}/{'ab'[i % 2]}/{i}.png": image
+        for top in tops
+        for i, image in enumerate(images[top])
+    }
+    data = kgen.data.load(make_folder(files))
+    assert data.class_names == ["a", "b"] and data.skipped == []
+    for top in tops[1:]:
+        split = data.split({"val": "validation"}.get(top.lower(), "test"))
+        assert same_images(split.images, images[top])
+    assert len(data.train) == (12 if len(tops) == 3 else 11 if len(tops) == 2 else 10)
+
+
+def test_a_wrapping_folder_is_no_class_but_one_with_images_is(make_folder, random_images):
+    images = random_images(20, 8, 8, 3)
+    files = {f"data/{'ab'[i % 2]}/{i}.png": image for i, image in enumerate(images)}
+    folder = make_folder(files | {"LICENSE": b"", "data/labels.csv": b""}, "wrapped")
+    with pytest.warns(UserWarning, match="2 files of .* are no images and left out: LICENSE, data"):
+        data = kgen.data.load(folder, strict=True)
+    assert data.class_names == ["a", "b"]
+    one = make_folder({f"cat/{i}.png": image for i, image in enumerate(images)}, "one")
+    assert kgen.data.load(one).class_names == ["cat"]
+
+
+def test_a_class_that_train_lacks_is_told(make_folder, random_images):
+    images = iter(random_images(40, 8, 8, 3))
+    files = {f"train/{name}/{i}.png": next(images) for name in "ac" for i in range(10)}
+    files |= {f"test/{name}/{i}.png": next(images) for name in "ab" for i in range(2)}
+    folder = make_folder(files)
+    for _ in range(2):  # from the cache, too
+        with pytest.warns(UserWarning, match="no training image of b, which test/ has"):
+            assert kgen.data.load(folder).class_names == ["a", "b", "c"]
+
+
+def test_recursive_takes_images_anywhere_and_no_classes(make_folder, random_images):
+    images = random_images(20, 8, 8, 3)
+    names = ("a.png", "stray/b.png", "stray/deep/c.png", "other/d.png")
+    files = {f"{i}-{names[i % 4]}": image for i, image in enumerate(images)}
+    data = kgen.data.load(make_folder(files), recursive=True)
+    assert data.class_names is None and data.train.labels is None
+    assert same_images(all_images(data), images)
+    classes = {f"{'ab'[i % 2]}/{i}.png": image for i, image in enumerate(images)}
+    folder = make_folder(classes, "classes")
+    assert kgen.data.load(folder).num_classes == 2
+    assert kgen.data.load(folder, recursive=True).num_classes is None
+    splits = {
+        f"{top}/x/{path}": image for top in ("train", "test") for path, image in files.items()
+    }
+    data = kgen.data.load(make_folder(splits, "splits"), recursive=True)
+    assert (len(data.train), len(data.validation), len(data.test)) == (18, 2, 20)
+
+
+def test_links_that_lead_in_a_circle_are_left_out(make_folder, random_images):
+    images = random_images(20, 8, 8, 3)
+    folder = make_folder({f"{'ab'[i % 2]}/{i}.png": image for i, image in enumerate(images)})
+    (folder / "a" / "up").symlink_to("..", target_is_directory=True)
+    (folder / "out").symlink_to(folder.parent, target_is_directory=True)
+    (folder / "self").symlink_to("self")
+    (folder / "a" / "b").symlink_to("../b", target_is_directory=True)  # a link to elsewhere
+    (folder / "b" / "a").symlink_to("../a", target_is_directory=True)
+    with pytest.warns(UserWarning) as warned:
+        data = kgen.data.load(folder, strict=True, validation_fraction=0, test_fraction=0)
+    (message,) = (str(warning.message) for warning in warned)
+    assert message.startswith(f"6 files of {folder} are no images"), "up, out, self, and in circles"
+    assert "a/up (a link to a folder that it lies in)" in message
+    assert data.class_names == ["a", "b"]
+    assert len(data.train) == 40, "each image in its own folder and through the link beside it"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+def test_a_pipe_is_never_opened(make_folder, random_images, tmp_path):
+    images = random_images(20, 8, 8, 3)
+    folder = make_folder({f"{i}.png": image for i, image in enumerate(images)})
+    os.mkfifo(folder / "pipe.png")
+    (folder / "link.png").symlink_to("pipe.png")
+    with pytest.warns(UserWarning, match=r"link.png \(a device, a pipe .*pipe.png \(a device"):
+        data = kgen.data.load(folder, strict=True)
+    assert same_images(all_images(data), images)
+    os.mkfifo(tmp_path / "pipe.npz")
+    with pytest.raises(ValueError, match=r"pipe.npz is a device, a pipe or a socket"):
+        kgen.data.load(tmp_path / "pipe.npz")
+
+
+def test_what_is_no_image_is_not_in_the_way(make_folder, random_images, cache_folder):
+    images = random_images(20, 8, 8, 3)
+    folder = make_folder({f"{i}.png": image for i, image in enumerate(images)})
+    (folder / "labels.csv").write_text("0,cat")
+    with pytest.warns(UserWarning, match=r"1 file .* is no image and left out: labels.csv\."):
+        assert kgen.data.load(folder, strict=True).skipped == []
+    (folder / "labels.csv").write_text("0,cat\n1,dog")
+    with pytest.warns(UserWarning, match="labels.csv"):
+        kgen.data.load(folder)
+    assert len(list((cache_folder / "data").iterdir())) == 1
+    (folder / "photo.tif").write_bytes(b"II*")  # a picture, and lost if nobody says so
+    with pytest.raises(ValueError, match=r"1 file of .* could not be read \(photo.tif: not a .png"):
+        kgen.data.load(folder, strict=True)
+
+
+@pytest.mark.parametrize("image_shape", [None, (8, 8, 3)])
+def test_a_picture_of_too_many_pixels_is_named(make_folder, random_images, image_shape):
+    files = {f"{i}.png": image for i, image in enumerate(random_images(20, 8, 8, 3))}
+    folder = make_folder(files | {"large.png": np.zeros((10, 20, 3), np.uint8)})
+    with pytest.warns(UserWarning, match=r"large.png: its 20x10 pixels .*max_pixels=100 \(--max"):
+        data = kgen.data.load(folder, image_shape, max_pixels=100)
+    assert len(all_images(data)) == 20
+    assert len(all_images(kgen.data.load(folder, (8, 8, 3)))) == 21
+
+
+def test_resize_and_interpolation_reach_the_images(make_folder):
+    stripes = np.zeros((8, 16, 3), np.uint8)
+    stripes[:, ::2] = 200
+    folder = make_folder({f"{i}.png": stripes for i in range(10)})
+    seen = {
+        (resize, interpolation): kgen.data.load(
+            folder, (8, 8, 3), background="red", resize=resize, interpolation=interpolation
+        ).train.images[0]
+        for resize in ("crop", "pad", "stretch")
+        for interpolation in ("lanczos", "nearest")
+    }
+    assert len({image.tobytes() for image in seen.values()}) == 5  # a crop needs no resizing here
+    assert (seen["crop", "lanczos"] == stripes[:, 4:12]).all()
+    assert (seen["pad", "nearest"][:2] == (255, 0, 0)).all()
+    assert set(np.unique(seen["stretch", "nearest"])) <= {0, 200}
+
+
 def test_a_class_may_be_called_train(make_folder, random_images):
     images = random_images(12, 8, 8, 3)
     names = ["bus", "train"]
@@ -137,19 +267,19 @@ def test_unreadable_files_are_skipped_and_named(make_folder, random_images):
     (folder / "notes.txt").write_text("hello")
     with pytest.warns(UserWarning) as warned:
         data = kgen.data.load(folder, (32, 32, 3))
-    (warning,) = warned
-    message = str(warning.message)
-    assert message.startswith(f"4 files of {folder} could not be read (") and "\n" not in message
+    other, message = (str(warning.message) for warning in warned)
+    assert other == f"1 file of {folder} is no image and left out: notes.txt."
+    assert message.startswith(f"3 files of {folder} could not be read (") and "\n" not in message
     reasons = dict(data.skipped)
-    assert set(reasons) == {"03.png", "04.jpg", "05.gif", "notes.txt"}
+    assert set(reasons) == {"03.png", "04.jpg", "05.gif"}
     assert "truncated" in reasons["03.png"]
     assert reasons["04.jpg"] == "not a PNG, JPEG, WebP, GIF or BMP file"
     assert same_images(all_images(data), np.delete(images, 3, axis=0))
-    with pytest.warns(UserWarning, match="4 files"):  # from the cache, too
+    with pytest.warns(UserWarning, match="3 files"):  # from the cache, too
         assert kgen.data.load(folder, (32, 32, 3)).skipped == data.skipped
-    with pytest.raises(ValueError, match=r"4 files of .* could not be read .*strict=False"):
+    with pytest.raises(ValueError, match=r"3 files of .* could not be read .*strict=False"):
         kgen.data.load(folder, (32, 32, 3), strict=True)
-    with pytest.warns(UserWarning, match="4 files"):
+    with pytest.warns(UserWarning, match="3 files"):
         assert kgen.data.load(folder).image_shape == (32, 32, 3)
 
 
@@ -216,10 +346,11 @@ def test_mixed_sizes_without_image_shape(make_folder, random_images):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (["a.png", "cats/b.png"], "has class subfolders, but a.png lies in none"),
+        (["a.png", "cats/b.png"], "but a.png lies in none; .*--recursive"),
         (["train/cats/a.png", "test/b.png"], "has class subfolders, but test/b.png lies in none"),
         (["test/a.png", "val/b.png"], "has test, val but no train"),
         (["train/a.png", "val/b.png", "validation/c.png"], "two folders for validation"),
+        (["train/a.png", "test/b.png", "TEST/c.png"], r"two folders for test \(TEST, test\)"),
     ],
 )
 def test_layouts_that_mean_nothing(make_folder, random_images, files, message):

@@ -306,6 +306,9 @@ def test_a_file_that_is_no_source(tmp_path):
         ({"image_shape": (8, 8, 2)}, r"1, 3 or 4 channels. Received: .*\(8, 8, 2\)"),
         ({"image_shape": (0, 8, 1)}, "image_shape must be"),
         ({"image_shape": 32}, "image_shape must be .* Received: image_shape=32"),
+        ({"resize": "fit"}, "Unknown resize 'fit'.* Known: crop, pad, stretch"),
+        ({"interpolation": "nearst"}, "Unknown interpolation 'nearst'. Did you mean 'nearest'"),
+        ({"max_pixels": 0}, "max_pixels must be a positive int. Received: max_pixels=0"),
         ({"background": "whiet"}, "background must be a colour .* received 'whiet'"),
         ({"validation_fraction": 1.0}, "validation_fraction must be .* received 1.0"),
         ({"test_fraction": -0.1}, "test_fraction must be .* received -0.1"),
@@ -315,6 +318,17 @@ def test_a_file_that_is_no_source(tmp_path):
 def test_options_that_mean_nothing(options, message):
     with pytest.raises(ValueError, match=message):
         kgen.data.load("digits", **options)
+
+
+@pytest.mark.parametrize("label", [2**31, 2**32, 2**63])
+def test_labels_that_int32_does_not_hold_are_refused(tmp_path, random_images, label):
+    images, labels = random_images(20, 8, 8), np.full(20, label, "uint64")
+    np.savez(tmp_path / "some.npz", x_train=images, y_train=labels)
+    for source in ((images, labels), tmp_path / "some.npz"):
+        with pytest.raises(ValueError, match=rf"must be less than 2\*\*31, received {label}"):
+            kgen.data.load(source)
+    with pytest.raises(ValueError, match="labels must be less than"):
+        kgen.data.Split(images[..., None], labels)
 
 
 def test_fractions_of_zero_leave_the_splits_out():
