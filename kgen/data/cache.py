@@ -8,10 +8,12 @@ under such a name whose lock is free is what a killed process has left behind.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import os
 import pathlib
+import re
 import shutil
 import warnings
 
@@ -20,6 +22,7 @@ import numpy as np
 from kgen.files import holder, locked
 
 FORMAT = 1  # part of every key: raise it when decoding changes
+LIMIT = "20GB"  # of the whole cache, unless KGEN_CACHE_LIMIT says otherwise
 _BLOCKS, _BLOCK = 256, 2**20
 _DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)
 
@@ -30,7 +33,30 @@ def default_folder():
         return pathlib.Path(folder)
     import platformdirs
 
-    return platformdirs.user_cache_path("kgen", appauthor=False)
+    folder = None
+    with contextlib.suppress(RuntimeError):  # an older version leaves `~` in the path
+        folder = platformdirs.user_cache_path("kgen", appauthor=False)
+    if folder is None or not folder.is_absolute():
+        raise OSError(
+            "There is no place for the data cache, because no home folder is known: HOME is not "
+            "set. Name a folder with cache_dir or KGEN_CACHE_DIR."
+        )
+    return folder
+
+
+def limit():
+    """Bytes that the cache may take, by `KGEN_CACHE_LIMIT`, such as `500MB`; `None` for `none`."""
+    text = os.environ.get("KGEN_CACHE_LIMIT") or LIMIT
+    return None if text.lower() == "none" else parse_size("KGEN_CACHE_LIMIT", text)
+
+
+def parse_size(name, text):
+    """`"1.5GB"` to bytes; a `ValueError` names what has another form."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)B?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise ValueError(f"{name} takes a size such as 500MB or 20GB. Received: {text!r}")
+    number, unit = match.groups()
+    return int(float(number) * 1000 ** " KMGT".index(unit.upper() or " "))
 
 
 def digest(value):
@@ -45,10 +71,25 @@ def load(entry, fill):
     kept beside the folder that it is in. `fill` is given a `Writer`, adds all images and returns
     a dict of what else to keep. Returns a dict of split name to `(images, labels)`, the images
     memory-mapped, and what `fill` gave. An `OSError` where the entry cannot be written, for
-    instance because the disk is full, leaves nothing of it.
+    instance because the disk is full, leaves nothing of it. Once it is written, those that were
+    not used for longest are removed where the cache is over its limit.
     """
+    most = limit()
     with contextlib.suppress(*_DAMAGE):
         return _read(entry)
+    loaded = _write(entry, fill)
+    root = entry.parent.parent
+    if most is not None and (removed := prune(root, most, spare=entry)):
+        warnings.warn(
+            f"The cache in {root} was over its limit: removed {len(removed)} of what was not used "
+            f"for longest, {shown(sum(item.size for item in removed))}. KGEN_CACHE_LIMIT sets "
+            "another limit, such as 100GB, or none.",
+            stacklevel=3,
+        )
+    return loaded
+
+
+def _write(entry, fill):
     with _errors_name(entry.parent):
         entry.parent.mkdir(parents=True, exist_ok=True)
         _lock(entry).parent.mkdir(exist_ok=True)
@@ -59,7 +100,7 @@ def load(entry, fill):
                 return _read(entry)
             except _DAMAGE as error:
                 warnings.warn(
-                    f"Cache entry {entry} is damaged ({error}): rebuilding it.", stacklevel=3
+                    f"Cache entry {entry} is damaged ({error}): rebuilding it.", stacklevel=4
                 )
                 with _errors_name(entry.parent):
                     shutil.rmtree(entry)
@@ -81,7 +122,10 @@ def _read(entry):
     for file, expected in content["files"].items():
         if _file_digest(entry / file) != expected:
             raise ValueError(f"{file} has changed")
-    return _load(entry, content["splits"]), content["info"]
+    loaded = _load(entry, content["splits"]), content["info"]
+    with contextlib.suppress(OSError):  # the cache may be another user's
+        os.utime(entry)  # the folder's time says when it was last used
+    return loaded
 
 
 def _lock(entry):
@@ -98,7 +142,7 @@ def _locked(entry):
                 stack.enter_context(locked(lock, entry, wait=1))  # a shorter wait needs no word
             except BlockingIOError:
                 text = f"Waiting for the process that writes {entry}: {holder(lock)}."
-                warnings.warn(text, stacklevel=5)
+                warnings.warn(text, stacklevel=6)
                 stack.enter_context(locked(lock, entry, wait=None))
         yield
 
@@ -201,6 +245,94 @@ def _file_digest(path):
 def _remove_leftovers(folder):
     """Removes what processes that were killed have left behind."""
     for partial in folder.glob(".*"):
+        if not _is_own(partial):
+            continue
         lock = _lock(folder / partial.name[1:])
         with contextlib.suppress(BlockingIOError), locked(lock, partial):
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def _is_own(folder):
+    """Whether a folder holds nothing but what a `Writer` writes, so that it may be removed."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:  # another process has renamed it
+        return False
+    return all(re.fullmatch(r"\w+_(images|labels)\.npy|entry\.json", name) for name in names)
+
+
+# What is kept -----------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Kept:
+    """An entry of the cache, or the features of some images, at `path`.
+
+    `size` is in bytes, `used` the time of the last use, or of the writing of features, in seconds.
+    """
+
+    path: pathlib.Path
+    size: int
+    used: float
+
+
+def kept(folder):
+    """What a cache holds and may remove: a list of `Kept`, the last used first."""
+    entries = pathlib.Path(folder, "data").glob("*-" + 24 * "[0-9a-f]")
+    features = pathlib.Path(folder, "features").glob(64 * "[0-9a-f]" + ".npy")
+    found = []
+    for path in (*entries, *features):
+        with contextlib.suppress(FileNotFoundError):  # another process removes it
+            files = [path]
+            if path.suffix != ".npy":
+                hidden = path.name.startswith(".")  # being written, or removed
+                if hidden or not ((path / "entry.json").is_file() and _is_own(path)):
+                    continue
+                files = path.iterdir()
+            size = sum(file.stat().st_size for file in files)
+            found.append(Kept(path, size, path.stat().st_mtime))
+    return sorted(found, key=lambda item: item.used, reverse=True)
+
+
+def prune(folder, most, spare=None):
+    """Removes what was not used for longest, until no more than `most` bytes are kept.
+
+    `spare` is the path of an entry that stays, as one stays that another process writes. A process
+    that has an entry mapped goes on with it. Returns a list of the `Kept` that were removed.
+    """
+    items = kept(folder)
+    total = sum(item.size for item in items)
+    removed = []
+    for item in reversed(items):
+        if total > most and item.path != spare and _remove(item.path):
+            total -= item.size
+            removed.append(item)
+    return removed
+
+
+def _remove(path):
+    """Whether an entry, or a file of features, could be removed."""
+    try:
+        if path.suffix == ".npy":
+            path.unlink(missing_ok=True)
+            return True
+        lock = _lock(path)
+        lock.parent.mkdir(exist_ok=True)
+        with locked(lock, path):
+            partial = path.with_name(f".{path.name}")
+            path.rename(partial)  # first, so that nobody reads half of it
+            shutil.rmtree(partial)
+    except OSError:  # it is being written, is mapped on Windows, or is another user's
+        return False
+    return True
+
+
+def shown(size):
+    """A number of bytes as text."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"

@@ -42,7 +42,11 @@ def test_second_load_maps_the_cache_and_decodes_nothing(folder, cache_folder):
 
 def test_an_entry_for_every_shape_background_and_split(folder, cache_folder):
     for count, options in enumerate(
-        [{}, {"image_shape": (4, 4, 1)}, {"background": "black"}, {"seed": 1}, {"test_fraction": 0}]
+        [
+            *({}, {"image_shape": (4, 4, 1)}, {"background": "black"}, {"seed": 1}),
+            *({"test_fraction": 0}, {"resize": "pad"}, {"interpolation": "nearest"}),
+            *({"max_pixels": 100}, {"recursive": True}),
+        ]
     ):
         kgen.data.load(folder, **options)
         assert len(entries(cache_folder)) == count + 1
@@ -298,3 +302,114 @@ def test_cache_dir(folder, tmp_path, cache_folder):
     kgen.data.load(folder, cache_dir=tmp_path / "elsewhere")
     assert len(entries(tmp_path / "elsewhere")) == 1
     assert not cache_folder.exists()
+
+
+def test_entries_of_before_there_were_options_are_found(folder, cache_folder):
+    """The name of an entry follows from what it was first made of."""
+    files = {}
+    for path in sorted(folder.iterdir()):
+        status = path.stat()
+        files[path.name] = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+    fractions = {"validation": 0.1, "test": 0.1}
+    kgen.data.load(folder, resize="crop", max_pixels=178_956_970)
+    key = [1, files, None, "white", fractions, 0]
+    assert [entry.name for entry in entries(cache_folder)] == [f"pictures-{cache.digest(key)[:24]}"]
+
+
+# What is kept -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def filled(folder, cache_folder):
+    """Four entries of about 12 KB, of which the second was used last, and a file of features."""
+    paths = []
+    for seed in range(4):
+        kgen.data.load(folder, seed=seed)
+        (path,) = set(entries(cache_folder)) - set(paths)
+        paths.append(path)
+        os.utime(path, (1000 + seed, 1000 + seed))
+    kgen.data.load(folder, seed=1)
+    features = cache_folder / "features" / f"{'0f' * 32}.npy"
+    features.parent.mkdir()
+    features.write_bytes(bytes(5000))
+    os.utime(features, (1002.5, 1002.5))
+    return [paths[0], paths[2], features, paths[3], paths[1]]
+
+
+def test_what_was_not_used_for_longest_is_removed_first(filled, cache_folder):
+    items = cache.kept(cache_folder)
+    assert [item.path for item in items] == filled[::-1]
+    sizes = {item.path: item.size for item in items}
+    assert sizes[filled[2]] == 5000 and all(sizes[path] > 60 * 8 * 8 * 3 for path in filled[3:])
+    assert cache.prune(cache_folder, sum(sizes.values())) == []
+    removed = cache.prune(cache_folder, sizes[filled[3]] + sizes[filled[4]])
+    assert [item.path for item in removed] == filled[:3]
+    assert [path.exists() for path in filled] == [False] * 3 + [True] * 2
+    assert entries(cache_folder) == sorted(filled[3:])
+
+
+def test_a_new_entry_keeps_the_cache_below_its_limit(folder, filled, cache_folder, monkeypatch):
+    monkeypatch.setenv("KGEN_CACHE_LIMIT", "30 KB")
+    assert len(kgen.data.load(folder, seed=0).train) == 48, "reading removes nothing"
+    assert len(cache.kept(cache_folder)) == 5
+    with pytest.warns(UserWarning, match="over its limit: removed 4 of .*KGEN_CACHE_LIMIT"):
+        kgen.data.load(folder, seed=9)
+    assert len(cache.kept(cache_folder)) == 2 and filled[0].exists(), "the last two that were used"
+    monkeypatch.setenv("KGEN_CACHE_LIMIT", "1KB")
+    with pytest.warns(UserWarning, match="removed 2"):
+        data = kgen.data.load(folder, seed=10)
+    assert len(data.train) == 48 and len(entries(cache_folder)) == 1, "the new one stays"
+    for text in ("none", ""):
+        monkeypatch.setenv("KGEN_CACHE_LIMIT", text)
+        kgen.data.load(folder, seed=11 + len(text))
+    assert len(entries(cache_folder)) == 3
+    assert cache.limit() == 20 * 10**9
+    monkeypatch.setenv("KGEN_CACHE_LIMIT", "much")
+    with pytest.raises(ValueError, match=r"KGEN_CACHE_LIMIT takes a size such as .*'much'"):
+        kgen.data.load(folder)
+
+
+def test_an_entry_in_use_survives_its_removal(folder, cache_folder):
+    data = kgen.data.load(folder)
+    before = np.array(data.train.images)
+    assert len(cache.prune(cache_folder, 0)) == 1 and entries(cache_folder) == []
+    np.testing.assert_array_equal(data.train.images, before)
+    assert_equal(kgen.data.load(folder), data)
+
+
+def test_nothing_of_others_is_removed(folder, filled, cache_folder):
+    """Where `KGEN_CACHE_DIR` names a folder that has a folder `data` of its user's."""
+    alike = f"photos-{'0a' * 12}"
+    own = [
+        cache_folder / "data" / name
+        for name in (".git/HEAD", "photos/0.png", f"{alike}/entry.json", f"{alike}/0.png")
+    ]
+    own += [cache_folder / "features" / "mine.npy", cache_folder / "notes.txt"]
+    for path in own:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("{}")
+    kgen.data.load(folder, seed=20)  # which removes what killed processes have left
+    assert len(cache.prune(cache_folder, 0)) == 6
+    assert [path for path in own if not path.is_file()] == []
+
+
+NO_HOME = """
+import os
+import platformdirs.unix
+from kgen.data import cache
+for name in ("HOME", "XDG_CACHE_HOME", "KGEN_CACHE_DIR"):
+    os.environ.pop(name, None)
+os.setuid(54321)  # of whom no list of users knows
+try:
+    cache.default_folder()
+except OSError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "geteuid") or os.geteuid() != 0, reason="only root may become another user"
+)
+def test_without_a_home_the_hint_names_the_way_out(run_python):
+    message = run_python(NO_HOME).stdout
+    assert "HOME is not set" in message and "KGEN_CACHE_DIR" in message
