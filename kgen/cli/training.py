@@ -1,5 +1,6 @@
 """The commands `list` and `train`."""
 
+import os
 import pathlib
 import re
 import sys
@@ -107,6 +108,42 @@ def train(
     image_shape: Annotated[
         str | None, typer.Option(metavar="HxWxC", help="Crop and resize to this shape.")
     ] = None,
+    resize: Annotated[
+        str | None,
+        typer.Option(
+            metavar="crop|pad|stretch",
+            help="What to do where the aspect ratio is another.",
+            show_default="crop",
+        ),
+    ] = None,
+    interpolation: Annotated[
+        str | None,
+        typer.Option(
+            metavar="lanczos|nearest",
+            help="How to resize; nearest is for pixel art.",
+            show_default="lanczos",
+        ),
+    ] = None,
+    max_pixels: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Skip pictures of more pixels than that.", show_default="178956970"
+        ),
+    ] = None,
+    recursive: Annotated[
+        bool | None,
+        typer.Option("--recursive", help="Take subfolders for places of images, not for classes."),
+    ] = None,
+    validation_fraction: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of the images for a validation split that the data lacks; 0 for none.",
+            show_default="0.1",
+        ),
+    ] = None,
+    test_fraction: Annotated[
+        float | None, typer.Option(help="The same for a test split.", show_default="0.1")
+    ] = None,
     horizontal_flip: Annotated[
         bool | None, typer.Option("--horizontal-flip", help="Mirror half of the images.")
     ] = None,
@@ -178,6 +215,12 @@ def train(
         raise ValueError("Which run goes on? Give its folder: kgen train --resume RUN")
     data_arguments = {
         "image_shape": parse_shape(image_shape),
+        "resize": resize,
+        "interpolation": interpolation,
+        "max_pixels": max_pixels,
+        "recursive": recursive,
+        "validation_fraction": validation_fraction,
+        "test_fraction": test_fraction,
         "horizontal_flip": horizontal_flip,
         "background": background,
         "strict": strict,
@@ -232,5 +275,9 @@ def train(
 
 
 def _default_run(model, data):
-    name = re.sub(r"[^A-Za-z0-9_]+", "-", pathlib.Path(data).name.removesuffix(".npz"))
+    path = pathlib.Path(data)
+    if path.name in ("", ".."):  # "." and ".." are named as the folders that they are
+        path = pathlib.Path(os.path.abspath(path))
+    # Letters of every script stay: two names that differ in them alone are two runs.
+    name = re.sub(r"[^A-Za-z0-9_\u0080-\U0010ffff]+", "-", path.name.removesuffix(".npz"))
     return pathlib.Path("runs") / f"{pathlib.Path(model).name}-{name.strip('-')}"

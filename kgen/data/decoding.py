@@ -6,6 +6,7 @@ import functools
 import io
 import itertools
 import os
+import struct
 import threading
 import time
 
@@ -88,9 +89,26 @@ def probe(payload, max_pixels=MAX_PIXELS):
         return payload.shape
     with _open(payload, max_pixels) as image:
         width, height = image.size
-        if image.getexif().get(0x0112) in _ON_ITS_SIDE:
+        # That of a PNG file decodes it, to see what comes behind the pixels.
+        late = image.format == "PNG" and _has_late_text(payload)
+        exif = image.getexif() if late else Image.Image.getexif(image)
+        if exif.get(0x0112) in _ON_ITS_SIDE:
             width, height = height, width
         return height, width, 1 if image.mode[0] in "1LI" else 3
+
+
+def _has_late_text(payload):
+    """Whether a PNG file has chunks behind its pixels that may hold an orientation."""
+    with open(payload, "rb") if isinstance(payload, str) else io.BytesIO(payload) as file:
+        file.seek(8)
+        pixels = False
+        while len(header := file.read(8)) == 8:
+            size, kind = struct.unpack(">I4s", header)
+            pixels = pixels or kind == b"IDAT"
+            if pixels and kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
+                return True
+            file.seek(size + 4, io.SEEK_CUR)
+    return False
 
 
 def check_options(background, resize, interpolation, max_pixels):

@@ -8,6 +8,7 @@ import json
 import math
 import pathlib
 import platform
+import types
 
 import keras
 
@@ -110,7 +111,8 @@ def train(
         if before is not None and is_main_host():
             run.settle()
             stack.enter_context(run.held())
-        source, data = data, _load_data(model, data, config, before)
+        built = []  # the model, where the data's shape is known before it is decoded
+        source, data = data, _load_data(model, data, config, before, built)
         restored = None
         if before is not None:
             _check_fingerprint(run, before, data)
@@ -119,7 +121,7 @@ def train(
             model, position, sums = restored
         else:
             name, position, sums = model, Position(), []
-            model = _build(model, data, config)
+            model = built[0] if built else _build(model, data, config)
             _compile(model, config)
             # What does not fit is refused before the folder is touched.
             model._batches(data.train, batch_size=config.batch_size)
@@ -201,16 +203,33 @@ def _plain(value):
 # Data and model -----------------------------------------------------------------------
 
 
-def _load_data(model, data, config, before):
-    """The data, in the shape that the run, the user or a preset asks for, or in its own."""
+def _load_data(model, data, config, before, built):
+    """The data, in the shape that the run, the user or a preset asks for, or in its own.
+
+    The model of a run that begins is built before images are decoded, so that it refuses a shape
+    at once; it is appended to `built`.
+    """
     if not isinstance(data, (str, pathlib.Path)):
         return data
+
+    def check(image_shape, num_classes):
+        about = types.SimpleNamespace(
+            name=data, image_shape=tuple(image_shape), num_classes=num_classes
+        )
+        built.append(_build(model, about, config))
+        if built[0].image_shape != about.image_shape:
+            raise ValueError(
+                f"{type(built[0]).__name__} takes images of shape {built[0].image_shape}. "
+                f"Received: {about.image_shape}."
+            )
+
     image_shape = (
         (before and before["data"]["image_shape"])
         or config.data_arguments.get("image_shape")
         or _preset_shape(model, config.model_arguments)
     )
-    return load_source(data, image_shape, config.data_arguments)
+    options = {**config.data_arguments, "check": check if before is None else None}
+    return load_source(data, image_shape, options)
 
 
 def _preset_shape(model, model_arguments):

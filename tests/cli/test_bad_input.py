@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kgen import data
 from kgen.training.run import Run
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*collapse")
@@ -144,6 +145,20 @@ def test_mixed_sizes_without_image_shape(refused, nothing_written, pictures):
     Image.new("RGB", (12, 16)).save(pictures / "cat" / "large.png")
     received = refused("train", "vae", "--data", pictures)
     assert "16x12" in received and "8x8" in received and "image_shape" in received
+
+
+def test_a_shape_is_refused_before_images_are_decoded(refused, nothing_written, tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for i in range(20):
+        Image.effect_noise((9, 9), 50).save(folder / f"{i}.png")
+        content = (folder / f"{i}.png").read_bytes()
+        (folder / f"{i}.png").write_bytes(content[:60])  # with its size and without its pixels
+    with pytest.raises(ValueError, match=r"files for the train split .* could be read"):
+        data.load(folder, (9, 9, 1), test_fraction=0, validation_fraction=0)
+    for shape in ((), ("--image-shape", "10x10x3")):
+        received = refused("train", "vae", "--data", folder, *shape)
+        assert "sides divide by 4" in received
 
 
 def test_conditional_model_without_labels(refused, nothing_written, tmp_path):

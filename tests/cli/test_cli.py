@@ -122,6 +122,8 @@ def test_train_options_of_data_and_precision(result, tmp_path, monkeypatch):
     """In the folder that a run has unless it is given one."""
     monkeypatch.chdir(tmp_path)
     shape = ["--image-shape", "12x8x3", "--horizontal-flip", "--background", "black", "--strict"]
+    shape += ["--resize", "pad", "--interpolation", "nearest", "--max-pixels", 1000]
+    shape += ["--validation-fraction", 0.2, "--test-fraction", 0.3, "--recursive"]
     done = result(
         *("train", "vae_tiny", "--data", "digits", "--epochs", 1, "--batch-size", 256),
         *("--no-jit", "--mixed-precision", "bfloat16", "--conditional", *shape),
@@ -132,7 +134,19 @@ def test_train_options_of_data_and_precision(result, tmp_path, monkeypatch):
     assert all(os.path.exists(done[key]) for key in ("model", "samples"))
     info = run.info
     assert info["data"]["image_shape"] == [12, 8, 3]
-    assert info["arguments"]["data_arguments"]["horizontal_flip"] is True
+    assert info["arguments"]["data_arguments"] == {
+        "image_shape": [12, 8, 3],
+        "horizontal_flip": True,
+        "background": "black",
+        "strict": True,
+        "resize": "pad",
+        "interpolation": "nearest",
+        "max_pixels": 1000,
+        "recursive": True,
+        "validation_fraction": 0.2,
+        "test_fraction": 0.3,
+    }
+    assert (info["data"]["validation"], info["data"]["test"]) == (359, 539)
     assert info["arguments"]["jit"] is False
     assert info["model"]["config"]["num_classes"] == 10
     assert info["model"]["config"]["dtype"]["config"]["name"] == "mixed_bfloat16"

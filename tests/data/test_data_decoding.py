@@ -279,3 +279,16 @@ def test_a_picture_of_too_many_pixels_is_refused(size):
     for read in (probe, lambda data, **options: decode(data, (8, 8, 1), **options)):
         with pytest.raises(ValueError, match=message):
             read(bytes(data), max_pixels=1000)
+
+
+def test_probing_decodes_no_pixels_and_still_finds_a_late_orientation(photo):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    plain, turned = encode(photo, "PNG"), encode(photo, "PNG", exif=exif)
+    assert probe(plain[:200]) == (40, 60, 3), "what is cut off has no pixels to decode"
+    start = turned.index(b"eXIf") - 4
+    end = start + 12 + int.from_bytes(turned[start : start + 4])
+    late = turned[:start] + turned[end:-12] + turned[start:end] + turned[-12:]  # before IEND
+    for data in (turned, late):
+        assert probe(data) == (60, 40, 3)
+        np.testing.assert_array_equal(decode(data, (60, 40, 3)), np.rot90(np.asarray(photo), -1))
