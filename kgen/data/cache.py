@@ -128,6 +128,15 @@ def _read(entry):
     return loaded
 
 
+def alike(entry, what):
+    """The entries beside `entry` whose `info` has `what` as `alike`: pairs of path and `info`."""
+    for other in entry.parent.glob(f"{entry.name[:-24]}{24 * '[0-9a-f]'}"):
+        with contextlib.suppress(*_DAMAGE):
+            info = json.loads((other / "entry.json").read_text("utf-8"))["info"]
+            if info.get("alike") == what:
+                yield other, info
+
+
 def _lock(entry):
     """Path of the lock of an entry."""
     return entry.parent.with_name("locks") / f"{entry.name}.lock"
@@ -157,6 +166,7 @@ class Writer:
     def __init__(self, folder):
         self._folder = folder
         self._files, self._labels = {}, {}
+        self._splits = None  # those of an entry that was linked
 
     def add(self, split, image, label):
         """Appends a uint8 image `[H, W, C]` and its label (or `None`) to a split."""
@@ -182,11 +192,31 @@ class Writer:
                     np.save(self._folder / f"{split}_labels.npy", labels)
             return _load(self._folder, self._files)
 
+    def link(self, entry):
+        """Takes the arrays of another entry, in place of `add` and `arrays`, without copying them.
+
+        Returns whether it could: not where that one is damaged, or the file system has no links.
+        """
+        linked = []
+        try:
+            _read(entry)
+            content = json.loads((entry / "entry.json").read_text("utf-8"))
+            for file in content["files"]:
+                os.link(entry / file, self._folder / file)
+                linked.append(self._folder / file)
+        except _DAMAGE:
+            for file in linked:
+                file.unlink()
+            return False
+        self._splits = content["splits"]
+        return True
+
     def finish(self, info):
         """Completes the entry, after `arrays`. `info` is a dict that `load` gives back."""
         with _errors_name(self._folder.parent):
             files = {path.name: _file_digest(path) for path in sorted(self._folder.iterdir())}
-            content = {"splits": sorted(self._files), "files": files, "info": info}
+            splits = self._splits or sorted(self._files)
+            content = {"splits": splits, "files": files, "info": info}
             (self._folder / "entry.json").write_text(json.dumps(content), "utf-8")
 
     def close(self):
@@ -291,7 +321,8 @@ def kept(folder):
                 if hidden or not ((path / "entry.json").is_file() and _is_own(path)):
                     continue
                 files = path.iterdir()
-            size = sum(file.stat().st_size for file in files)
+            stats = [file.stat() for file in files]
+            size = sum(stat.st_size // max(1, stat.st_nlink) for stat in stats)  # some are shared
             found.append(Kept(path, size, path.stat().st_mtime))
     return sorted(found, key=lambda item: item.used, reverse=True)
 

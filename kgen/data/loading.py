@@ -173,12 +173,27 @@ def load(
     if found.key is None:
         arrays, info = fill(_Memory())
     else:
-        key = [cache.FORMAT, found.key, image_shape, background, fractions, fractions and seed]
-        key += [changed] if changed else []  # without them, as before there were such options
+
+        def digest(key):
+            key = [cache.FORMAT, key, image_shape, background, fractions, fractions and seed]
+            key += [changed] if changed else []  # without them, as before there were such options
+            return cache.digest(key)
+
+        def fill_entry(writer):
+            """Decodes the source, unless an entry was made of files of the same content."""
+            if found.alike is None:
+                return fill(writer)[1]
+            alike, content = digest(found.alike), None
+            for other, info in cache.alike(entry, alike):
+                content = content or _content(found)
+                if info["content"] == content and writer.link(other):
+                    return info
+            return {**fill(writer)[1], "alike": alike}
+
         name = re.sub(r"[^A-Za-z0-9_-]+", "-", found.name)
         folder = pathlib.Path(cache_dir or cache.default_folder()).expanduser() / "data"
-        entry = folder / f"{name}-{cache.digest(key)[:24]}"
-        arrays, info = cache.load(entry, lambda writer: fill(writer)[1])
+        entry = folder / f"{name}-{digest(found.key)[:24]}"
+        arrays, info = cache.load(entry, fill_entry)
 
     skipped = [tuple(item) for item in info["skipped"]]
     _report(skipped, found, strict)
@@ -234,11 +249,14 @@ def _fill(sink, found, image_shape, options, fractions, seed, progress, check):
     if check is not None and (class_names or next(iter(parts["train"].items))[2] is None):
         check(image_shape, class_names and len(class_names))
     skipped = list(contents.skipped)
+    content = hashlib.sha256()
     read_image = functools.partial(decoding.decode, image_shape=image_shape, **options)
 
     def decode(item):
         name, payload, label = item
-        return name, label, decoding.attempt(read_image, payload)
+        file, reason = _file(payload)
+        image = (None, reason) if file is None else decoding.attempt(read_image, file)
+        return name, label, image, _hash(file)
 
     with _progress(f"Decoding {description}", parts, progress) as advance:
         for part_name, part in parts.items():
@@ -246,7 +264,9 @@ def _fill(sink, found, image_shape, options, fractions, seed, progress, check):
             assignment = carve(part_name, part.size, missing, seed)
             results = decoding.parallel_map(decode, part.items)
             read = set()
-            for split, (name, label, (image, reason)) in zip(assignment, results, strict=True):
+            for split, result in zip(assignment, results, strict=True):
+                name, label, (image, reason), file_hash = result
+                content.update(file_hash)
                 advance()
                 if image is None:
                     skipped.append((name, reason))
@@ -265,7 +285,34 @@ def _fill(sink, found, image_shape, options, fractions, seed, progress, check):
         "class_names": contents.class_names,
         "skipped": skipped,
         "fingerprint": _fingerprint(arrays, contents.class_names),
+        "content": content.hexdigest(),
     }
+
+
+def _content(found):
+    """The hash of all files of a source, which `_fill` makes too."""
+    content = hashlib.sha256()
+    for part in found.read().parts.values():
+        hashes = decoding.parallel_map(lambda item: _hash(_file(item[1])[0]), part.items)
+        for file_hash in hashes:
+            content.update(file_hash)
+    return content.hexdigest()
+
+
+def _file(payload):
+    """`(content, None)` of a file, or `(None, reason)`; anything but a path is its own content."""
+    if isinstance(payload, str):
+        return decoding.attempt(_read_bytes, payload)
+    return payload, None
+
+
+def _read_bytes(path):
+    with open(path, "rb", buffering=0) as file:
+        return file.read()
+
+
+def _hash(file):
+    return hashlib.sha256(file).digest() if isinstance(file, bytes) else b""
 
 
 def _common_shape(parts, description, max_pixels, progress):

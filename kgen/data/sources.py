@@ -71,6 +71,7 @@ class Source:
 
     `description` is the source as the user gave it. `key` is a value for JSON that changes
     whenever the source does, or `None` for one that is in memory already and is not cached.
+    `alike` is like `key`, but stays the same where files are touched and not changed, for a folder.
     `other` names what lies in a folder and is no image, broken or not.
     """
 
@@ -79,6 +80,7 @@ class Source:
     splits: tuple
     read: Callable[[], Contents]
     key: object = None
+    alike: object = None
     other: tuple = ()
 
 
@@ -364,8 +366,9 @@ def _folder(root, description, recursive):
 
     # The images alone are the key, unless they are not taken as an older version took them.
     key = [files, wrapping, recursive] if wrapping or recursive else files
+    alike = [{path: size for path, (size, *_) in files.items()}, wrapping, recursive]
     name = root.resolve().name
-    return Source(name, description, tuple(images), read, key, tuple(sorted(other)))
+    return Source(name, description, tuple(images), read, key, alike, tuple(sorted(other)))
 
 
 def _wrapping(images):

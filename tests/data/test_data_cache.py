@@ -84,6 +84,27 @@ def test_a_new_and_a_removed_file_are_noticed(folder):
     assert len(data.train) + len(data.validation) + len(data.test) == 59
 
 
+def test_a_touched_file_makes_no_copy_and_is_not_decoded_again(folder, cache_folder):
+    before = kgen.data.load(folder)
+    (first,) = entries(cache_folder)
+    os.utime(folder / "007.bmp")
+    assert_equal(kgen.data.load(folder), before)
+    (second,) = set(entries(cache_folder)) - {first}
+    for name in ("train_images.npy", "validation_images.npy", "test_images.npy"):
+        assert (first / name).samefile(second / name)
+    items = cache.kept(cache_folder)
+    assert items[0].path == second
+    assert sum(item.size for item in items) < 1.5 * 60 * 8 * 8 * 3
+    cache.prune(cache_folder, items[0].size)
+    assert entries(cache_folder) == [second]
+    assert_equal(kgen.data.load(folder), before)
+    good = np.array(before.train.images)
+    flip_a_byte(second)  # and a damaged one is not taken over
+    os.utime(folder / "008.bmp")
+    np.testing.assert_array_equal(kgen.data.load(folder).train.images, good)
+    assert len(entries(cache_folder)) == 2
+
+
 def test_a_changed_npz_is_never_served_from_the_cache(tmp_path, random_images):
     path = tmp_path / "images.npz"
     for seed in (0, 1):
