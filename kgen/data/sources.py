@@ -346,7 +346,7 @@ def _folder(root, description, recursive):
             "(--recursive)."
         )
     for top, split in split_of.items():
-        if alone := sorted(classes[split] - classes["train"]) if None not in class_names else ():
+        if alone := sorted(classes[split] - classes["train"] - {None}):
             warnings.warn(
                 f"{description} has no training image of {', '.join(alone[:5])}, which {top}/ has: "
                 "a class that is not trained.",
