@@ -44,7 +44,11 @@ def export_(
     ] = False,
     sign: Annotated[
         pathlib.Path | None,
-        typer.Option(help="Ed25519 private key (PEM) to sign with.", metavar="KEY"),
+        typer.Option(
+            help="Ed25519 private key (PEM) to sign with; openssl genpkey -algorithm ed25519 -out "
+            "KEY makes one.",
+            metavar="KEY",
+        ),
     ] = None,
     as_json: Json = False,
 ):
@@ -142,7 +146,11 @@ def verify(
     ] = False,
     key: Annotated[
         pathlib.Path | None,
-        typer.Option(help="Ed25519 public key (PEM) that must have signed it.", metavar="PUBLIC"),
+        typer.Option(
+            help="Ed25519 public key (PEM) that must have signed it; openssl pkey -in KEY -pubout "
+            "-out PUBLIC writes it.",
+            metavar="PUBLIC",
+        ),
     ] = None,
     follow_links: Annotated[
         bool,
@@ -151,9 +159,6 @@ def verify(
     as_json: Json = False,
 ):
     """Check every file of an artifact and prove it again, without Keras.
-
-    A pair of keys: openssl genpkey -algorithm ed25519 -out key.pem; openssl pkey -in key.pem
-    -pubout -out public.pem
 
     Example: kgen verify artifacts/vae-digits
     """

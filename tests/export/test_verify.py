@@ -3,6 +3,7 @@
 It refuses what kgen would not have written, before it has run any of it.
 """
 
+import dataclasses
 import json
 import os
 import shutil
@@ -553,7 +554,12 @@ def check(folder, key=None):
 
 
 def test_a_signature_says_who_made_it(signed, keys):
+    from export import signing
+
     report = check(signed, keys / "key_public.pem")
+    assert report == dataclasses.replace(
+        check(signed, signing.public_key(keys / "key_public.pem")), seconds=report.seconds
+    )
     assert report.authentic and len(report.signed_by) == 64
     unchecked = check(signed)
     assert unchecked.signed_by == report.signed_by and not unchecked.authentic
