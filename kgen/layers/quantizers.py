@@ -211,11 +211,15 @@ class FSQ(Quantizer):
     """
 
     def __init__(self, levels, **kwargs):
-        levels, given = tuple(int(level) for level in levels), levels
+        given = levels
+        try:
+            levels = tuple(int(level) for level in given)
+        except (TypeError, ValueError):
+            levels = ()
         if not levels or min(levels) < 3 or levels != tuple(given):
             raise ValueError(
                 "levels must be ints of 3 or more, one for each dimension, such as (8, 5, 5, 5). "
-                f"Received: levels={given}"
+                f"Received: levels={given!r}"
             )
         if math.prod(levels) > 2**16:
             raise ValueError(
