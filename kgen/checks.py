@@ -38,7 +38,7 @@ def check_image_shape(image_shape):
 
 @dataclasses.dataclass(frozen=True)
 class Number:
-    """What a number may be: a finite one, no bool, within bounds; or `None`, where `optional`.
+    """What a number may be: finite in float32, no bool, within bounds; or `None`, if `optional`.
 
     Args:
         least: Int or float, the smallest that it may be, and
@@ -70,16 +70,21 @@ class Number:
         if array.shape != () or array.dtype.kind not in ("iu" if self.whole else "iuf"):
             raise self._error(name, value, "a number, ")
         number = array.item()
-        if not math.isfinite(number):
+        with np.errstate(over="ignore"):  # as a graph has it, in which 1e-50 is 0
+            single = number if self.whole else float(np.float32(number))
+        if not math.isfinite(single):
             raise self._error(name, value, "a finite number, ")
-        if (
+        if self._outside(number) or self._outside(single):
+            raise self._error(name, value)
+        return number
+
+    def _outside(self, number):
+        return (
             (self.least is not None and number < self.least)
             or (self.above is not None and number <= self.above)
             or (self.most is not None and number > self.most)
             or (self.below is not None and number >= self.below)
-        ):
-            raise self._error(name, value)
-        return number
+        )
 
     def _error(self, name, value, kind=""):
         if None not in (self.least, self.most):

@@ -35,6 +35,8 @@ def test_a_number_is_one_whatever_wrote_it(value):
         (Number(above=0), None, "x must be a number, above 0. Received: x=None"),
         (Number(above=0), [1.0], "x must be a number, above 0. Received: x=[1.0]"),
         (Number(above=0), np.inf, "x must be a finite number, above 0. Received: x=inf"),
+        (Number(above=0), 1e39, "x must be a finite number, above 0. Received: x=1e+39"),
+        (Number(above=0), 1e-50, "x must be above 0. Received: x=1e-50"),
         (Number(), np.nan, "x must be a finite number. Received: x=nan"),
         (Number(least=0, below=1), 1, "x must be 0 or more and below 1. Received: x=1"),
         (Number(above=0, most=1, optional=True), 2, "above 0 and at most 1, or None. Received"),
