@@ -8,7 +8,7 @@ import warnings
 import keras
 import numpy as np
 
-from kgen.checks import check_image_shape, check_seed
+from kgen.checks import Number, check_image_shape, check_numbers, check_seed
 from kgen.configurable import Configurable
 from kgen.data import Split
 from kgen.data.batches import Batches
@@ -58,11 +58,7 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
         super().__init__(**kwargs)
         check_image_data_format()
         self.image_shape = check_image_shape(image_shape)
-        if num_classes is not None and (int(num_classes) != num_classes or num_classes < 1):
-            raise ValueError(
-                "num_classes must be a positive int, or None for an unconditional model. "
-                f"Received: num_classes={num_classes}"
-            )
+        check_numbers(Number(least=1, whole=True, optional=True), num_classes=num_classes)
         self.seed = check_seed(seed)
         self.trackers = [keras.metrics.Mean(name=name) for name in self.metric_names]
         # What makes the noise of each step different; saved, so that a resumed run goes on.
@@ -304,9 +300,11 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
             if not hasattr(images, "shape"):
                 raise ValueError(
                     f"{type(self).__name__} must look at images before it trains on a dataset of "
-                    "batches: call model.adapt(images) with uint8 images [N, H, W, C] first."
+                    "batches: call model.adapt(images) with uint8 images [N, H, W, C] first, and "
+                    "their labels where it takes any."
                 )
-            self.adapt(self.check_split(x, y).images)
+            split = self.check_split(x, y)
+            self.adapt(split.images, split.labels)
         x = self._batches(x, y, batch_size, shuffle=shuffle, horizontal_flip=horizontal_flip)
         if validation_data is not None:
             pair = validation_data
@@ -378,7 +376,7 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
         return int(keras.ops.convert_to_numpy(self.training_steps))
 
     def needs_adapting(self):
-        """Whether `fit` must call `adapt(images)`, which a subclass has, before it begins."""
+        """Whether `fit` must call `adapt(images, labels)`, which a subclass has, at first."""
         return False
 
     def diagnose(self, logs):

@@ -56,7 +56,7 @@ def test_a_progress_bar_on_long_work(model, capsys):
         ({"seeds": [1, 2**31]}, "seed must be an integer"),
         ({"n": 4, "seeds": [1]}, "either n or seeds"),
         ({}, "either n or seeds"),
-        ({"n": -1}, "must not be negative"),
+        ({"n": -1}, "n must be an int of 0 to 16777216. Received: n=-1"),
     ],
 )
 def test_generate_names_what_is_wrong(model, arguments, message):

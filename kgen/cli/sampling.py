@@ -63,13 +63,11 @@ def sample(
     elif output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} exists and is not an empty folder; choose another with -o.")
     with work(as_json):
-        import keras
-
-        from kgen import images, random
+        from kgen import generation, images
 
         loaded, _ = load(model)
         if row_seeds is None:
-            row_seeds = keras.ops.convert_to_numpy(random.row_seeds(seed, n)).tolist()
+            row_seeds = generation.row_seeds(n, seed).tolist()
         pictures = loaded.generate(
             seeds=row_seeds,
             labels=labels_of(loaded, label, len(row_seeds)),

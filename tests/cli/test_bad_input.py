@@ -51,7 +51,10 @@ def pictures(tmp_path):
         ("sample RUN --set temprature=2", ["option 'temprature'", "'temperature'"]),
         # values
         ("train vae --data digits --set latent_dim", ["name=value", "latent_dim"]),
-        ("train vae --data digits --set latent_dim=x", ["VAE cannot be built", "'x'"]),
+        (
+            "train vae --data digits --set latent_dim=x",
+            ["latent_dim must be a positive int", "'x'"],
+        ),
         ("train vae --data digits --set beta=nan --learning-rate 0", ["learning_rate=0"]),
         ("train vae --data digits --image-shape 32x32", ["32x32x3", "Received", "32x32"]),
         ("train vae --data digits --image-shape 9x9x1", ["divide by 4", "(9, 9, 1)"]),
