@@ -2,6 +2,7 @@
 
 import difflib
 import numbers
+import operator
 
 import numpy as np
 
@@ -35,12 +36,40 @@ def check_image_shape(image_shape):
     return shape
 
 
+def as_int(value):
+    """An integer of any kind, 3.0 and `np.int64(3)` too, as an int; `None` for anything else."""
+    if isinstance(value, (bool, np.bool_)):
+        return None
+    if isinstance(value, (float, np.floating)):
+        return int(value) if float(value).is_integer() else None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def check_int(least, **argument):
+    """An argument, given by its name, as an int; a ValueError where it is none of `least` or more.
+
+    >>> check_int(1, n=np.float32(3))
+    3
+    """
+    ((name, value),) = argument.items()
+    number = as_int(value)
+    if number is None or number < least:
+        raise ValueError(f"{name} must be {_kind(least)}. Received: {name}={value!r}")
+    return number
+
+
 def check_ints(least, **arguments):
     """Raises a ValueError that names an argument which is no int of `least` or more."""
-    kind = "a positive int" if least == 1 else f"an int of {least} or more"
     for name, value in arguments.items():
         if not isinstance(value, numbers.Integral) or value < least:
-            raise ValueError(f"{name} must be {kind}. Received: {name}={value!r}")
+            raise ValueError(f"{name} must be {_kind(least)}. Received: {name}={value!r}")
+
+
+def _kind(least):
+    return "a positive int" if least == 1 else f"an int of {least} or more"
 
 
 def check_shares(**arguments):
@@ -59,9 +88,10 @@ def check_names(**arguments):
 
 def check_seed(seed):
     """`seed` as an int; a ValueError where it is none in 0 to 2**31 - 1."""
-    if not 0 <= seed < 2**31 or int(seed) != seed:
-        raise ValueError(f"A seed must be an integer in 0 to 2**31 - 1. Received: {seed}")
-    return int(seed)
+    number = as_int(seed)
+    if number is None or not 0 <= number < 2**31:
+        raise ValueError(f"A seed must be an integer in 0 to 2**31 - 1. Received: {seed!r}")
+    return number
 
 
 def check_mask(mask, images):

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import os
 import pathlib
 import re
@@ -11,6 +12,7 @@ from typing import Annotated
 import typer
 
 from kgen import files
+from kgen.training.errors import check_model_path
 
 app = typer.Typer(
     name="kgen",
@@ -20,6 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
 
 # Options that several commands share.
 Model = Annotated[
@@ -43,7 +46,14 @@ Settings = Annotated[
     typer.Option("--set", metavar="NAME=VALUE", help="Any option of the model's sampler."),
 ]
 Source = Annotated[
-    str | None, typer.Option(help="Source of the images.", show_default="the run's own")
+    str | None,
+    typer.Option(
+        help="Source of other images. They are decoded as the run's were, and their classes are "
+        "the run's, by name. All of them count as held out, unless the source has splits of its "
+        "own. Data that the run names, or that holds the same images, is the run's own and keeps "
+        "its splits; so does the data of a model without a run.",
+        show_default="the run's own",
+    ),
 ]
 Split = Annotated[str, typer.Option(help="test, validation or train.")]
 
@@ -56,11 +66,18 @@ def say(text):
 
 
 @contextlib.contextmanager
-def work(as_json=False):
-    """Imports Keras without its backend's greetings, and keeps standard output for JSON."""
+def work(as_json=False, model=None):
+    """Imports Keras without its backend's greetings, and keeps standard output for JSON.
+
+    The path `model` must hold one: it is looked at before the import, which takes seconds.
+    """
+    if model is not None:
+        check_model_path(model)
     quiet = os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "3"
     with _silenced() if quiet else contextlib.nullcontext():
         import keras  # noqa: F401
+    if quiet:  # such as of functions that are traced again
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         yield
 
@@ -190,8 +207,8 @@ def data_of(loaded, run, path, source):
     """The images of a source, or those of the model's run."""
     import kgen
 
-    if source is not None:
-        return kgen.data.load(source, image_shape=loaded.image_shape, progress=sys.stderr.isatty())
-    if run is None:
+    if run is not None:
+        return run.load_data(report=say, source=source)
+    if source is None:
         raise ValueError(f"{path} belongs to no run, so it needs --data SOURCE.")
-    return run.load_data(report=say)
+    return kgen.data.load(source, image_shape=loaded.image_shape, progress=sys.stderr.isatty())

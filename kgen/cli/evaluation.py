@@ -1,5 +1,6 @@
 """The commands `evaluate` and `compare`."""
 
+import dataclasses
 import pathlib
 import sys
 from typing import Annotated
@@ -22,6 +23,7 @@ from kgen.cli.common import (
     say,
     work,
 )
+from kgen.training.errors import RunError
 
 
 @app.command()
@@ -76,16 +78,21 @@ def evaluate(
 
     Example: kgen evaluate runs/dcgan-faces --features inception:weights.pth --num-samples 50000
     """
-    with work(as_json):
+    with work(as_json, model):
         import kgen
 
         loaded, run = load(model)
-        loaded_data = data_of(loaded, run, model, data)
+        loaded_data, train = data_of(loaded, run, model, data), None
+        if run is not None and not run.owns(loaded_data):
+            train = _trained_on(run)
+            if split != "train":  # its own training images are none of the model's
+                loaded_data = dataclasses.replace(loaded_data, train=train)
         whole = run is not None and model.is_dir()
         folder = output or (model if whole else model.with_name(f"{model.stem}-evaluation"))
         report = kgen.evaluation.evaluate(
             loaded,
             loaded_data,
+            train,
             split=split,
             num_samples=num_samples,
             metrics=_names(metrics),
@@ -97,6 +104,7 @@ def evaluate(
             folder=folder,
             history=run.metrics if whole else (),
             path=str(model),
+            source=data,
             progress=sys.stderr.isatty(),
             verbose=1 if sys.stdout.isatty() else 0,
         )
@@ -108,6 +116,15 @@ def evaluate(
         *_report_tables(report),
         f"Look at {folder / 'report.html'}; all figures: {folder / 'evaluation.json'}",
     )
+
+
+def _trained_on(run):
+    """The images that a run was trained on; `None`, and a word, where they are gone."""
+    try:
+        return run.load_data(report=say).train
+    except (RunError, ValueError, OSError) as error:
+        say(f"Warning: copying is not measured, for the run's own data cannot be loaded: {error}")
+        return None
 
 
 def _names(text):

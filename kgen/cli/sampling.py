@@ -62,7 +62,7 @@ def sample(
         raise ValueError(f"-o takes a .png file, or a new folder. Received: -o {output}")
     elif output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} exists and is not an empty folder; choose another with -o.")
-    with work(as_json):
+    with work(as_json, model):
         import keras
 
         from kgen import images, random
@@ -105,7 +105,7 @@ def interpolate(
     Example: kgen interpolate runs/vae-digits --rows 8 --steps 10 -o ways.png
     """
     check_output(output, ".png")
-    with work(as_json):
+    with work(as_json, model):
         from kgen import evaluation, images
 
         loaded, _ = load(model)
@@ -160,7 +160,7 @@ def complete(
     """
     options = parse_settings(settings or [])
     check_output(output, ".png")
-    with work(as_json):
+    with work(as_json, model):
         import numpy as np
 
         from kgen import images
@@ -229,7 +229,7 @@ def vary(
         raise ValueError(
             f"--strengths takes numbers such as 0.3,0.6. Received: --strengths {strengths}"
         ) from error
-    with work(as_json):
+    with work(as_json, model):
         import numpy as np
 
         loaded, run = load(model)

@@ -60,8 +60,14 @@ class Data:
 
             raise ValueError(unknown_name("split", name, SPLITS))
         if getattr(self, name) is None:
-            raise ValueError(f"{self.name} has no {name} split.")
+            there = ", ".join(split for split in SPLITS if getattr(self, split) is not None)
+            raise ValueError(f"{self.name} has no {name} split. It has: {there}.")
         return getattr(self, name)
+
+    def count(self):
+        """Int, how many images there are in all splits."""
+        splits = (getattr(self, name) for name in SPLITS)
+        return sum(len(split) for split in splits if split is not None)
 
 
 def load(

@@ -193,8 +193,10 @@ def _command(report):
     }
     if options["features"] == "inception":
         options["features"] = "inception:WEIGHTS"
-    options = {name: value for name, value in options.items() if value is not None}
     path = report["model"].get("path")
+    if path:
+        options = {"data": report["data"].get("source"), **options}
+    options = {name: value for name, value in options.items() if value is not None}
     if path:
         words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
         return shlex.join(["kgen", "evaluate", path, *words])

@@ -1,6 +1,7 @@
 """`evaluate`: the figures of a model on held-out images, as a dict, and as a page to look at."""
 
 import functools
+import hashlib
 import importlib.util
 import json
 import math
@@ -79,6 +80,7 @@ def evaluate(
     folder=None,
     history=(),
     path=None,
+    source=None,
     cache_dir=None,
     progress="auto",
     verbose=0,
@@ -107,6 +109,7 @@ def evaluate(
         history: List of dicts, the rows of a run's `metrics.csv`, whose curves go into
             the report.
         path: String, where the model came from, for the report.
+        source: String, where the images came from, if it was not the model's run, for the report.
         cache_dir: Path where features of real images are kept; `None` for kgen's cache.
         progress: Bool, or `"auto"` for progress bars on long work.
         verbose: As in `keras.Model.evaluate`.
@@ -150,6 +153,8 @@ def evaluate(
     if num_samples < 1:
         raise ValueError(f"num_samples must be positive. Received: {num_samples}")
     about, test, train, names = _splits(model, data, train, split)
+    if source is not None:
+        about["source"] = source
     if not model.compiled:
         model.compile()
     checked = model.check_split(test)
@@ -201,6 +206,8 @@ def evaluate(
             "labels": None if labels is None else "as frequent as in the reference",
         }
         report |= found
+        if train is not None and about["split"] != "train":
+            report["warnings"] += _not_held_out(test, train)
         if folder is not None:
             drawn = _pictures(model, reference, images, labels, checked, seed, batch_size)
     report["versions"] = {
@@ -311,6 +318,22 @@ def _splits(model, data, train, split):
         train = data.train
     about = {"name": data.name, "split": split, "fingerprint": data.fingerprint}
     return about, test, train, data.class_names
+
+
+def _not_held_out(test, train):
+    """A warning, in a list, where many of the held-out images were trained on."""
+
+    def hashes(images):
+        return [hashlib.blake2b(image, digest_size=16).digest() for image in images]
+
+    known = set(hashes(train.images))
+    shared = sum(image in known for image in hashes(test.images))
+    if shared < 0.1 * len(test):
+        return []
+    return [
+        f"not held out: {shared} of the {len(test)} images are training images too, pixel for "
+        "pixel, so that a model which copies scores well. Give images that it was not trained on."
+    ]
 
 
 def _reconstruct(model, images, labels=None, batch_size=64):

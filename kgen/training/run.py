@@ -28,7 +28,14 @@ from kgen.training.checkpoints import Position, save_model, sha256
 from kgen.training.distribution import data_parallel, is_main_host
 from kgen.training.errors import Interrupted, NonFiniteError, RunError
 from kgen.training.run_config import MAY_CHANGE, RunConfig
-from kgen.training.run_folder import Run, load_keras, load_model, load_source, timestamp
+from kgen.training.run_folder import (
+    Run,
+    load_keras,
+    load_model,
+    load_source,
+    source_name,
+    timestamp,
+)
 
 __all__ = ["Interrupted", "NonFiniteError", "Run", "RunConfig", "RunError", "load_model", "train"]
 
@@ -353,12 +360,6 @@ def _check_fingerprint(run, info, data):
 
 def _describe(name, model, source, data, config):
     """What `run.json` says of a run that begins."""
-    if isinstance(source, (str, pathlib.Path)):
-        # A path is kept whole, so that the run can go on from any folder.
-        is_path = source not in kgen.data.SOURCES and pathlib.Path(source).exists()
-        source = str(pathlib.Path(source).resolve() if is_path else source)
-    else:
-        source = None
     packages = ("keras", "tensorflow", "jax", "numpy")
     versions = {}
     for package in packages:
@@ -377,7 +378,7 @@ def _describe(name, model, source, data, config):
             "arguments": vars(config),
             "data": {
                 "name": data.name,
-                "source": source,
+                "source": source_name(source),
                 "fingerprint": data.fingerprint,
                 "image_shape": data.image_shape,
                 "num_classes": data.num_classes,
