@@ -1,10 +1,8 @@
-"""Checks of arguments, and the texts of their errors."""
+"""Checks of arguments, and the texts of their errors. Without NumPy, for the command line."""
 
 import difflib
 import numbers
 import operator
-
-import numpy as np
 
 #: How many channels an image may have: grey, RGB, RGBA.
 CHANNELS = (1, 3, 4)
@@ -38,14 +36,15 @@ def check_image_shape(image_shape):
 
 def as_int(value):
     """An integer of any kind, 3.0 and `np.int64(3)` too, as an int; `None` for anything else."""
-    if isinstance(value, (bool, np.bool_)):
+    if isinstance(value, bool):
         return None
-    if isinstance(value, (float, np.floating)):
-        return int(value) if float(value).is_integer() else None
     try:
         return operator.index(value)
     except TypeError:
-        return None
+        pass
+    if isinstance(value, numbers.Real) and float(value).is_integer():
+        return int(value)
+    return None
 
 
 def check_int(least, **argument):
@@ -100,6 +99,8 @@ def check_mask(mask, images):
     The mask is bool or 0 and 1, 1 where a pixel is known, `[H, W]`, `[N, H, W]` or
     `[N, H, W, 1]`; else a `ValueError`.
     """
+    import numpy as np
+
     mask = np.asarray(mask)
     if mask.ndim == 4 and mask.shape[-1] == 1:
         mask = mask[..., 0]

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from kgen import random
-from kgen.checks import check_seed, unknown_name
+from kgen.checks import check_int, check_seed, unknown_name
 from kgen.training.step import Batch, compile_function
 
 
@@ -40,9 +40,7 @@ class Generation:
         if (n is None) == (seeds is None):
             raise ValueError(f"Give either n or seeds. Received: n={n}, seeds={seeds}")
         if seeds is None:
-            if n < 0:
-                raise ValueError(f"n must not be negative. Received: n={n}")
-            seeds = row_seeds(int(n), seed)
+            seeds = row_seeds(check_int(0, n=n), seed)
         return self.run_endpoint(
             *("generate", {}, labels),
             seeds=seeds,
@@ -126,7 +124,7 @@ class Generation:
         NumPy array `[N, ...]`, or a dict of them.
         """
         total = len(next(iter(inputs.values())))
-        batch_size = max(1, min(batch_size, total))
+        batch_size = max(1, min(check_int(1, batch_size=batch_size), total))
         if name not in self._compiled_functions:
             # XLA compiles anew for every batch size: worth it only where it is home.
             self._compiled_functions[name] = compile_function(

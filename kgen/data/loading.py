@@ -12,7 +12,7 @@ import warnings
 
 import numpy as np
 
-from kgen.checks import check_image_shape
+from kgen.checks import check_image_shape, check_seed
 from kgen.data import cache, decoding, sources
 from kgen.data.splits import Split, carve, check_fractions
 
@@ -165,6 +165,7 @@ def load(
     image_shape = None if image_shape is None else check_image_shape(image_shape)
     decoding.check_options(background, resize, interpolation, max_pixels)
     check_fractions(validation_fraction, test_fraction)
+    seed = check_seed(seed)
     found = sources.find(source, data_dir, recursive)
     fractions = {"validation": validation_fraction, "test": test_fraction}
     fractions = {name: value for name, value in fractions.items() if name not in found.splits}

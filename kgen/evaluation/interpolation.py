@@ -4,6 +4,7 @@ import keras
 import numpy as np
 
 from kgen import random
+from kgen.checks import check_int, check_seed
 
 
 def interpolate(model, pairs=8, steps=10, seed=0, labels=None, batch_size=64):
@@ -30,13 +31,9 @@ def interpolate(model, pairs=8, steps=10, seed=0, labels=None, batch_size=64):
             f"{type(model).__name__} has no latent vector to go along: among its endpoints "
             f"({', '.join(model.endpoints())}) there is no decode from a latent."
         )
-    if pairs < 1 or steps < 2:
-        raise ValueError(
-            "Interpolation needs at least 1 pair and 2 steps. Received: "
-            f"pairs={pairs}, steps={steps}"
-        )
+    pairs, steps = check_int(1, pairs=pairs), check_int(2, steps=steps)
     shape = decode.inputs["latent"].shape
-    seeds = random.row_seeds(seed, 2 * pairs)
+    seeds = random.row_seeds(check_seed(seed), 2 * pairs)
     prior = getattr(model, "sample_latents", lambda seeds: random.normal(seeds, shape))
     ends = keras.ops.convert_to_numpy(prior(seeds)).reshape(pairs, 2, -1)
     ways = spherical(ends[:, 0], ends[:, 1], steps)

@@ -14,7 +14,7 @@ import keras
 
 import kgen
 from kgen import files, models
-from kgen.checks import unknown_name
+from kgen.checks import check_int, unknown_name
 from kgen.image_generator import ImageGenerator
 from kgen.training.callbacks import (
     Checkpointing,
@@ -99,6 +99,7 @@ def train(
         raise ValueError(f"run must be the path of a folder. Received: {run!r}")
     if isinstance(data, str) and not data:
         raise ValueError("data must name a source. Received: ''")
+    num_samples = check_int(1, num_samples=num_samples)
     run = Run(pathlib.Path(run))
     given = _given(options)
     before = run.info if resume and run.exists else None
@@ -133,6 +134,9 @@ def train(
             # What does not fit is refused before the folder is touched.
             model._batches(data.train, batch_size=config.batch_size)
         evaluation = _evaluation(run, model, data, config)
+        named = source_name(source)
+        if before is not None and named not in (None, before["data"]["source"]):
+            run.update(data={**before["data"], "name": data.name, "source": named})
         if before is None:
             if is_main_host():
                 stack.enter_context(run.held())
