@@ -35,8 +35,8 @@ def evaluate(
     metrics: Annotated[
         str | None,
         typer.Option(
-            help="Names such as fd,kd,precision,recall, or none.",
-            show_default="all that can be computed",
+            help="Names such as fd,kd,precision,recall, or none. What cannot be had is left out.",
+            show_default="all",
         ),
     ] = None,
     features: Annotated[
@@ -172,6 +172,8 @@ def _report_tables(report):
                 f"{reference['split']} images; {extractor['name']} {extractor['sha256'][:12]}",
             )
         )
+    for name, reason in report.get("left_out", {}).items():
+        tables.append(f"Left out: {name}: {reason}.")
     return tables
 
 
@@ -191,8 +193,24 @@ def compare(
     Example: kgen compare runs/vae-mnist runs/dcgan-mnist -o comparison.html
     """
     check_output(output, ".html", ".htm")
-    from kgen.evaluation.report import compare
+    from kgen.evaluation.page import compare
 
-    header, rows = compare(runs, output)
-    result = {"output": str(output), "header": header, "rows": rows}
-    print_result(result, as_json, make_table(*header, rows=rows), f"Look at {output}")
+    found = compare(runs, output)
+    lines = [make_table(*found["header"], rows=found["rows"])]
+    if found["not_comparable"]:
+        names = found["header"][3:]
+        differing = found["not_comparable"].items()
+        lines += [
+            f"These runs are not comparable: {', '.join(found['not_comparable'])} differ. Evaluate "
+            "them again with the same settings. Until then * stands only where all agree.",
+            make_table(
+                "what differs", *names, rows=[(what, *of.values()) for what, of in differing]
+            ),
+        ]
+    lines += [
+        f"{name} has no {title}: {reason}."
+        for name, reasons in found["left_out"].items()
+        for title, reason in reasons.items()
+    ]
+    result = {"output": str(output), **found}
+    print_result(result, as_json, *lines, f"Look at {output}")

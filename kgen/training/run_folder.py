@@ -14,10 +14,10 @@ import kgen
 from kgen import files, models
 from kgen.data.loading import SPLITS
 from kgen.image_generator import ImageGenerator
-from kgen.training.callbacks import read_metrics
 from kgen.training.checkpoints import Checkpoints, sha256
 from kgen.training.distribution import is_main_host
 from kgen.training.errors import RunError, check_model_path
+from kgen.training.metrics_csv import read_metrics
 
 
 @dataclasses.dataclass(frozen=True)

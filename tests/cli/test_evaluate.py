@@ -1,6 +1,7 @@
 """`kgen evaluate` and `kgen compare`: each evaluation is made once and read by many tests."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -109,6 +110,48 @@ def test_compare(kgen, result, runs, tmp_path):
     assert status == 0 and f"Look at {out}" in said
 
 
+COMPARE = """
+import sys
+from kgen.cli import main
+status = main(["compare", *sys.argv[1:]])
+print(status, sorted({"keras", "tensorflow", "jax"} & set(sys.modules)))
+"""
+
+
+def test_compare_what_is_not_comparable(kgen, result, runs, run_python, tmp_path, monkeypatch):
+    """The reason stands wherever the figures do, and no figure is cut off."""
+    vae = runs[0]
+    for name in ("one", "another", "third"):
+        report = report_of(vae)
+        if name != "one":
+            report["samples"]["n"] = 100
+            report["left_out"] = {"FD-random_conv": "needs 256 images"}
+            del report["metrics"]["FD-random_conv"]
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "evaluation.json").write_text(json.dumps(report))
+    folders = [tmp_path / name for name in ("one", "another", "third")]
+    line = ("compare", *folders, "-o", tmp_path / "page.html")
+    found = result(*line)
+    assert found["not_comparable"] == {
+        "images drawn": {"one": "260", "another": "100", "third": "100"}
+    }
+    assert found["left_out"] == {
+        name: {"FD-random_conv": "needs 256 images"} for name in ("another", "third")
+    }
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "another has no FD-random_conv: needs 256 images." in page
+    piped = run_python(COMPARE, *line[1:], env={"COLUMNS": "80"})
+    assert piped.stdout.endswith("0 []\n") and piped.stderr == ""
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
+    for out in (piped.stdout, kgen(*line)[1]):
+        shown = " ".join(re.sub("[│┃]|\x1b\\[[0-9;]*m", " ", out).split())
+        assert "These runs are not comparable: images drawn differ." in shown
+        assert "another has no FD-random_conv: needs 256 images." in shown
+        for figure in {cell for row in found["rows"] for cell in row}:
+            assert set(figure.split()) <= set(shown.split())
+
+
 # Other data than the run's own -----------------------------------------------------------
 
 
@@ -188,7 +231,7 @@ def test_the_run_s_own_data_is_known_by_its_name_and_by_its_images(named, tmp_pa
     assert len(run.load_data(source=moved).test) == 59, "other images are another source"
 
 
-def test_evaluate_other_data(result, named, tmp_path):
+def test_evaluate_other_data(kgen, result, named, tmp_path):
     """Copying is measured against what the run was trained on."""
     run, source = named
     line = ("evaluate", run.path, "-o", tmp_path / "out", "--num-samples", 64)
@@ -206,8 +249,21 @@ def test_evaluate_other_data(result, named, tmp_path):
     report = result(*line, "--data", tmp_path / "part", "--metrics", "kd")
     shared = int(np.sum(run.load_data().train.labels == 2))
     assert f"not held out: {shared} of the 20 images" in report["warnings"][-1]
-    # Where the run's data is gone, the rest is measured.
+    # Where the run's data is gone, the rest is measured; so is what 64 images give.
     gone = Run(shutil.copytree(run.path, tmp_path / "gone"))
     gone.update(data={**gone.info["data"], "source": str(tmp_path / "nowhere.npz")})
-    report = result("evaluate", gone.path, *line[2:], "--data", other, "--metrics", "kd")
-    assert report["train_reference"] is None
+    line = ("evaluate", gone.path, "--data", other, "--metrics", "fd,kd", "--num-samples", 64)
+    status, out, err = kgen(*line)
+    assert status == 0 and "WARNING" not in err
+    assert "Warning: copying is not measured" in err and "nowhere.npz" in err
+    report = report_of(gone.path)
+    assert report["train_reference"] is None and "KD-random_conv" in report["metrics"]
+    why = "of 256 features needs at least 256 images. Received: 64. Draw more, or force it"
+    assert report["left_out"] == {"FD-random_conv": why}
+    assert f"Left out: FD-random_conv: {why}." in out
+    # A run that goes on with its data at another place remembers it.
+    moved = shutil.copytree(source, tmp_path / "moved")
+    assert kgen("train", "--resume", gone.path, "--data", moved)[0] == 0
+    about = gone.info["data"]
+    assert (about["source"], about["name"]) == (str(moved), "moved")
+    assert {**about, "source": str(source), "name": "animals"} == run.info["data"]
