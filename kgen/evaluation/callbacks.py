@@ -60,6 +60,8 @@ class EvaluateSamples(keras.callbacks.Callback):
         super().__init__()
         if (best is None) != (path is None):
             raise ValueError(f"best and path go together. Received: best={best}, path={path}")
+        if path is not None and pathlib.Path(path).suffix != ".keras":
+            raise ValueError(f"path must be that of a .keras file. Received: path={path}")
         metrics = tuple(metrics)
         choices = [name for name in metrics if name in METRICS and METRICS[name].better]
         if best is not None and best not in choices:

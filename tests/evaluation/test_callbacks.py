@@ -154,6 +154,9 @@ def test_a_split_is_enough_and_labels_are_drawn_like_its_own(data, metric, tmp_p
     [
         ({"every": 0}, r"every must be a positive int\. Received: every=0"),
         ({"best": "fd"}, "best and path go together"),
+        ({"best": "fd", "path": "x.h5"}, r"path must be that of a \.keras file"),
+        ({"seed": None}, "A seed must be an integer"),
+        ({"num_samples": 2.7}, r"num_samples must be a positive int\. Received: num_samples=2\.7"),
         ({"best": "is", "path": "x.keras"}, "Unknown metric to choose the best by 'is'"),
         ({"best": "authenticity", "metrics": ["authenticity"], "path": "x.keras"}, "to choose"),
         ({"metrics": ["fid"]}, "Unknown metric 'fid'"),

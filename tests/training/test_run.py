@@ -469,7 +469,7 @@ def test_a_killed_beginning_is_no_obstacle(tmp_path):
         ({"epochs": 0}, "epochs must be a positive int. Received: epochs=0"),
         ({"epochs": 2.7}, "epochs must be a positive int. Received: epochs=2.7"),
         ({"seed": 1.5}, "A seed must be an integer in 0 to .* Received: 1.5"),
-        ({"num_samples": 0}, "num_samples must be a positive int. Received: num_samples=0"),
+        ({"evaluate_every": 0.5}, "evaluate_every must be a positive int. Received: .*=0.5"),
         ({"learning_rate": -1.0}, "learning_rate must be positive. Received: learning_rate=-1.0"),
         ({"mixed_precision": "bfloat61"}, "Did you mean 'bfloat16'?"),
         ({"resume": True, "model": None}, "no run in .* to resume"),
