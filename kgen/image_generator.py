@@ -300,7 +300,7 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
         _without_weights(class_weight=class_weight, sample_weight=sample_weight)
         self._check_trainable()
         epochs = check_int(0, epochs=epochs)
-        batch_size = batch_size or 64
+        batch_size = 64 if batch_size is None else batch_size
         if validation_split and validation_data is None:
             x, validation_data = self._cut(x, y, validation_split, horizontal_flip)
             y = None
@@ -341,7 +341,8 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
         """
         self.test_steps.assign(0)
         if not kwargs.get("_use_cached_eval_dataset"):  # inside `fit`, which has checked them
-            x = self._batches(*_pair(x, y, sample_weight), batch_size or 64)
+            batch_size = 64 if batch_size is None else batch_size
+            x = self._batches(*_pair(x, y, sample_weight), batch_size)
         with plain_errors(), self._keeping_state():
             figures = super().evaluate(x, **kwargs)
         # Keras gives a single figure without its list.

@@ -86,9 +86,17 @@ def test_a_model_is_saved_as_a_keras_file_alone(model, tmp_path):
 
 
 def test_few_training_images_are_told(model):
-    model.compile(run_eagerly=True)
+    model.compile()
     with pytest.warns(UserWarning, match=r"Training on 1 image: .* of 8 is 1 step\."):
-        model.fit(IMAGES[:1], batch_size=8, verbose=0)
+        model.fit(IMAGES[:1], batch_size=8, epochs=0, verbose=0)
+
+
+def test_counts_of_fit_and_evaluate(model):
+    model.compile()
+    for batch_size in (0, 2.5, "8"):
+        for method in (model.fit, model.evaluate):
+            with pytest.raises(ValueError, match="batch_size must be a positive int"):
+                method(IMAGES, batch_size=batch_size, verbose=0)
     with pytest.raises(ValueError, match=r"epochs must be .* Received: epochs=2\.7"):
         model.fit(IMAGES, epochs=2.7, verbose=0)
 

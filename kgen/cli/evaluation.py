@@ -76,6 +76,8 @@ def evaluate(
 
     Example: kgen evaluate runs/dcgan-mnist/best.keras -o best/
 
+    Example: kgen evaluate runs/dcgan-photos --data new-photos/
+
     Example: kgen evaluate runs/dcgan-faces --features inception:weights.pth --num-samples 50000
     """
     with work(as_json, model):

@@ -28,7 +28,7 @@ class Data:
     Args:
         name: String, short name of the data.
         source: String, the source as it was given.
-        train: `Split` to train on.
+        train: `Split` to train on; `None` where all is held out, see `Run.load_data`.
         validation: `Split`, or `None` if the source has none and `validation_fraction` was 0.
         test: `Split`, or `None` if the source has none and `test_fraction` was 0.
         class_names: List of strings, or `None` where the source does not name classes.

@@ -87,6 +87,15 @@ def test_wrong_arguments(vae, images):
         kgen.evaluation.evaluate(vae, kgen.data.load("digits"), split="tests")
 
 
+def test_images_that_were_trained_on_are_no_held_out_ones(vae, images):
+    train = kgen.data.Split(images[10:])
+    options = {"num_samples": 64, "metrics": ["kd"]}
+    warned = kgen.evaluation.evaluate(vae, images[8:20], train, **options)["warnings"]
+    assert warned[-1].startswith("not held out: 10 of the 12 images are training images too")
+    warned = kgen.evaluation.evaluate(vae, images[:10], train, **options)["warnings"]
+    assert not any(text.startswith("not held out") for text in warned)
+
+
 def test_one_held_out_image(vae, images, tmp_path):
     """Gives what a model alone can tell, and says why it gives no score."""
     figures = kgen.evaluation.evaluate(
