@@ -1,8 +1,10 @@
-"""Checks of arguments, and the texts of their errors. Without NumPy, for the command line."""
+"""Checks of arguments, and the texts of their errors."""
 
 import difflib
 import numbers
 import operator
+
+import numpy as np
 
 #: How many channels an image may have: grey, RGB, RGBA.
 CHANNELS = (1, 3, 4)
@@ -99,8 +101,6 @@ def check_mask(mask, images):
     The mask is bool or 0 and 1, 1 where a pixel is known, `[H, W]`, `[N, H, W]` or
     `[N, H, W, 1]`; else a `ValueError`.
     """
-    import numpy as np
-
     mask = np.asarray(mask)
     if mask.ndim == 4 and mask.shape[-1] == 1:
         mask = mask[..., 0]

@@ -2,8 +2,6 @@
 
 import dataclasses
 
-from kgen.checks import check_int, check_seed, unknown_name
-
 #: What a run that goes on may do otherwise than before.
 MAY_CHANGE = ("epochs", "devices", "hosts", "evaluate_every", "keep_best")
 
@@ -50,6 +48,8 @@ class RunConfig:
     keep_best: str | None = None
 
     def __post_init__(self):
+        from kgen.checks import check_int, check_seed, unknown_name  # with NumPy
+
         for name in ("epochs", "batch_size", "evaluate_every"):
             value = getattr(self, name)
             if value is not None:
