@@ -3,6 +3,8 @@
 import dataclasses
 import difflib
 import math
+import numbers
+import operator
 
 import numpy as np
 
@@ -111,6 +113,31 @@ def check_numbers(number, **arguments):
         number.check(name, value)
 
 
+def as_int(value):
+    """An integer of any kind, 3.0 and `np.int64(3)` too, as an int; `None` for anything else."""
+    if isinstance(value, bool):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        pass
+    if isinstance(value, numbers.Real) and float(value).is_integer():
+        return int(value)
+    return None
+
+
+def check_int(least, most=None, **argument):
+    """An argument, given by its name, as an int; a ValueError where it is none in these bounds.
+
+    >>> check_int(1, n=np.float32(3))
+    3
+    """
+    ((name, value),) = argument.items()
+    number = as_int(value)
+    allowed = Number(least=least, most=most, whole=True)
+    return allowed.check(name, value if number is None else number)
+
+
 def check_ints(least, **arguments):
     """Raises a ValueError that names an argument which is no int of `least` or more."""
     check_numbers(Number(least=least, whole=True), **arguments)
@@ -130,10 +157,10 @@ def check_names(**arguments):
 
 def check_seed(seed):
     """`seed` as an int; a ValueError where it is none in 0 to 2**31 - 1."""
-    array = np.asarray(seed)
-    if array.shape != () or array.dtype.kind not in "iuf" or not 0 <= array < 2**31 or array % 1:
+    number = as_int(seed)
+    if number is None or not 0 <= number < 2**31:
         raise ValueError(f"A seed must be an integer in 0 to 2**31 - 1. Received: {seed!r}")
-    return int(array)
+    return number
 
 
 def check_mask(mask, images):

@@ -7,7 +7,7 @@ import numpy as np
 from keras import ops
 
 from kgen import random
-from kgen.checks import Number, check_ints, check_numbers, check_seed, unknown_name
+from kgen.checks import check_int, check_seed, unknown_name
 from kgen.layers.conditioning import check_guidance
 from kgen.training.step import Batch, compile_function
 
@@ -102,7 +102,7 @@ class Generation:
         `[N, ...]`, or a dict of them where the endpoint gives several.
         """
         options = self.check_options(options)
-        check_ints(1, batch_size=batch_size)
+        batch_size = check_int(1, batch_size=batch_size)
         endpoint = self.endpoints()[name]
         total = len(next(iter(inputs.values()), () if seeds is None else seeds))
         scalars = {}
@@ -205,6 +205,7 @@ class Generation:
             # XLA takes its time for every size of a batch: on TensorFlow only who asks for it.
             jit_compile = keras.backend.backend() == "jax"
         total = len(next(iter(inputs.values())))
+        batch_size = check_int(1, batch_size=batch_size)
         batch_size = max(1, min(batch_size, 1 << max(total - 1, 0).bit_length()))
         scalars = {k: ops.convert_to_tensor(v) for k, v in (scalars or {}).items()}
         functions, key = self._compiled_functions, (name, batch_size, jit_compile)
@@ -232,7 +233,7 @@ class Generation:
 
 def row_seeds(n, seed):
     """The seeds of `n` images derived from one, all different: int32 NumPy array `[n]`."""
-    check_numbers(Number(least=0, most=MOST_IMAGES, whole=True), n=n)
+    n = check_int(0, most=MOST_IMAGES, n=n)
     return ops.convert_to_numpy(random.row_seeds(check_seed(seed), n))
 
 

@@ -57,7 +57,7 @@ def export_(
     Example: kgen export runs/vae-digits -o artifacts/vae-digits --formats saved_model,onnx
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"  # a .keras file of either backend loads there
-    with work(as_json):
+    with work(as_json, model):
         artifact = _export(
             model,
             output,

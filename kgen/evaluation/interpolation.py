@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from kgen import random
-from kgen.checks import check_seed
+from kgen.checks import check_int, check_seed
 
 #: More images than this make no picture.
 MOST_IMAGES = 2**16
@@ -34,10 +34,11 @@ def interpolate(model, pairs=8, steps=10, seed=0, labels=None, batch_size=64):
             f"{type(model).__name__} has no latent vector to go along: among its endpoints "
             f"({', '.join(model.endpoints())}) there is no decode from a latent."
         )
-    if pairs < 1 or steps < 2 or pairs * steps > MOST_IMAGES:
+    pairs, steps = check_int(1, pairs=pairs), check_int(2, steps=steps)
+    if pairs * steps > MOST_IMAGES:
         raise ValueError(
-            f"Interpolation needs at least 1 pair and 2 steps, and draws at most {MOST_IMAGES:,} "
-            f"images. Received: pairs={pairs}, steps={steps}"
+            f"Interpolation draws at most {MOST_IMAGES:,} images. Received: pairs={pairs}, "
+            f"steps={steps}"
         )
     shape = decode.inputs["latent"].shape
     seeds = random.row_seeds(check_seed(seed), 2 * pairs)
