@@ -17,7 +17,6 @@ from kgen.cli.common import (
     parse_settings,
     parse_shape,
     print_result,
-    say,
     work,
 )
 from kgen.training.run_config import RunConfig
@@ -84,10 +83,26 @@ def train(
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Images per step.", show_default=str(RunConfig.batch_size)),
+        typer.Option(min=1, help="Images per step.", show_default="the model's own, mostly 64"),
     ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="Of the optimizer.", show_default="the model's own")
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            metavar="constant|cosine|linear",
+            help="How the rate changes over the epochs; the last two fall to 1 %.",
+            show_default="the model's own",
+        ),
+    ] = None,
+    warmup_steps: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Steps over which the rate rises.",
+            show_default="a twentieth of the run where the rate falls, else 0",
+        ),
     ] = None,
     seed: Annotated[
         int | None,
@@ -191,6 +206,11 @@ def train(
     metrics.csv, TensorBoard logs and model.keras. A run that was stopped or
     killed goes on with --resume.
 
+    A model's name takes its preset of the shape of the images, else the one of their height and
+    width (colour with alpha for colour without), else its defaults; and where the images are not
+    all black and white, a likelihood of grey levels. It says what it took. A preset's name takes
+    that preset, and its shape where --image-shape names none.
+
     Example: kgen train vae --data digits --epochs 30
 
     Example: kgen train dcgan --data photos/ --image-shape 64x64x3 --conditional
@@ -241,6 +261,8 @@ def train(
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=learning_rate,
+            schedule=schedule,
+            warmup_steps=warmup_steps,
             seed=seed,
             mixed_precision=mixed_precision,
             jit=jit,
@@ -251,7 +273,7 @@ def train(
             resume=resume,
             force=force,
             verbose=1 if sys.stdout.isatty() else 2,
-            report=say,
+            report=_report,
         )
         seconds = time.perf_counter() - start
     last = (done.metrics or [{"epoch": done.info["arguments"]["epochs"]}])[-1]
@@ -272,6 +294,16 @@ def train(
         f"         kgen evaluate {done.path}",
         f"         kgen export {done.path} -o artifacts/{done.path.name}",
     )
+
+
+def _report(line):
+    """A line of a run; on a terminal the name before it stands out."""
+    from rich.console import Console
+    from rich.text import Text
+
+    text = Text(line)
+    text.highlight_regex(r"^[A-Z][a-z]+:(?=  )", "bold")
+    Console(stderr=True, highlight=False).print(text, soft_wrap=True)
 
 
 def _default_run(model, data):
