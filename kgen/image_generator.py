@@ -9,6 +9,7 @@ import warnings
 import keras
 import numpy as np
 
+from kgen import docstrings
 from kgen.checks import check_image_shape, check_seed, unknown_name
 from kgen.configurable import Configurable
 from kgen.data import Split
@@ -52,6 +53,10 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
     >>> model.generate(16, seed=0).shape
     (16, 28, 28, 1)
     """
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        docstrings.complete(cls)
 
     #: Names of the scalars that `objective` (or `update`) returns, as they are logged.
     metric_names = ("loss",)

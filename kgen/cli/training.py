@@ -23,13 +23,41 @@ from kgen.training.run_config import RunConfig
 
 
 @app.command("list")
-def list_(as_json: Json = False):
-    """Show models by family, presets and data sources.
+def list_(
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="A model or preset, to be shown in full."),
+    ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure",
+            help="Build the presets of MODEL, or the one named, and take a few steps: parameters "
+            "and seconds per step on this machine.",
+        ),
+    ] = False,
+    as_json: Json = False,
+):
+    """Show models by family, presets and data sources; or all of one model.
+
+    Of one model: when to choose it, its arguments for --set of `kgen train` and the options for
+    --set of `kgen sample`, with their meanings and defaults, and its presets.
 
     Example: kgen list
+
+    Example: kgen list vae
+
+    Example: kgen list vae_28x28 --measure
     """
     from kgen import data, models
 
+    if model is not None:
+        with work(as_json):
+            shown, lines = _show(model, measure)
+        print_result(shown, as_json, *lines)
+        return
+    if measure:
+        raise ValueError("--measure goes with a model or preset: kgen list vae --measure")
     families, presets = models.families(), models.presets()
     zoo = {name: what for family in families.values() for name, what in family.models.items()}
     rows = [
@@ -58,8 +86,84 @@ def list_(as_json: Json = False):
         ),
         make_table("preset", "model", "image shape", rows=rows, title="Presets"),
         make_table("source", "what it is", rows=data.SOURCES.items(), title="Sources for --data"),
-        "Next: kgen train vae --data digits",
+        "Next: kgen list vae               all of a model",
+        "      kgen train vae --data digits",
     )
+
+
+def _show(name, measure):
+    """All of a model, by its name or a preset's: a dict for JSON, and lines and tables."""
+    from kgen import docstrings, models
+    from kgen.checks import unknown_name
+
+    presets = models.presets()
+    model = presets[name]["model"] if name in presets else name
+    families = [family for family in models.families().values() if model in family.models]
+    if not families:
+        known = [n for family in models.families().values() for n in family.models]
+        raise ValueError(unknown_name("model or preset", name, [*known, *presets]))
+    model_class = models.get(model)
+    own = {
+        preset: {key: value for key, value in values.items() if key != "model"}
+        for preset, values in presets.items()
+        if values["model"] == model and name in (model, preset)
+    }
+    defaults = docstrings.defaults(model_class)
+    arguments = {
+        key: {"default": defaults[key], "meaning": meaning}
+        for key, meaning in docstrings.followed(model_class).items()
+    }
+    defaults = docstrings.defaults(model_class.sample)
+    options = {
+        key: {"default": defaults[key], "meaning": meaning}
+        for key, meaning in docstrings.of_sampler(model_class).items()
+    }
+    cost = {}
+    if measure:
+        from kgen.training.size import measure_step
+
+        # Of several, those that a CPU builds in seconds.
+        small = [p for p, a in own.items() if name == p or a.get("dim", 0) <= 256]
+        cost = {preset: measure_step(model_class, preset) for preset in small}
+    shown = {
+        "model": model,
+        "class": f"kgen.models.{model_class.__name__}",
+        "family": families[0].what,
+        "when": families[0].models[model],
+        "schedule": model_class.default_schedule,
+        "arguments": arguments,
+        "options": options,
+        "presets": own,
+        **({"cost": cost} if measure else {}),
+    }
+    columns = ["preset", "image shape", "other arguments"]
+    columns += ["parameters", "seconds per step, of images"] if measure else []
+    rows = []
+    for preset, values in own.items():
+        others = ", ".join(f"{k}={v}" for k, v in values.items() if k != "image_shape")
+        row = [preset, "x".join(map(str, values["image_shape"])), others]
+        if measure:
+            found = cost.get(preset)
+            row += [
+                f"{found['parameters']:,}" if found else "",
+                f"{found['seconds']:.2g}, {found['batch_size']}" if found else "too large to try",
+            ]
+        rows.append(row)
+
+    def table(first, entries, title):
+        rows = [(key, entry["default"], entry["meaning"]) for key, entry in entries.items()]
+        return make_table(first, "default", "meaning", rows=rows, title=title)
+
+    lines = [
+        f"{model}, {shown['class']}: {shown['when']}",
+        f"Family: {shown['family']}",
+        table("argument", arguments, "Arguments (kgen train --set NAME=VALUE)"),
+    ]
+    if options:
+        lines.append(table("option", options, "Options (kgen sample --set NAME=VALUE)"))
+    lines.append(make_table(*columns, rows=rows, title="Presets"))
+    lines.append(f"Next: kgen train {name} --data digits")
+    return shown, lines
 
 
 @app.command()

@@ -93,12 +93,14 @@ class LearningRateLog(keras.callbacks.Callback):
 class TimeEstimate(keras.callbacks.Callback):
     """Says after the first steps, and after the first epoch, how long the rest will take.
 
-    Of `epochs` of `steps` each, from a `Position` on; `report` is given the lines.
+    Of `epochs` of `steps` each, from a `Position` on; `report` is given the lines, the first of
+    them `after` so many seconds.
     """
 
-    def __init__(self, epochs, steps, position, report):
+    def __init__(self, epochs, steps, position, report, after=2.0):
         super().__init__()
         self.epochs, self.steps, self.position, self.report = epochs, steps, position, report
+        self.after = after
         self._first = self._began = None
         self._told = self._told_epoch = False
 
@@ -123,7 +125,7 @@ class TimeEstimate(keras.callbacks.Callback):
             self._first = (batch, now)
             return
         steps, seconds = batch - self._first[0], now - self._first[1]
-        if seconds < 2 and steps < 200:
+        if seconds < self.after and steps < 200:
             return
         self._told = True
         rest = (self.epochs - self._epoch) * self.steps - self._done - batch
@@ -138,7 +140,7 @@ def _seconds(seconds):
     """A time for people: `0.13 s`, `41 s`, `12 min`, `3.5 h`."""
     if seconds < 99:
         return f"{seconds:.2g} s"
-    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.2g} h"
 
 
 class SampleGrid(keras.callbacks.Callback):

@@ -1,9 +1,12 @@
 """Whether a model fits the machine: said before the first step, with what would help."""
 
+import math
 import os
+import time
 import warnings
 
 import keras
+import numpy as np
 
 from kgen.layers.transformer import TransformerBlock
 
@@ -47,3 +50,28 @@ def check_size(model, batch_size):
     if any(str(device).lower().startswith("cpu") for device in keras.distribution.list_devices()):
         raise ValueError(text)
     warnings.warn(text, stacklevel=2)
+
+
+def measure_step(model_class, preset, seconds=1.0):
+    """What a training step of a preset costs here, after the first: measured for some `seconds`.
+
+    A dict of `parameters` that train, `batch_size` and `seconds` per step.
+    """
+    model = model_class.from_preset(preset)
+    model.compile()
+    size = model.default_batch_size
+    images = np.random.default_rng(0).integers(0, 256, (size, *model.image_shape), "uint8")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of autoencoders that nobody has trained
+        if model.needs_adapting():
+            model.adapt(images)
+        model.train_on_batch(images)
+    steps, start = 0, time.perf_counter()
+    while steps == 0 or time.perf_counter() - start < seconds:
+        model.train_on_batch(images)
+        steps += 1
+    return {
+        "parameters": sum(math.prod(v.shape) for v in model.trainable_variables),
+        "batch_size": size,
+        "seconds": (time.perf_counter() - start) / steps,
+    }
