@@ -21,7 +21,7 @@ def header(model, data, config, chosen, steps_per_epoch):
         parts.append(f"no {name}" if split is None else f"{len(split):,} for {name}")
     if data.skipped:
         parts.append(f"{len(data.skipped):,} files skipped")
-    lines = [
+    return [
         ("Data", f"{data.name}: {', '.join(parts)}"),
         ("Images", _images(data, config)),
         ("Classes", _classes(model, data)),
@@ -35,7 +35,6 @@ def header(model, data, config, chosen, steps_per_epoch):
         ("Rate", describe_rate(model)),
         ("Device", _device(config)),
     ]
-    return lines
 
 
 def describe_rate(model):

@@ -94,4 +94,4 @@ def test_an_untrained_tokenizer_is_named_before_the_first_step():
         pytest.raises(InterruptedError),
     ):
         model.fit(images, batch_size=8, verbose=0, callbacks=First())
-    assert "kgen train vqvae --data DATA" in str(caught[0].message)
+    assert any("kgen train vqvae --data DATA" in str(w.message) for w in caught)
