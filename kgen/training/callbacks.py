@@ -113,7 +113,7 @@ class TimeEstimate(keras.callbacks.Callback):
                 f"{'Time:':<12}{_seconds(seconds)} for epoch {epoch} with validation and samples, "
                 f"so about {_seconds(left * seconds)} for {left} more"
             )
-        self._epoch, self._began = epoch, now
+        self._epoch, self._began, self._first = epoch, now, None
         self._done = self.position.step if epoch == self.position.epoch else 0
         self._whole = self._done == 0
 
