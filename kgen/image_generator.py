@@ -3,13 +3,22 @@
 import contextlib
 import dataclasses
 import math
+import numbers
 import pathlib
 import warnings
 
 import keras
 import numpy as np
 
-from kgen.checks import Number, check_image_shape, check_int, check_numbers, check_seed
+from kgen import docstrings
+from kgen.checks import (
+    Number,
+    check_image_shape,
+    check_int,
+    check_numbers,
+    check_seed,
+    unknown_name,
+)
 from kgen.configurable import Configurable
 from kgen.data import Split
 from kgen.data.batches import Batches
@@ -17,6 +26,7 @@ from kgen.data.datasets import Takes, is_dataset, plain_errors
 from kgen.endpoint import Endpoint, image_spec, label_spec, seed_spec
 from kgen.generation import Generation
 from kgen.presets import Presets
+from kgen.training.schedules import SCHEDULES, RunSchedule
 from kgen.training.step import TrainingStep, check_image_data_format
 
 #: Of fewer images than this `fit` warns.
@@ -54,6 +64,10 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
     >>> model.generate(16, seed=0).shape
     (16, 28, 28, 1)
     """
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        docstrings.complete(cls)
 
     #: Names of the scalars that `objective` (or `update`) returns, as they are logged.
     metric_names = ("loss",)
@@ -100,6 +114,13 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
         """
         raise NotImplementedError(f"{type(self).__name__} must implement objective or update")
 
+    #: How the learning rate of the default optimizer changes where the length of the run is known:
+    #: one of `kgen.training.schedules.SCHEDULES`.
+    default_schedule = "constant"
+
+    #: Images per step of `kgen.training.run.train`.
+    default_batch_size = 64
+
     def default_optimizer(self, learning_rate=None):
         """The optimizer that `compile()` uses when none is given."""
         return keras.optimizers.Adam(1e-3 if learning_rate is None else learning_rate)
@@ -109,6 +130,9 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
         optimizer=None,
         *,
         learning_rate=None,
+        schedule=None,
+        warmup_steps=None,
+        total_steps=None,
         jit_compile="auto",
         steps_per_execution=1,
         run_eagerly=False,
@@ -124,6 +148,12 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
             optimizer: A Keras optimizer or its name; `None` for the model's own default.
             learning_rate: Float or `keras.optimizers.schedules.LearningRateSchedule` for
                 the default optimizer.
+            schedule: `"constant"`, `"cosine"` or `"linear"`: how the rate of the default optimizer
+                changes, see `kgen.training.schedules.RunSchedule`. `None` for the model's own,
+                `default_schedule`, where `total_steps` are given; else the rate is constant.
+            warmup_steps: Int, steps over which the rate rises; `None` for the schedule's own.
+            total_steps: Int, steps of the whole training, `epochs * (len(images) // batch_size)`,
+                to which `"cosine"` and `"linear"` are fitted; `kgen.training.run.train` gives it.
             jit_compile: Bool or `"auto"`: XLA on JAX and on GPUs, not on TensorFlow's CPU,
                 where it is slower.
             steps_per_execution: Int, training steps per call of the compiled function.
@@ -133,17 +163,60 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
                 `keras.Model.compile` must be `None`: a model has its own, see `metric_names`.
         """
         self._check_keras_arguments(keras_arguments)
+        rate = {
+            "learning_rate": learning_rate,
+            "schedule": schedule,
+            "warmup_steps": warmup_steps,
+            "total_steps": total_steps,
+        }
         if optimizer is None:
-            optimizer = self.default_optimizer(learning_rate)
-        elif learning_rate is not None:
-            raise ValueError(
-                "learning_rate goes with the default optimizer; give a custom optimizer its own. "
-                f"Received: optimizer={optimizer}, learning_rate={learning_rate}"
-            )
+            optimizer = self._make_optimizer(**rate)
+        else:
+            for name, value in rate.items():
+                if value is not None:
+                    raise ValueError(
+                        f"{name} goes with the default optimizer; give a custom optimizer its own. "
+                        f"Received: optimizer={optimizer}, {name}={value}"
+                    )
         optimizer = keras.optimizers.get(optimizer)
         self._check_optimizer(optimizer, self.trainable_variables)
         self._compile(optimizer, jit_compile, steps_per_execution, run_eagerly, auto_scale_loss)
         self._compile_arguments["optimizer"] = optimizer
+
+    def _make_optimizer(
+        self,
+        learning_rate=None,
+        schedule=None,
+        warmup_steps=None,
+        total_steps=None,
+        updates=1,
+        **options,
+    ):
+        """The default optimizer, whose rate follows a `RunSchedule` where it is to change."""
+        chosen = schedule
+        if schedule is None:
+            fixed = total_steps is None or not isinstance(learning_rate, (numbers.Real, type(None)))
+            schedule = "constant" if fixed else self.default_schedule
+        if schedule not in SCHEDULES:
+            raise ValueError(unknown_name("schedule", str(schedule), SCHEDULES))
+        optimizer = self.default_optimizer(learning_rate, **options)
+        if schedule == "constant" and not warmup_steps:
+            return optimizer
+        if not isinstance(learning_rate, (numbers.Real, type(None))):
+            raise ValueError(
+                "A learning_rate that is a schedule already takes no other, and no warmup_steps. "
+                f"Received: schedule={chosen!r}, warmup_steps={warmup_steps}"
+            )
+        if schedule == "constant":
+            total_steps = max(total_steps or 0, warmup_steps + 1)
+        elif total_steps is None:
+            raise ValueError(
+                f"schedule='{schedule}' is fitted to the length of training: give total_steps, "
+                "epochs * (len(images) // batch_size). Received: total_steps=None"
+            )
+        rate = float(str(np.float32(keras.ops.convert_to_numpy(optimizer.learning_rate))))
+        changing = RunSchedule(schedule, rate, total_steps, warmup_steps, updates)
+        return self.default_optimizer(changing, **options)
 
     def _compile(self, optimizer, jit_compile, steps_per_execution, run_eagerly, auto_scale_loss):
         """Compiles with one optimizer; keeps the other arguments in `_compile_arguments`."""
@@ -164,6 +237,10 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
             "run_eagerly": run_eagerly,
             "auto_scale_loss": auto_scale_loss,
         }
+
+    def _optimizers(self):
+        """The optimizers that train, a list."""
+        return [self.optimizer]
 
     def _check_keras_arguments(self, arguments):
         for name, value in arguments.items():
@@ -385,6 +462,10 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
     def needs_adapting(self):
         """Whether `fit` must call `adapt(images, labels)`, which a subclass has, at first."""
         return False
+
+    def diagnose_before(self):
+        """What `diagnose` can say before the first step."""
+        return []
 
     def diagnose(self, logs):
         """Names what is going wrong in training, from the metrics of an epoch.
@@ -616,9 +697,13 @@ class _Diagnosis(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.found = set()
+        self._warn("Before the first step", self.model.diagnose_before())
 
     def on_epoch_end(self, epoch, logs=None):
-        texts = {text.partition(":")[0]: text for text in self.model.diagnose(logs)}
+        self._warn(f"Epoch {epoch + 1}", self.model.diagnose(logs))
+
+    def _warn(self, when, texts):
+        texts = {text.partition(":")[0]: text for text in texts}
         for name in texts.keys() - self.found:
-            warnings.warn(f"Epoch {epoch + 1}: {texts[name]}", stacklevel=2)
+            warnings.warn(f"{when}: {texts[name]}", stacklevel=3)
         self.found = set(texts)

@@ -17,7 +17,6 @@ from kgen.cli.common import (
     parse_settings,
     parse_shape,
     print_result,
-    say,
     work,
 )
 from kgen.training.errors import RunError
@@ -25,13 +24,41 @@ from kgen.training.run_config import RunConfig
 
 
 @app.command("list")
-def list_(as_json: Json = False):
-    """Show models by family, presets and data sources.
+def list_(
+    model: Annotated[
+        str | None,
+        typer.Argument(metavar="[MODEL]", help="A model or preset, to be shown in full."),
+    ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure",
+            help="Build the presets of MODEL, or the one named, and take a few steps: parameters "
+            "and seconds per step on this machine.",
+        ),
+    ] = False,
+    as_json: Json = False,
+):
+    """Show models by family, presets and data sources; or all of one model.
+
+    Of one model: when to choose it, its arguments for --set of `kgen train` and the options for
+    --set of `kgen sample`, with their meanings and defaults, and its presets.
 
     Example: kgen list
+
+    Example: kgen list vae
+
+    Example: kgen list vae_28x28 --measure
     """
     from kgen import data, models
 
+    if model is not None:
+        with work(as_json):
+            shown, lines = _show(model, measure)
+        print_result(shown, as_json, *lines)
+        return
+    if measure:
+        raise ValueError("--measure goes with a model or preset: kgen list vae --measure")
     families, presets = models.families(), models.presets()
     zoo = {name: what for family in families.values() for name, what in family.models.items()}
     rows = [
@@ -60,8 +87,84 @@ def list_(as_json: Json = False):
         ),
         make_table("preset", "model", "image shape", rows=rows, title="Presets"),
         make_table("source", "what it is", rows=data.SOURCES.items(), title="Sources for --data"),
-        "Next: kgen train vae --data digits",
+        "Next: kgen list vae               all of a model",
+        "      kgen train vae --data digits",
     )
+
+
+def _show(name, measure):
+    """All of a model, by its name or a preset's: a dict for JSON, and lines and tables."""
+    from kgen import docstrings, models
+    from kgen.checks import unknown_name
+
+    presets = models.presets()
+    model = presets[name]["model"] if name in presets else name
+    families = [family for family in models.families().values() if model in family.models]
+    if not families:
+        known = [n for family in models.families().values() for n in family.models]
+        raise ValueError(unknown_name("model or preset", name, [*known, *presets]))
+    model_class = models.get(model)
+    own = {
+        preset: {key: value for key, value in values.items() if key != "model"}
+        for preset, values in presets.items()
+        if values["model"] == model and name in (model, preset)
+    }
+    defaults = docstrings.defaults(model_class)
+    arguments = {
+        key: {"default": defaults[key], "meaning": meaning}
+        for key, meaning in docstrings.followed(model_class).items()
+    }
+    defaults = docstrings.defaults(model_class.sample)
+    options = {
+        key: {"default": defaults[key], "meaning": meaning}
+        for key, meaning in docstrings.of_sampler(model_class).items()
+    }
+    cost = {}
+    if measure:
+        from kgen.training.size import measure_step
+
+        # Of several, those that a CPU builds in seconds.
+        small = [p for p, a in own.items() if name == p or a.get("dim", 0) <= 256]
+        cost = {preset: measure_step(model_class, preset) for preset in small}
+    shown = {
+        "model": model,
+        "class": f"kgen.models.{model_class.__name__}",
+        "family": families[0].what,
+        "when": families[0].models[model],
+        "schedule": model_class.default_schedule,
+        "arguments": arguments,
+        "options": options,
+        "presets": own,
+        **({"cost": cost} if measure else {}),
+    }
+    columns = ["preset", "image shape", "other arguments"]
+    columns += ["parameters", "seconds per step, of images"] if measure else []
+    rows = []
+    for preset, values in own.items():
+        others = ", ".join(f"{k}={v}" for k, v in values.items() if k != "image_shape")
+        row = [preset, "x".join(map(str, values["image_shape"])), others]
+        if measure:
+            found = cost.get(preset)
+            row += [
+                f"{found['parameters']:,}" if found else "",
+                f"{found['seconds']:.2g}, {found['batch_size']}" if found else "too large to try",
+            ]
+        rows.append(row)
+
+    def table(first, entries, title):
+        rows = [(key, entry["default"], entry["meaning"]) for key, entry in entries.items()]
+        return make_table(first, "default", "meaning", rows=rows, title=title)
+
+    lines = [
+        f"{model}, {shown['class']}: {shown['when']}",
+        f"Family: {shown['family']}",
+        table("argument", arguments, "Arguments (kgen train --set NAME=VALUE)"),
+    ]
+    if options:
+        lines.append(table("option", options, "Options (kgen sample --set NAME=VALUE)"))
+    lines.append(make_table(*columns, rows=rows, title="Presets"))
+    lines.append(f"Next: kgen train {name} --data digits")
+    return shown, lines
 
 
 @app.command()
@@ -85,10 +188,26 @@ def train(
     ] = None,
     batch_size: Annotated[
         int | None,
-        typer.Option(min=1, help="Images per step.", show_default=str(RunConfig.batch_size)),
+        typer.Option(min=1, help="Images per step.", show_default="the model's own, mostly 64"),
     ] = None,
     learning_rate: Annotated[
         float | None, typer.Option(help="Of the optimizer.", show_default="the model's own")
+    ] = None,
+    schedule: Annotated[
+        str | None,
+        typer.Option(
+            metavar="constant|cosine|linear",
+            help="How the rate changes over the epochs; the last two fall to 1 %.",
+            show_default="the model's own",
+        ),
+    ] = None,
+    warmup_steps: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="Steps over which the rate rises.",
+            show_default="a twentieth of the run where the rate falls, else 0",
+        ),
     ] = None,
     seed: Annotated[
         int | None,
@@ -192,6 +311,11 @@ def train(
     metrics.csv, TensorBoard logs and model.keras. A run that was stopped or
     killed goes on with --resume.
 
+    A model's name takes its preset of the shape of the images, else the one of their height and
+    width (colour with alpha for colour without), else its defaults; and where the images are not
+    all black and white, a likelihood of grey levels. It says what it took. A preset's name takes
+    that preset, and its shape where --image-shape names none.
+
     Example: kgen train vae --data digits --epochs 30
 
     Example: kgen train dcgan --data photos/ --image-shape 64x64x3 --conditional
@@ -244,6 +368,8 @@ def train(
             epochs=epochs,
             batch_size=batch_size,
             learning_rate=learning_rate,
+            schedule=schedule,
+            warmup_steps=warmup_steps,
             seed=seed,
             mixed_precision=mixed_precision,
             jit=jit,
@@ -254,7 +380,7 @@ def train(
             resume=resume,
             force=force,
             verbose=1 if sys.stdout.isatty() else 2,
-            report=say,
+            report=_report,
         )
         seconds = time.perf_counter() - start
     last = (done.metrics or [{"epoch": done.info["arguments"]["epochs"]}])[-1]
@@ -275,6 +401,16 @@ def train(
         f"         kgen evaluate {done.path}",
         f"         kgen export {done.path} -o artifacts/{done.path.name}",
     )
+
+
+def _report(line):
+    """A line of a run; on a terminal the name before it stands out."""
+    from rich.console import Console
+    from rich.text import Text
+
+    text = Text(line)
+    text.highlight_regex(r"^[A-Z][a-z]+:(?=  )", "bold")
+    Console(stderr=True, highlight=False).print(text, soft_wrap=True)
 
 
 def _default_run(model, data):

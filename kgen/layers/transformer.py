@@ -13,6 +13,7 @@ Tensors are (B, T, D): batch, tokens, features; N heads have H = D / N features 
 
 import dataclasses
 import itertools
+import warnings
 
 import keras
 import numpy as np
@@ -27,6 +28,10 @@ MLPS = ("gelu", "swiglu")
 
 #: What is added to the scores of tokens that must not be seen; finite, so that nothing is NaN.
 HIDDEN = -1e30
+
+
+#: From here on attention is too much for most machines; 64x64 pixels are as many.
+MANY_TOKENS = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,8 +83,17 @@ class TransformerSpec:
 
     def blocks(self, positions, causal=False, conditional=False):
         """The blocks, a list of `TransformerBlock`, of tokens at some positions `[T, 2]`."""
+        tokens = len(positions)
+        if tokens > MANY_TOKENS:
+            warnings.warn(
+                f"{tokens:,} tokens attend to each other, which takes "
+                f"{4 * self.num_heads * tokens**2 / 1e9:.1f} GB for each image in each of the "
+                f"{self.num_layers} layers. Take smaller images, a larger patch_size, or a model "
+                "that draws codes or latents (vq_transformer, maskgit, dit with an autoencoder).",
+                stacklevel=3,
+            )
         angles = rotary_angles(positions, self.dim // self.num_heads) if self.rotary else None
-        return [
+        blocks = [
             TransformerBlock(
                 *(self.dim, self.num_heads, angles, causal, self.qk_norm),
                 mlp=self.mlp,
@@ -90,6 +104,9 @@ class TransformerSpec:
             )
             for i in range(self.num_layers)
         ]
+        for block in blocks:
+            block.num_tokens = tokens
+        return blocks
 
 
 def run_blocks(blocks, x, condition=None, seeds=None):

@@ -58,7 +58,8 @@ def _copy(stage, kind, argument, image_shape, num_classes):
     if not isinstance(stage, dict):
         raise ValueError(
             f"{argument} must be a {names}, the path of a trained one or a preset's name. "
-            f"Received: {type(stage).__name__}"
+            f"Received: {type(stage).__name__}. Train one first: "
+            f"{_commands(kinds[0], argument)}"
         )
     # Built as if it were to be trained: Keras would not freeze the layers of a frozen model.
     # In float32, whatever it was trained in: the generator learns what is exported.
@@ -77,8 +78,19 @@ def untrained(stage, argument):
         return []
     return [
         f"untrained {argument}: the {type(stage).__name__} has fresh weights, so that the images "
-        f"will mean nothing. Train one first, and give it, or its run's folder, as {argument}."
+        f"will mean nothing. Train one first, and give it, or its run's folder, as {argument}: "
+        f"{_commands(type(stage), argument)}"
     ]
+
+
+def _commands(kind, argument):
+    """The two commands of a generator in two stages, of which the first trains a `kind`."""
+    names = {model_class: name for name, model_class in models.registered().items()}
+    first = names.get(kind, "vqvae" if argument == "tokenizer" else "vit_vae")
+    return (
+        f"kgen train {first} --data DATA --run runs/{first}, then "
+        f"kgen train MODEL --data DATA --set {argument}=runs/{first}"
+    )
 
 
 def known_cells(mask, height, width):

@@ -21,6 +21,7 @@ from kgen import files, images
 from kgen.training.checkpoints import Position, restore_metrics
 from kgen.training.errors import Interrupted, NonFiniteError
 from kgen.training.metrics_csv import rows_and_damage, warn_of
+from kgen.training.schedules import schedule_of
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
@@ -76,6 +77,70 @@ class StopOnNonFinite(keras.callbacks.Callback):
             f"{', '.join(names[:3])} became NaN or infinite {where}. Last good checkpoint: "
             f"{self.last_good()}. Begin another run with a smaller learning rate."
         )
+
+
+class LearningRateLog(keras.callbacks.Callback):
+    """Logs `learning_rate`, at the end of an epoch, where it changes: a GAN's generator's."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        schedule = schedule_of(self.model._optimizers()[0])
+        if schedule is not None:
+            optimizer = self.model._optimizers()[0]
+            optimizer = getattr(optimizer, "inner_optimizer", optimizer)
+            logs["learning_rate"] = float(_array(optimizer.learning_rate))
+
+
+class TimeEstimate(keras.callbacks.Callback):
+    """Says after the first steps, and after the first epoch, how long the rest will take.
+
+    Of `epochs` of `steps` each, from a `Position` on; `report` is given the lines, the first of
+    them `after` so many seconds.
+    """
+
+    def __init__(self, epochs, steps, position, report, after=2.0):
+        super().__init__()
+        self.epochs, self.steps, self.position, self.report = epochs, steps, position, report
+        self.after = after
+        self._first = self._began = None
+        self._told = self._told_epoch = False
+
+    def on_epoch_begin(self, epoch, logs=None):
+        now = time.perf_counter()
+        if self._began is not None and self._whole and not self._told_epoch:
+            self._told_epoch = True
+            seconds, left = now - self._began, self.epochs - epoch
+            self.report(
+                f"{'Time:':<12}{_seconds(seconds)} for epoch {epoch} with validation and samples, "
+                f"so about {_seconds(left * seconds)} for {left} more"
+            )
+        self._epoch, self._began, self._first = epoch, now, None
+        self._done = self.position.step if epoch == self.position.epoch else 0
+        self._whole = self._done == 0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if self._told or batch == 0:  # the first step is traced and compiled
+            return
+        now = time.perf_counter()
+        if self._first is None:
+            self._first = (batch, now)
+            return
+        steps, seconds = batch - self._first[0], now - self._first[1]
+        if seconds < self.after and steps < 200:
+            return
+        self._told = True
+        rest = (self.epochs - self._epoch) * self.steps - self._done - batch
+        self.report(
+            f"{'Time:':<12}{_seconds(seconds / steps)} a step, so about "
+            f"{_seconds(rest * seconds / steps)} for the {rest:,} steps to epoch {self.epochs}, "
+            "without validation and samples"
+        )
+
+
+def _seconds(seconds):
+    """A time for people: `0.13 s`, `41 s`, `12 min`, `3.5 h`."""
+    if seconds < 99:
+        return f"{seconds:.2g} s"
+    return f"{seconds / 60:.0f} min" if seconds < 100 * 60 else f"{seconds / 3600:.2g} h"
 
 
 class SampleGrid(keras.callbacks.Callback):

@@ -18,15 +18,19 @@ from kgen.checks import check_int, unknown_name
 from kgen.image_generator import ImageGenerator
 from kgen.training.callbacks import (
     Checkpointing,
+    LearningRateLog,
     MetricsTable,
     SampleGrid,
     StopOnNonFinite,
     StopSignals,
     TensorBoardLogs,
+    TimeEstimate,
 )
 from kgen.training.checkpoints import Position, save_model, sha256
+from kgen.training.choice import choose
 from kgen.training.distribution import data_parallel, is_main_host
 from kgen.training.errors import Interrupted, NonFiniteError, RunError
+from kgen.training.header import header
 from kgen.training.run_config import MAY_CHANGE, RunConfig
 from kgen.training.run_folder import (
     Run,
@@ -36,6 +40,8 @@ from kgen.training.run_folder import (
     source_name,
     timestamp,
 )
+from kgen.training.schedules import schedule_of
+from kgen.training.size import check_size
 
 __all__ = ["Interrupted", "NonFiniteError", "Run", "RunConfig", "RunError", "load_model", "train"]
 
@@ -63,19 +69,23 @@ def train(
     Args:
         model: Name of a model (`"vae"`) or preset (`"vae_28x28"`), the folder of a
             preset, or an `ImageGenerator`, which keeps its optimizer where it is compiled. By
-            its name a model is built for the shape of the data, from a preset if there is one
-            of that shape.
+            its name a model is built for the data: from a preset if there is one of that shape,
+            and for black and white, grey levels or colours, as the images have them, see
+            `kgen.training.choice.choose`.
         data: A source, as for `kgen.data.load`, or a `kgen.data.Data`.
         run: Path of the run's folder: a new or an empty one, outside the data's. While it trains,
             the folder is locked.
         resume: Bool, go on from the last checkpoint. Options that are not given are those
             of the run; others must equal them, except that `epochs` may be larger, and
-            `devices`, `hosts`, `evaluate_every` and `keep_best` others.
+            `devices`, `hosts`, `evaluate_every` and `keep_best` others. With more epochs a
+            schedule of the learning rate becomes that of a run of so many: the rate goes on from
+            where this one stands at that step, which is above where it had come to.
         force: Bool, replace a run that is in the folder. What it wrote is removed, other files
             stay.
         num_samples: Int, images in the grid that is drawn after every epoch.
         callbacks: Sequence of further `keras.callbacks.Callback`.
-        verbose: As in `keras.Model.fit`.
+        verbose: As in `keras.Model.fit`; with 0 `report` hears neither what trains on what nor
+            how long it will take.
         report: Callable that is given lines for the user.
         **options: The fields of `RunConfig`; one that is `None` is not given.
 
@@ -125,14 +135,21 @@ def train(
         if before is not None:
             _check_fingerprint(run, before, data)
             restored = _restore(run, before, data, config, report)
+        name = model
         if restored is not None:
             model, position, sums = restored
+            chosen = before["model"].get("chosen") or [["Model", before["model"]["name"]]]
+            steps = _steps_per_epoch(model, data, config)
+            _refit(model, before, config, steps, report)
         else:
-            name, position, sums = model, Position(), []
-            model = built[0] if built else _build(model, data, config)
-            _compile(model, config)
+            position, sums = Position(), []
+            model, chosen = _build(model, data, config, *built[-1:])
+            if config.batch_size is None:
+                config = dataclasses.replace(config, batch_size=model.default_batch_size)
             # What does not fit is refused before the folder is touched.
-            model._batches(data.train, batch_size=config.batch_size)
+            steps = _steps_per_epoch(model, data, config)
+            fitted = _compile(model, config, steps)
+        check_size(model, config.batch_size)
         evaluation = _evaluation(run, model, data, config)
         named = source_name(source)
         if before is not None and named not in (None, before["data"]["source"]):
@@ -141,7 +158,9 @@ def train(
             if is_main_host():
                 stack.enter_context(run.held())
                 run.check_free(force)
-                run.create(_describe(name, model, source, data, config))
+                about = _describe(name, model, source, data, config)
+                about["model"]["chosen"] = chosen
+                run.create({**about, "schedule": _schedule(model) if fitted else None})
         elif run.finished and position.epoch >= config.epochs:
             report(
                 f"{run.path} is finished: {position.epoch} epochs are done. "
@@ -151,6 +170,10 @@ def train(
         else:
             report(f"Going on with {run.path} after {position}.")
         callbacks = [*callbacks, *evaluation]
+        if verbose != 0 and is_main_host():
+            for label, text in header(model, data, config, chosen, steps):
+                report(f"{label + ':':<12}{text}")
+            callbacks.append(TimeEstimate(config.epochs, steps, position, report))
         stack.enter_context(files.recorded(run.path))
         _fit(run, model, data, config, position, sums, num_samples, callbacks, verbose)
     return run
@@ -227,7 +250,7 @@ def _load_data(model, data, config, before, built):
         about = types.SimpleNamespace(
             name=data, image_shape=tuple(image_shape), num_classes=num_classes
         )
-        built.append(_build(model, about, config))
+        built.append(_build(model, about, config)[0])
         if built[0].image_shape != about.image_shape:
             raise ValueError(
                 f"{type(built[0]).__name__} takes images of shape {built[0].image_shape}. "
@@ -261,8 +284,11 @@ def _is_preset_folder(model):
     return pathlib.Path(model, "config.json").is_file()
 
 
-def _build(model, data, config):
-    """The model that trains: from an object, a preset's name or folder, or a model's name."""
+def _build(model, data, config, built=None):
+    """The model that trains: from an object, a preset's name or folder, or a model's name.
+
+    And pairs of what was chosen and how, for the user. `built` is what the shape alone gave.
+    """
     given = dict(config.model_arguments)
     if config.mixed_precision:
         given["dtype"] = config.mixed_precision
@@ -272,21 +298,30 @@ def _build(model, data, config):
                 f"A model that is built already takes no arguments. Received: {', '.join(given)}"
             )
         if not isinstance(model, ImageGenerator):
-            model = ImageGenerator.from_preset(model)
-        return model
-    model_class, preset = _find(model, data.image_shape)
+            model = built or ImageGenerator.from_preset(model)
+        return model, [("Model", type(model).__name__)]
+    split = getattr(data, "train", None)  # not before images are decoded
+    images = None if split is None else split.images
+    choice = choose(model, data.image_shape, given, images)
+    model_class = choice.model_class
     known = inspect.signature(model_class).parameters.keys() - {"kwargs"} | {"dtype", "name"}
     for name in given:
         if name not in known:
-            raise ValueError(unknown_name(f"argument of {model_class.__name__}", name, known))
+            said = unknown_name(f"argument of {model_class.__name__}", name, known)
+            raise ValueError(f"{said} What they mean: kgen list {choice.name}")
     if config.conditional:
         if data.num_classes is None:
             raise ValueError(f"A conditional model needs labels, and {data.name} has none.")
         given.setdefault("num_classes", data.num_classes)
     defaults = {"image_shape": data.image_shape, "seed": config.seed}
-    values = {**model_class.presets.get(preset, {}), **defaults, **given}
+    values = {**choice.arguments, **defaults, **given}
+    chosen = choice.lines(given)
+    if built is not None:
+        if choice.arguments == choose(model, data.image_shape, given).arguments:
+            return built, chosen
+        keras.utils.set_random_seed(config.seed)  # the weights are those of one model built
     try:
-        return model_class(**values)
+        return model_class(**values), chosen
     except (TypeError, ValueError) as error:
         if _raised_in_kgen(error):
             raise
@@ -295,17 +330,56 @@ def _build(model, data, config):
         raise ValueError(f"{model_class.__name__} cannot be built with {said}: {reason}") from error
 
 
-def _compile(model, config):
-    """Compiles a model that is not compiled yet; another one keeps its optimizer, and its state."""
+def _steps_per_epoch(model, data, config):
+    return len(model._batches(data.train, batch_size=config.batch_size, shuffle=True))
+
+
+def _compile(model, config, steps_per_epoch):
+    """Compiles a model that is not compiled yet, with a schedule for the whole run; another one
+    keeps its optimizer, and its state. Returns whether it did.
+    """
     if not model.compiled:
-        model.compile(learning_rate=config.learning_rate, jit_compile=config.jit)
-        return
-    for name, value in (("learning_rate", config.learning_rate), ("jit", config.jit)):
+        model.compile(
+            learning_rate=config.learning_rate,
+            schedule=config.schedule,
+            warmup_steps=config.warmup_steps,
+            total_steps=config.epochs * steps_per_epoch,
+            jit_compile=config.jit,
+        )
+        return True
+    for name in ("learning_rate", "schedule", "warmup_steps", "jit"):
+        value = getattr(config, name)
         if value not in (None, "auto"):
             raise ValueError(
                 "A model that is compiled already keeps its optimizer and how it is compiled: give "
                 f"{name} to its compile(), or leave it out. Received: {name}={value!r}"
             )
+    return False
+
+
+def _schedule(model):
+    """What `run.json` says of the learning rate that this run has fitted to its length."""
+    schedule = schedule_of(model._optimizers()[0])
+    return schedule and schedule.get_config()
+
+
+def _refit(model, info, config, steps_per_epoch, report):
+    """Makes the schedule, where the run has one, that of a run of the epochs that there are now."""
+    total = config.epochs * steps_per_epoch
+    if not info.get("schedule"):
+        return
+    for optimizer in model._optimizers():
+        schedule = schedule_of(optimizer)
+        if schedule is None or schedule.schedule == "constant" or schedule.total_steps == total:
+            continue
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        rates = [float(keras.ops.convert_to_numpy(inner.learning_rate))]
+        inner.learning_rate = schedule.over(total)
+        rates.append(float(keras.ops.convert_to_numpy(inner.learning_rate)))
+        report(
+            f"The {schedule.schedule} schedule is now that of a run of {config.epochs} epochs: the "
+            f"learning rate goes on at {rates[1]:.3g}; it had come to {rates[0]:.3g}."
+        )
 
 
 def _raised_in_kgen(error):
@@ -314,24 +388,6 @@ def _raised_in_kgen(error):
     while trace.tb_next is not None:
         trace = trace.tb_next
     return trace.tb_frame.f_globals["__name__"].startswith("kgen.")
-
-
-def _find(name, image_shape):
-    """A model's class and the name of the preset to begin with, or `None`."""
-    classes = models.registered()
-    for model_class in classes.values():
-        if name in model_class.presets:
-            return model_class, name
-    if name not in classes:
-        presets = [preset for c in classes.values() for preset in c.presets]
-        raise ValueError(unknown_name("model or preset", name, [*classes, *presets]))
-    model_class = classes[name]
-    fits = [
-        preset
-        for preset, values in model_class.presets.items()
-        if tuple(values["image_shape"]) == image_shape and preset != model_class.tiny_preset
-    ]
-    return model_class, fits[0] if fits else None
 
 
 def _restore(run, info, data, config, report):
@@ -408,7 +464,7 @@ def _describe(name, model, source, data, config):
 def _fit(run, model, data, config, position, sums, num_samples, callbacks, verbose):
     """Trains from `position` to the last epoch and writes `model.keras`."""
     finite = StopOnNonFinite(lambda: _last_good(run))
-    callbacks = [*callbacks, finite]
+    callbacks = [*callbacks, LearningRateLog(), finite]
     signals, samples = StopSignals(), None
     if not config.hosts:  # the sampler runs on one host, and its devices are everywhere
         samples = SampleGrid(run.path / "samples", num_samples, config.seed)
@@ -428,6 +484,8 @@ def _fit(run, model, data, config, position, sums, num_samples, callbacks, verbo
         earlier = sha256(run.model_path) if run.model_path.is_file() else None
         arguments = _plain(vars(config))
         run.update(status="running", finished=None, earlier_model=earlier, arguments=arguments)
+        if is_main_host() and run.info.get("schedule"):
+            run.update(schedule=_schedule(model))
         epoch = position.epoch
         with contextlib.nullcontext() if config.hosts else signals:
             if position.step:

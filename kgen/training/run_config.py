@@ -5,6 +5,9 @@ import dataclasses
 #: What a run that goes on may do otherwise than before.
 MAY_CHANGE = ("epochs", "devices", "hosts", "evaluate_every", "keep_best")
 
+# As in kgen.training.schedules, which imports Keras.
+_SCHEDULES = ("constant", "cosine", "linear")
+
 _POLICIES = {name: f"mixed_{name.removeprefix('mixed_')}" for name in ("bfloat16", "float16")}
 _POLICIES |= {policy: policy for policy in _POLICIES.values()}
 
@@ -24,10 +27,16 @@ class RunConfig:
     data_arguments: dict = dataclasses.field(default_factory=dict)
     #: Int, the epoch to train up to.
     epochs: int = 20
-    #: Int, images per step, of all devices and hosts together.
-    batch_size: int = 64
+    #: Int, images per step, of all devices and hosts together; `None` for the model's own default,
+    #: which `run.json` then names.
+    batch_size: int | None = None
     #: Float; `None` for the model's own default.
     learning_rate: float | None = None
+    #: `"constant"`, `"cosine"` or `"linear"`, over all epochs, see
+    #: `kgen.training.schedules.RunSchedule`; `None` for the model's own default.
+    schedule: str | None = None
+    #: Int, steps over which the learning rate rises; `None` for the schedule's own default.
+    warmup_steps: int | None = None
     #: Int, for the initial weights, the order of the images and all noise.
     seed: int = 0
     #: `"bfloat16"`, `"float16"` or `None`.
@@ -54,7 +63,12 @@ class RunConfig:
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, check_int(1, **{name: value}))
+        if self.warmup_steps is not None:
+            warmup_steps = check_int(0, warmup_steps=self.warmup_steps)
+            object.__setattr__(self, "warmup_steps", warmup_steps)
         object.__setattr__(self, "seed", check_seed(self.seed))
+        if self.schedule not in (None, *_SCHEDULES):
+            raise ValueError(unknown_name("schedule", str(self.schedule), _SCHEDULES))
         if self.learning_rate is not None and not self.learning_rate > 0:
             raise ValueError(
                 f"learning_rate must be positive. Received: learning_rate={self.learning_rate}"

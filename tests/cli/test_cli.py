@@ -1,3 +1,4 @@
+import inspect
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from kgen import models
 from kgen.training.run import Run, load_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*collapse")
@@ -94,6 +96,41 @@ def test_list(kgen, result):
     for name, family in listed["families"].items():
         assert f"{name}: {family['what']}" in shown
         assert all(f"{member} {listed['models'][member]}" in shown for member in family["models"])
+
+
+@pytest.mark.parametrize("name", models.registered())
+def test_list_of_a_model_says_all_of_it(result, name):
+    """From its docstrings, which must say something of every argument and option."""
+    shown, model_class = result("list", name), models.get(name)
+    assert list(shown["arguments"]) == list(inspect.signature(model_class).parameters)[:-1]
+    options = list(inspect.signature(model_class.sample).parameters)
+    assert list(shown["options"]) == options[3:]
+    for kind in ("arguments", "options"):
+        for argument, said in shown[kind].items():
+            assert len(said["meaning"]) > 5, argument
+            assert "TransformerSpec" not in said["meaning"]
+            assert argument not in model_class.__doc__ or said["meaning"]
+    assert set(shown["presets"]) == set(model_class.presets)
+    help_text = " ".join(model_class.__doc__.split())
+    missing = [a for a in shown["arguments"] if f" {a}: " not in help_text.replace(", ", ": ")]
+    assert set(missing) <= {"kernel_size", "first_kernel_size", "num_layers"}, "help() says it too"
+
+
+@pytest.mark.slow
+def test_list_of_a_preset_with_its_cost(result):
+    shown = result("list", "vae_tiny", "--measure")
+    assert list(shown["presets"]) == ["vae_tiny"]
+    cost = shown["cost"]["vae_tiny"]
+    assert cost["parameters"] > 1000 and cost["seconds"] > 0 and cost["batch_size"] == 64
+
+
+def test_where_an_argument_is_explained(kgen, refused):
+    status, out, _ = kgen("list", "vae_tiny")
+    assert status == 0 and "temperature" in out and "kl_warmup_steps" in out
+    assert "Did you mean 'vae'?" in refused("list", "vaee")
+    assert "goes with a model" in refused("list", "--measure")
+    said = refused("train", "vae", "--data", "digits", "--set", "latent=3", "--run", "nowhere")
+    assert "kl_warmup_steps" in said and said.endswith("What they mean: kgen list vae")
 
 
 def test_list_imports_no_framework(run_python):

@@ -1,3 +1,4 @@
+import re
 import shutil
 import signal
 import warnings
@@ -33,6 +34,30 @@ class Breaks(VAE):
         loss, logs = super().objective(batch, training)
         broken = ops.where(self.training_steps > 10, np.nan, 0.0)
         return loss + broken, {**logs, "loss": loss + broken, "kl_loss": logs["kl_loss"] + broken}
+
+
+def test_the_time_that_is_left():
+    said = []
+    estimate = callbacks.TimeEstimate(3, 4, Position(0), said.append, after=0)
+    for epoch in range(3):  # as `fit` calls it
+        estimate.on_epoch_begin(epoch)
+        for batch in range(4):
+            estimate.on_train_batch_begin(batch)
+    step, epoch = said
+    assert re.fullmatch(
+        r"Time:       .* s a step, so about .* s for the 10 steps to epoch 3, without .*", step
+    )
+    assert re.fullmatch(r"Time:       .* s for epoch 1 with .*, so about .* s for 2 more", epoch)
+    late = callbacks.TimeEstimate(3, 4, Position(), said.append, after=10**6)
+    for epoch in range(2):
+        late.on_epoch_begin(epoch)
+        for batch in range(4):
+            late.on_train_batch_begin(batch)
+        late.after = 0  # an epoch has been too short
+    assert "for the 6 steps to epoch 3" in said[-1], "it counts from this epoch's steps"
+    assert [callbacks._seconds(s) for s in (0.1234, 59, 600, 6e4)] == [
+        *("0.12 s", "59 s", "10 min", "17 h"),
+    ]
 
 
 @pytest.mark.filterwarnings("ignore:.*posterior collapse")

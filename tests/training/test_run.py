@@ -325,6 +325,7 @@ def test_a_run_that_another_process_writes_is_left_alone(tmp_path, vae_run, lock
         ("batch_size", 32, "64"),
         ("seed", 3, "0"),
         ("learning_rate", 0.1, "None"),
+        ("schedule", "linear", "None"),
         ("mixed_precision", "bfloat16", "None"),
         ("model_arguments", {"latent_dim": 3}, "{}"),
         ("conditional", True, "False"),
@@ -344,19 +345,20 @@ def vae_run(tmp_path_factory):
 
 def test_run_json_keeps_the_config(vae_run):
     arguments = vae_run.info["arguments"]
-    assert arguments == json.loads(json.dumps(vars(RunConfig(epochs=1))))
-    assert RunConfig(**arguments) == RunConfig(epochs=1)
+    # The size of a batch is the model's own, and named.
+    assert arguments == json.loads(json.dumps(vars(RunConfig(epochs=1, batch_size=64))))
+    assert RunConfig(**arguments) == RunConfig(epochs=1, batch_size=64)
 
 
 @SLOW
 def test_a_run_of_an_older_kgen_goes_on(tmp_path, vae_run):
     """Its run.json lacks options that there are now."""
     info = vae_run.info
-    for name in ("devices", "hosts", "evaluate_every", "keep_best"):
+    for name in ("devices", "hosts", "evaluate_every", "keep_best", "schedule", "warmup_steps"):
         del info["arguments"][name]
     (tmp_path / "run.json").write_text(json.dumps(info))
     resumed = go_on(tmp_path, epochs=2, evaluate_every=None)
-    assert resumed.info["arguments"] == vars(RunConfig(epochs=2))
+    assert resumed.info["arguments"] == vars(RunConfig(epochs=2, batch_size=64))
     assert resumed.metrics[0] == vae_run.metrics[0]
 
 
@@ -491,10 +493,26 @@ def test_conditional_model_needs_labels(tmp_path):
 
 def test_model_for_the_shape_of_the_data(tmp_path, monkeypatch):
     monkeypatch.setattr("kgen.training.run._fit", lambda *args: None)
-    digits = begin("vae", tmp_path / "digits", conditional=True)
+    said, options = [], {"conditional": True, "schedule": "cosine", "warmup_steps": 3}
+    options |= {"epochs": 2, "report": said.append, "verbose": 2}
+    digits = train("vae", "digits", tmp_path / "digits", **options)
     config = digits.info["model"]["config"]
     assert config["latent_dim"] == kgen.models.VAE.presets["vae_8x8"]["latent_dim"]
     assert config["num_classes"] == 10
+    assert config["likelihood"] == "discretized_logistic", "digits have grey levels"
+    schedule = digits.info["schedule"]
+    assert (schedule["schedule"], schedule["total_steps"]) == ("cosine", 44)
+    told = {line.split(":")[0]: line.partition(":")[2].strip() for line in said}
+    assert told["Data"] == "digits: 1,437 to train on, 180 for validation, 180 for test"
+    assert told["Images"] == "8x8x1" and told["Classes"] == "10 (0, 1, 2, 3, 4, ...)"
+    assert told["Model"].startswith("vae (vae_8x8): latent_dim=8")
+    assert "preset of 8x8x1; likelihood=discretized_logistic, for the images" in told["Chosen"]
+    assert told["Parameters"] == f"{digits.info['model']['parameters']:,} that train"
+    assert told["Steps"] == "22 an epoch of 64 images, 44 in 2 epochs"
+    assert told["Rate"] == (
+        "Adam, cosine, at most 0.001 after 3 steps of warm-up, 1 % of it after 44"
+    )
+    assert keras.backend.backend() in told["Device"]
     larger = begin("vae_28x28", tmp_path / "larger")
     assert larger.info["data"]["image_shape"] == [28, 28, 1], "what the preset takes"
     other = begin("vae_28x28", tmp_path / "other", data_arguments={"image_shape": (16, 12, 3)})
@@ -611,7 +629,7 @@ def test_a_compiled_model_keeps_its_optimizer(tmp_path):
     assert model.optimizer is optimizer
     assert int(keras.ops.convert_to_numpy(optimizer.iterations)) == 2 + steps
     assert type(load_model(run.path)[0].optimizer) is keras.optimizers.SGD
-    for option in ({"learning_rate": 0.1}, {"jit": True}):
+    for option in ({"learning_rate": 0.1}, {"jit": True}, {"schedule": "cosine"}):
         with pytest.raises(ValueError, match="compiled already keeps its optimizer"):
             begin(model, tmp_path / "other", **option)
     assert not (tmp_path / "other").exists()

@@ -75,6 +75,7 @@ class DiT(AveragedWeights, ImageGenerator):
 
     frozen_networks = ("ema_network", "autoencoder")
     sampling_numbers = {"num_steps": Number(least=1, whole=True), "guidance_scale": GUIDANCE}
+    default_schedule = "cosine"
     tiny_preset = "dit_tiny"
     presets = {
         "dit_tiny": {
@@ -241,8 +242,11 @@ class DiT(AveragedWeights, ImageGenerator):
 
     # Training -------------------------------------------------------------------------
 
-    def diagnose(self, logs):
+    def diagnose_before(self):
         return [] if self.autoencoder is None else untrained(self.autoencoder, "autoencoder")
+
+    def diagnose(self, logs):
+        return self.diagnose_before()
 
     # Latents --------------------------------------------------------------------------
 
@@ -344,7 +348,16 @@ class DiT(AveragedWeights, ImageGenerator):
         stage = self.autoencoder and keras.saving.serialize_keras_object(self.autoencoder)
         return {**super().get_config(), "autoencoder": stage}
 
+    # Measured on CIFAR-10 (JPEG copy) at equal time of a CPU: 32 images a step beat 128, and a rate
+    # of 2e-3 beats 1e-3, which beats 3e-4, with warm-up and a cosine to 1 %.
+
+    @property
+    def default_batch_size(self):
+        return 32 if self.dim <= 256 else 64
+
     def default_optimizer(self, learning_rate=None):
+        if learning_rate is None:
+            learning_rate = min(2e-3, 0.256 / self.dim) if self.dim <= 256 else 0.128 / self.dim
         return transformer_optimizer(learning_rate, self.dim)
 
 

@@ -210,6 +210,9 @@ class AdversarialGenerator(ImageGenerator):
         discriminator_optimizer=None,
         *,
         learning_rate=None,
+        schedule=None,
+        warmup_steps=None,
+        total_steps=None,
         jit_compile="auto",
         steps_per_execution=1,
         run_eagerly=False,
@@ -222,12 +225,13 @@ class AdversarialGenerator(ImageGenerator):
             generator_optimizer: A Keras optimizer or its name; `None` for the model's own
                 default.
             discriminator_optimizer: Likewise.
-            learning_rate: For the default optimizers.
+            learning_rate, schedule, warmup_steps, total_steps: For the default optimizers. Steps
+                are those of training, in each of which a discriminator may make several updates.
             auto_scale_loss: Without effect, because `mixed_float16` is refused.
 
         Raises:
             ValueError: The optimizers are one and the same, or do not go with
-                `learning_rate`, or the dtype policy is `mixed_float16`.
+                `learning_rate` or `schedule`, or the dtype policy is `mixed_float16`.
         """
         self._check_keras_arguments(keras_arguments)
         if self.dtype_policy.name == "mixed_float16":
@@ -237,16 +241,24 @@ class AdversarialGenerator(ImageGenerator):
                 "'mixed_bfloat16'."
             )
         given = (generator_optimizer, discriminator_optimizer)
-        if learning_rate is not None and None not in given:
-            raise ValueError(
-                "learning_rate goes with the default optimizers; give custom ones their own. "
-                f"Received: learning_rate={learning_rate} and two optimizers"
-            )
+        rate = {
+            "learning_rate": learning_rate,
+            "schedule": schedule,
+            "warmup_steps": warmup_steps,
+            "total_steps": total_steps,
+        }
+        for name, value in rate.items():
+            if value is not None and None not in given:
+                raise ValueError(
+                    f"{name} goes with the default optimizers; give custom ones their own. "
+                    f"Received: {name}={value} and two optimizers"
+                )
+        players = {"generator": 1, "discriminator": self.discriminator_steps}
         generator_optimizer, discriminator_optimizer = (
-            self.default_optimizer(learning_rate, name)
+            self._make_optimizer(**rate, updates=updates, name=name)
             if optimizer is None
             else keras.optimizers.get(optimizer)
-            for optimizer, name in zip(given, ("generator", "discriminator"), strict=True)
+            for optimizer, (name, updates) in zip(given, players.items(), strict=True)
         )
         if generator_optimizer is discriminator_optimizer:
             raise ValueError(
@@ -267,6 +279,9 @@ class AdversarialGenerator(ImageGenerator):
         self._compile(both, jit_compile, steps_per_execution, run_eagerly, auto_scale_loss)
         self._compile_arguments["generator_optimizer"] = generator_optimizer
         self._compile_arguments["discriminator_optimizer"] = discriminator_optimizer
+
+    def _optimizers(self):
+        return [self.generator_optimizer, self.discriminator_optimizer]
 
     def diagnose(self, logs):
         # Measured on 8x8 and 28x28 digits after 500 steps, before which an untrained generator's

@@ -58,8 +58,11 @@ class TwoStageGenerator(ImageGenerator):
         """Reconstructs images through their codes, uint8 in and out."""
         return self.tokenizer(images, labels)
 
-    def diagnose(self, logs):
+    def diagnose_before(self):
         return untrained(self.tokenizer, "tokenizer")
+
+    def diagnose(self, logs):
+        return self.diagnose_before()
 
     def endpoints(self):
         others = self.tokenizer.endpoints()

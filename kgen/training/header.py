@@ -1,0 +1,105 @@
+"""What a run says before its first step: the data, the model, what it was chosen by, the work."""
+
+import math
+import os
+import pathlib
+
+import keras
+
+from kgen.training.schedules import schedule_of
+
+
+def header(model, data, config, chosen, steps_per_epoch):
+    """Lines for the user, as pairs of a name and what it is.
+
+    `chosen` is what `kgen.training.choice.Choice.lines` says of the model, `config` the
+    `RunConfig`.
+    """
+    parts = [f"{len(data.train):,} to train on"]
+    for name in ("validation", "test"):
+        split = getattr(data, name)
+        parts.append(f"no {name}" if split is None else f"{len(split):,} for {name}")
+    if data.skipped:
+        parts.append(f"{len(data.skipped):,} files skipped")
+    return [
+        ("Data", f"{data.name}: {', '.join(parts)}"),
+        ("Images", _images(data, config)),
+        ("Classes", _classes(model, data)),
+        *chosen,
+        ("Parameters", f"{_count(model.trainable_weights):,} that train{_frozen(model)}"),
+        (
+            "Steps",
+            f"{steps_per_epoch:,} an epoch of {config.batch_size} images, "
+            f"{config.epochs * steps_per_epoch:,} in {config.epochs} epochs",
+        ),
+        ("Rate", describe_rate(model)),
+        ("Device", _device(config)),
+    ]
+
+
+def describe_rate(model):
+    """The optimizer and its learning rate in words."""
+    texts = []
+    for optimizer in model._optimizers():
+        inner = getattr(optimizer, "inner_optimizer", optimizer)
+        schedule, name = schedule_of(optimizer), type(inner).__name__
+        if schedule is None:
+            texts.append(f"{name}, {float(keras.ops.convert_to_numpy(inner.learning_rate)):.4g}")
+            continue
+        text = f"{name}, {schedule.schedule}, at most {schedule.learning_rate:.4g}"
+        if schedule.warmup_steps:
+            text += f" after {schedule.warmup_steps} steps of warm-up"
+        if schedule.schedule != "constant":
+            text += f", 1 % of it after {schedule.total_steps:,}"
+        texts.append(text)
+    return "; ".join(dict.fromkeys(texts))
+
+
+def _images(data, config):
+    text = "x".join(map(str, data.image_shape))
+    source = data.source
+    folder = isinstance(source, (str, pathlib.Path)) and pathlib.Path(source).is_dir()
+    if not folder:
+        return text
+    arguments = config.data_arguments
+    how = {
+        "crop": "cropped to the ratio of the sides and resized",
+        "pad": "resized and padded",
+        "stretch": "stretched",
+    }[arguments.get("resize", "crop")]
+    text += f"; pictures of another shape are {how} ({arguments.get('interpolation', 'lanczos')})"
+    if data.image_shape[-1] != 4:
+        text += f", what is transparent lies on {arguments.get('background', 'white')}"
+    if data.horizontal_flip:
+        text += ", half of them mirrored"
+    return text
+
+
+def _classes(model, data):
+    if data.num_classes is None:
+        return "none"
+    names = ", ".join(map(str, (data.class_names or [])[:5]))
+    more = ", ..." if len(data.class_names or []) > 5 else ""
+    known = f"{data.num_classes}" + (f" ({names}{more})" if names else "")
+    return known if model.num_classes is not None else f"{known}, not used: see --conditional"
+
+
+def _frozen(model):
+    frozen = [getattr(model, name, None) for name in ("tokenizer", "autoencoder")]
+    count = sum(_count(stage.weights) for stage in frozen if stage is not None)
+    return f", {count:,} frozen" if count else ""
+
+
+def _count(weights):
+    return sum(math.prod(weight.shape) for weight in weights)
+
+
+def _device(config):
+    devices = keras.distribution.list_devices()
+    text = f"{devices[0]} of {len(devices)}" if len(devices) > 1 else devices[0]
+    if config.devices is not None:
+        text = f"{config.devices} of {', '.join(devices)}"
+    if str(devices[0]).lower().startswith("cpu"):
+        text += f", {os.cpu_count()} cores"
+    policy = config.mixed_precision or "float32"
+    return f"{text}; {policy}, {keras.backend.backend()}"
