@@ -1,5 +1,6 @@
 """How good a model is: metrics with their floors, likelihoods, and pages to look at."""
 
+from kgen import lazy
 from kgen.evaluation.callbacks import EvaluateSamples
 from kgen.evaluation.interpolation import interpolate
 from kgen.evaluation.reference import METRICS, Reference, measure
@@ -14,3 +15,5 @@ __all__ = [
     "interpolate",
     "measure",
 ]
+
+__getattr__, __dir__ = lazy.attach(__name__)

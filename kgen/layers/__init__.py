@@ -1,5 +1,6 @@
 """Layers that models share, as public as Keras's own: registered, configured, built by shape."""
 
+from kgen import lazy
 from kgen.layers.causal_conv import CausalConv2D
 from kgen.layers.quantizers import FSQ, VectorQuantizer
 from kgen.layers.transformer import (
@@ -22,3 +23,5 @@ __all__ = [
     "TransformerSpec",
     "VectorQuantizer",
 ]
+
+__getattr__, __dir__ = lazy.attach(__name__)
