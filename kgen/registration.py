@@ -4,12 +4,21 @@ import importlib
 
 from kgen import models
 
-#: Registered layers by their module; models are registered under the names of the zoo.
+#: Registered layers and networks by their module; models are registered under the names of the zoo.
 _LAYERS = {
     "kgen.layers.causal_conv": ("CausalConv2D",),
     "kgen.layers.quantizers": ("FSQ", "VectorQuantizer"),
+    "kgen.layers.scaling": ("ScaleImages", "UnscaleImages"),
     "kgen.layers.transformer": ("Attention", "FeedForward", "RMSNorm", "TransformerBlock"),
     "kgen.layers.vit": ("GridPositions",),
+    "kgen.models.autoregressive.gated_pixelcnn": ("GatedLayer", "GatedNetwork"),
+    "kgen.models.autoregressive.image_gpt": ("CausalTransformer",),
+    "kgen.models.autoregressive.pixel_network": ("PixelNetwork",),
+    "kgen.models.autoregressive.pixelcnn": ("ResidualBlock",),
+    "kgen.models.autoregressive.pixelcnn_pp_network": ("PixelCNNppNetwork",),
+    "kgen.models.autoregressive.pixelrnn": ("DiagonalBiLSTM", "DiagonalLSTM", "RowLSTM"),
+    "kgen.models.diffusion.dit": ("FlowTransformer",),
+    "kgen.models.tokens.maskgit": ("MaskedTransformer",),
 }
 
 

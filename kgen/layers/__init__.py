@@ -3,6 +3,7 @@
 from kgen import lazy
 from kgen.layers.causal_conv import CausalConv2D
 from kgen.layers.quantizers import FSQ, VectorQuantizer
+from kgen.layers.scaling import ScaleImages, UnscaleImages
 from kgen.layers.transformer import (
     Attention,
     FeedForward,
@@ -19,8 +20,10 @@ __all__ = [
     "FeedForward",
     "GridPositions",
     "RMSNorm",
+    "ScaleImages",
     "TransformerBlock",
     "TransformerSpec",
+    "UnscaleImages",
     "VectorQuantizer",
 ]
 
