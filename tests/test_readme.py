@@ -20,19 +20,19 @@ README = pathlib.Path(__file__).parents[1] / "README.md"
 SMALLER = {
     'from_preset("vae_64x64")': 'from_preset("vae_tiny", image_shape=(64, 64, 3))',
     "epochs=20": "epochs=1",
-    "every=5,": "every=1, num_samples=64, metrics=['fd'],",
+    "every=5,": "every=1, num_samples=256, metrics=['fd'],",
     "epochs=50": "epochs=1",
-    'folder="evaluation"': 'folder="evaluation", num_samples=64',
+    'folder="evaluation"': 'folder="evaluation", num_samples=32, metrics=["kd"]',
     "kgen train": "--epochs 1",
-    "kgen train dcgan": "--epochs 1 --set filters=4",
+    "kgen train dcgan": "--epochs 1 --batch-size 16 --set filters=2",
     "kgen train --resume": "--epochs 2",
     "kgen sample": "",
     "kgen interpolate": "",
     "kgen complete": "-n 2",
     "kgen vary": "-n 2",
-    "kgen evaluate": "--num-samples 64",
+    "kgen evaluate": "--num-samples 32 --metrics kd",
     "kgen compare": "",
-    "kgen export": "",
+    "kgen export": "--batch-sizes 1,2",
     "kgen verify": "",
     "kgen list": "",
     "kgen cache": "",
@@ -76,7 +76,7 @@ def home(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     for name, grey in (("cats", 60), ("dogs", 180)):
         (tmp_path / "photos" / name).mkdir(parents=True)
-        for number in range(160):
+        for number in range(60):
             pixels = rng.integers(grey - 50, grey + 50, (70, 64, 3), "uint8")
             Image.fromarray(pixels).save(tmp_path / "photos" / name / f"{number}.png")
     monkeypatch.chdir(tmp_path)
