@@ -4,7 +4,7 @@ The names below are loaded when first used, so that `import kgen` and `kgen --he
 not wait for TensorFlow or JAX.
 """
 
-import importlib
+from kgen import lazy
 
 __version__ = "0.1.0"
 
@@ -13,18 +13,11 @@ _NAMES = {
     "Endpoint": "kgen.endpoint",
     "ImageGenerator": "kgen.image_generator",
     "TensorSpec": "kgen.endpoint",
+    "load": "kgen.training.run_folder",
 }
 
 __all__ = [*_MODULES, *_NAMES, "__version__"]
 
+__getattr__, __dir__ = lazy.attach(__name__, _NAMES)
 
-def __getattr__(name):
-    if name in _MODULES:
-        return importlib.import_module(f"kgen.{name}")
-    if name in _NAMES:
-        return getattr(importlib.import_module(_NAMES[name]), name)
-    raise AttributeError(f"module 'kgen' has no attribute '{name}'")
-
-
-def __dir__():
-    return sorted(__all__)
+lazy.when_imported("keras", "kgen.registration")  # so that Keras loads what kgen has saved

@@ -1,6 +1,11 @@
 """One convention for constructors: every argument is kept under its own name."""
 
+import contextlib
+import copy
+import dataclasses
 import inspect
+import json
+import types
 
 import keras
 import numpy as np
@@ -16,8 +21,9 @@ class Configurable:
     checked tuple, a number in place of `None`) is assigned to the same name afterwards, and is
     what the configuration holds.
 
-    An argument that is a model or a layer is not kept: the subclass makes its own of it, and
-    overrides `get_config` to say what it has become.
+    An argument that is a model or a layer is not kept: the subclass assigns to its name the one
+    that it uses, which the configuration holds with its own; where the argument was `None`, it
+    follows from the others, and is left out. When loading, the argument is that configuration.
 
     >>> class Scale(Configurable, keras.layers.Layer):
     ...     def __init__(self, factor=2.0, **kwargs):
@@ -47,7 +53,9 @@ class Configurable:
         bound = cls.__signature__.bind(*args, **kwargs)
         bound.apply_defaults()
         bound.arguments.pop("kwargs", None)
-        object.__setattr__(instance, "_arguments", bound.arguments)  # no part of what is saved
+        # No part of what is saved: Keras would look into an attribute, and into a dict.
+        arguments = types.MappingProxyType(bound.arguments)
+        object.__setattr__(instance, "_arguments", arguments)
         return instance
 
     def __init__(self, **kwargs):
@@ -57,7 +65,11 @@ class Configurable:
                 setattr(self, name, tuple(value) if isinstance(value, list) else value)
 
     def get_config(self):
-        kept = {name: _plain(getattr(self, name, None)) for name in self._arguments}
+        kept = {}
+        for name, argument in self._arguments.items():
+            value = getattr(self, name, None)
+            own = argument is None and isinstance(value, keras.layers.Layer)
+            kept[name] = None if own else _plain(value)
         return {**super().get_config(), **kept}
 
 
@@ -67,4 +79,26 @@ def _plain(value):
         return value.tolist()
     if isinstance(value, (tuple, list)):
         return [_plain(part) for part in value]
+    if isinstance(value, keras.layers.Layer):
+        return json.loads(json.dumps(keras.saving.serialize_keras_object(value)))
+    if dataclasses.is_dataclass(value):
+        return dataclasses.asdict(value)
     return value
+
+
+def restored(value):
+    """A layer from its configuration, as `get_config` has it; what is a layer already, itself."""
+    if isinstance(value, dict):  # a copy, which Keras empties
+        return keras.saving.deserialize_keras_object(copy.deepcopy(value))
+    return value
+
+
+@contextlib.contextmanager
+def dtype_policy_scope(policy):
+    """Layers built inside take a dtype policy."""
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(policy)
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(before)

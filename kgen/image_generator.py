@@ -1,6 +1,5 @@
 """The contract that every generator in the zoo keeps."""
 
-import contextlib
 import dataclasses
 import math
 import numbers
@@ -19,7 +18,7 @@ from kgen.checks import (
     check_seed,
     unknown_name,
 )
-from kgen.configurable import Configurable
+from kgen.configurable import Configurable, dtype_policy_scope
 from kgen.data import Split
 from kgen.data.batches import Batches
 from kgen.data.datasets import Takes, is_dataset, plain_errors
@@ -33,7 +32,18 @@ from kgen.training.step import TrainingStep, check_image_data_format
 FEW = 100
 
 
-class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Model):
+class _Constructing(type(keras.Model)):
+    """Marks what is constructed, when the last constructor is done."""
+
+    def __call__(cls, *args, **kwargs):
+        model = super().__call__(*args, **kwargs)
+        model.__dict__["_constructed"] = True
+        return model
+
+
+class ImageGenerator(
+    TrainingStep, Generation, Presets, Configurable, keras.Model, metaclass=_Constructing
+):
     """Base class of all image generators.
 
     Four promises hold for every subclass: images are `uint8 [B, H, W, C]` in 0 to 255 at
@@ -48,7 +58,8 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
     - `sample(seeds, labels=None, ...)`,
     - `endpoints`, when it offers more than `generate`.
 
-    Its constructor's arguments are kept as attributes of the same names, see `Configurable`.
+    Its constructor's arguments are kept as attributes of the same names, see `Configurable`. Its
+    networks stay those of the constructor: another assigned to their names is a `ValueError`.
 
     Args:
         image_shape: Tuple `(H, W, C)`; `C` is 1 (grey), 3 (RGB) or 4 (RGBA).
@@ -89,15 +100,27 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
             (), "zeros", "int32", trainable=False, name=name, aggregation="only_first_replica"
         )
 
-    @contextlib.contextmanager
     def dtype_policy_scope(self):
         """Layers built inside take the model's dtype policy."""
-        before = keras.config.dtype_policy()
-        keras.config.set_dtype_policy(self.dtype_policy)
-        try:
-            yield
-        finally:
-            keras.config.set_dtype_policy(before)
+        return dtype_policy_scope(self.dtype_policy)
+
+    def __setattr__(self, name, value):
+        before = self.__dict__.get(name)
+        if self.__dict__.get("_constructed") and value is not before and _is_network(name, before):
+            kind = type(self)
+            argument = name.removeprefix("ema_")
+            remedy = (
+                f"Give it to the constructor, as {kind.__name__}(..., {argument}=...)"
+                if argument in kind.__signature__.parameters
+                else "Choose its size by the constructor's arguments, or write a subclass whose "
+                "constructor builds another"
+            )
+            raise ValueError(
+                f"{name} cannot be replaced in a {kind.__name__} that is constructed: saved and "
+                f"loaded, it would have its old network again. {remedy}. Received: "
+                f"{name}={value!r}"
+            )
+        super().__setattr__(name, value)
 
     # Training ------------------------------------------------------------------------
 
@@ -397,6 +420,7 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
                 *_pair(*pair),
                 batch_size=kwargs.pop("validation_batch_size", None) or batch_size,
             )
+        callbacks = self._callbacks(callbacks, _Diagnosis(), _Order(x))
         with plain_errors(), self._keeping_state():
             return super().fit(
                 x,
@@ -404,7 +428,7 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
                 epochs=epochs,
                 validation_data=validation_data,
                 initial_epoch=initial_epoch,
-                callbacks=self._callbacks(callbacks, _Diagnosis(), _Order(x)),
+                callbacks=callbacks,
                 **kwargs,
             )
 
@@ -512,12 +536,30 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
 
     def _callbacks(self, given, *ours):
         """The callbacks that `fit` was given, in whatever form Keras takes them, with ours."""
+        callbacks = getattr(given, "callbacks", keras.tree.flatten(given))
+        self._check_monitors([callback for callback in callbacks if callback is not None])
         if isinstance(given, keras.callbacks.CallbackList):
             for callback in ours:
                 callback.set_model(self)
                 given.callbacks.append(callback)
             return given
         return [*ours, *(() if given is None else keras.tree.flatten(given))]
+
+    def _check_monitors(self, callbacks):
+        """Refuses callbacks that wait for a loss which the model does not log."""
+        for callback in callbacks:
+            monitor = getattr(callback, "monitor", None)
+            # `ModelCheckpoint` looks at it for the best one alone.
+            waits = getattr(callback, "save_best_only", True)
+            if monitor in ("loss", "val_loss") and "loss" not in self.metric_names and waits:
+                raise ValueError(
+                    f"{type(self).__name__} logs no {monitor}, and the loss of no player says how "
+                    "good its images are: it can fall while they become worse. Measure images by "
+                    "kgen.evaluation.EvaluateSamples, which keeps the best model by best='fd', and "
+                    f"give {type(callback).__name__} after it, with what it logs as monitor, such "
+                    "as 'FD-lenet128', and mode='min'. Logged are also: "
+                    f"{', '.join(self.metric_names)}. Received: monitor='{monitor}'"
+                )
 
     def check_split(self, x, y=None, horizontal_flip=False):
         """A `kgen.data.Split` of what this model takes, from a split or from arrays as for `fit`.
@@ -648,6 +690,12 @@ def _warn_of_few(x):
             f"that an epoch of batches of {x.batch_size} is {len(x)} step{'s' * (len(x) > 1)}.",
             stacklevel=3,
         )
+
+
+def _is_network(name, value):
+    """Whether an attribute is a network, or several; what begins with _ is Keras's own."""
+    parts = value if isinstance(value, (tuple, list)) else [value]
+    return not name.startswith("_") and any(isinstance(part, keras.layers.Layer) for part in parts)
 
 
 def _ids(variables):

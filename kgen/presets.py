@@ -5,9 +5,13 @@ import pathlib
 
 import keras
 
+import kgen
 from kgen import models
 from kgen.checks import unknown_name
 from kgen.files import new_folder
+
+#: What a folder that holds a model has in it: a preset's and a run's file.
+_IN_A_FOLDER = ("config.json", "run.json")
 
 
 class Presets:
@@ -21,27 +25,26 @@ class Presets:
 
     @classmethod
     def from_preset(cls, preset, **overrides):
-        """Builds a model from a preset's name, or loads one from a preset's folder.
+        """Builds a model from a preset's name, or loads one with its weights.
 
         Args:
-            preset: String, a name from `presets` (fresh weights), or the path of a folder
-                written by `save_to_preset` (its weights); else a `ValueError`.
+            preset: String, a name from `presets` (fresh weights); or the path of what
+                `save_to_preset` or `kgen train` wrote: a preset's folder, a run's or a `.keras`
+                file, see `kgen.load`. Else a `ValueError`.
             **overrides: Constructor arguments that replace the preset's; for names only.
         """
-        folder = pathlib.Path(preset)
-        if (folder / "config.json").is_file():
+        path = pathlib.Path(preset)
+        if path.is_file() or any((path / name).is_file() for name in _IN_A_FOLDER):
             if overrides:
                 raise ValueError(
-                    "A preset folder's weights fit its own arguments only. Received: "
+                    f"The weights in {path} fit their own arguments only. Received: "
                     f"{', '.join(overrides)}"
                 )
-            config = json.loads((folder / "config.json").read_text())
-            model = keras.saving.deserialize_keras_object(config)
+            model = cls._load_preset(path) if (path / "config.json").is_file() else kgen.load(path)
             if not isinstance(model, cls):
                 raise ValueError(
-                    f"The preset in {folder} is a {type(model).__name__}, not a {cls.__name__}."
+                    f"The model in {path} is a {type(model).__name__}, not a {cls.__name__}."
                 )
-            model.load_weights(folder / "model.weights.h5")
             return model
         known = {}
         for model_class in models.registered().values():
@@ -50,6 +53,13 @@ class Presets:
         if preset not in known:
             raise ValueError(unknown_name("preset", str(preset), known))
         return known[preset](**{**known[preset].presets[preset], **overrides})
+
+    @staticmethod
+    def _load_preset(folder):
+        config = json.loads((folder / "config.json").read_text())
+        model = keras.saving.deserialize_keras_object(config)
+        model.load_weights(folder / "model.weights.h5")
+        return model
 
     def save_to_preset(self, path):
         """Writes `config.json` and `model.weights.h5` into a new folder, as a whole or not at all.

@@ -4,16 +4,12 @@ Nothing here imports TensorFlow, except for the sources that are TensorFlow's ow
 `tf.data`), and Keras is imported only when `Split.batches` is first called.
 """
 
+from kgen import lazy
 from kgen.data.loading import Data, load
 from kgen.data.sources import SOURCES
 from kgen.data.splits import Split
 
 __all__ = ["SOURCES", "Batches", "Data", "Split", "load"]
 
-
-def __getattr__(name):
-    if name == "Batches":  # a `keras.utils.PyDataset`: importing it imports Keras
-        from kgen.data.batches import Batches
-
-        return Batches
-    raise AttributeError(f"module 'kgen.data' has no attribute '{name}'")
+# A `keras.utils.PyDataset`: importing it imports Keras.
+__getattr__, __dir__ = lazy.attach(__name__, {"Batches": "kgen.data.batches"})

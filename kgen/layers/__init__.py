@@ -1,7 +1,9 @@
 """Layers that models share, as public as Keras's own: registered, configured, built by shape."""
 
+from kgen import lazy
 from kgen.layers.causal_conv import CausalConv2D
 from kgen.layers.quantizers import FSQ, VectorQuantizer
+from kgen.layers.scaling import ScaleImages, UnscaleImages
 from kgen.layers.transformer import (
     Attention,
     FeedForward,
@@ -18,7 +20,11 @@ __all__ = [
     "FeedForward",
     "GridPositions",
     "RMSNorm",
+    "ScaleImages",
     "TransformerBlock",
     "TransformerSpec",
+    "UnscaleImages",
     "VectorQuantizer",
 ]
+
+__getattr__, __dir__ = lazy.attach(__name__)

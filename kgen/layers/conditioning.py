@@ -19,10 +19,15 @@ def class_input(num_classes):
 
 
 def with_class(x, labels, num_classes):
-    """What a network with a `class_input` takes: a list of `x` and, with classes, the labels."""
+    """What a network takes whose inputs are `joined`: `x`, or a list of it and one-hot labels."""
     if num_classes is None:
-        return [x]
+        return x
     return [x, ops.one_hot(labels, num_classes, dtype="float32")]
+
+
+def joined(x, one_hot):
+    """The inputs of a network: a tensor alone, so that it is called with one, or a list."""
+    return [x, *one_hot] if one_hot else x
 
 
 def add_class(x, one_hot=None):

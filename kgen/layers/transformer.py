@@ -76,6 +76,11 @@ class TransformerSpec:
             )
 
     @classmethod
+    def get(cls, spec):
+        """A `TransformerSpec` from one, or from the dict that a configuration has in its place."""
+        return cls(**spec) if isinstance(spec, dict) else spec
+
+    @classmethod
     def of(cls, model):
         """That of a model, from its attributes; what it does not have is left at the default."""
         names = [field.name for field in dataclasses.fields(cls) if hasattr(model, field.name)]

@@ -10,7 +10,7 @@ from keras import layers, ops
 
 from kgen.checks import check_ints
 from kgen.configurable import Configurable
-from kgen.layers.conditioning import add_class, class_input
+from kgen.layers.conditioning import add_class, class_input, joined
 from kgen.layers.transformer import grid_positions, normalization, run_blocks
 
 
@@ -58,22 +58,22 @@ class GridPositions(Configurable, layers.Layer):
 def build_vit_encoder(image_shape, num_classes, channels, patch_size, spec):
     """(B, H, W, C) scaled pixels, and (B, num_classes), to (B, H/p, W/p, channels)."""
     grid = [side // patch_size for side in image_shape[:2]]
-    inputs = [keras.Input(image_shape, name="pixels"), *class_input(num_classes)]
-    x = _transformer(patchify(inputs[0], patch_size), grid, inputs[1:], spec)
+    image, one_hot = keras.Input(image_shape, name="pixels"), class_input(num_classes)
+    x = _transformer(patchify(image, patch_size), grid, one_hot, spec)
     x = layers.Dense(channels)(x)
     x = layers.Reshape((*grid, channels))(x)
-    return keras.Model(inputs, x, name="encoder")
+    return keras.Model(joined(image, one_hot), x, name="encoder")
 
 
 def build_vit_decoder(image_shape, num_classes, channels, patch_size, spec):
     """(B, H/p, W/p, channels), and (B, num_classes), to (B, H, W, C) likelihood parameters."""
     grid = [side // patch_size for side in image_shape[:2]]
-    inputs = [keras.Input((*grid, channels), name="latent_map"), *class_input(num_classes)]
-    x = layers.Reshape((grid[0] * grid[1], channels))(inputs[0])
-    x = _transformer(x, grid, inputs[1:], spec)
+    latent, one_hot = keras.Input((*grid, channels), name="latent_map"), class_input(num_classes)
+    x = layers.Reshape((grid[0] * grid[1], channels))(latent)
+    x = _transformer(x, grid, one_hot, spec)
     x = layers.Dense(patch_size**2 * image_shape[-1])(x)
     x = unpatchify(x, patch_size, *image_shape[:2])
-    return keras.Model(inputs, x, name="decoder")
+    return keras.Model(joined(latent, one_hot), x, name="decoder")
 
 
 def _transformer(x, grid, one_hot, spec):

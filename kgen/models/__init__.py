@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import pathlib
 
+from kgen import lazy
 from kgen.checks import unknown_name
 
 
@@ -114,6 +115,11 @@ def registered():
     return {name: get(name) for name in _MODELS}
 
 
+def classes():
+    """Module and name of every model's class, without importing it."""
+    return list(_MODELS.values())
+
+
 def get(name):
     """The class of a model by its name, such as `"vae"`; a `ValueError` where there is none."""
     if name not in _MODELS:
@@ -145,8 +151,4 @@ def _literal_presets(module, class_name):
     return {}
 
 
-def __getattr__(name):
-    for module, class_name in _MODELS.values():
-        if name == class_name:
-            return getattr(importlib.import_module(module), class_name)
-    raise AttributeError(f"module 'kgen.models' has no attribute '{name}'")
+__getattr__, __dir__ = lazy.attach(__name__, {name: module for module, name in _MODELS.values()})

@@ -25,16 +25,10 @@ class AveragedWeights:
 
     frozen_networks = ("ema_network",)
 
-    def _build_networks(self, make, *inputs):
-        """Builds both, alike: `make` gives a layer of a name.
-
-        `inputs` call it, to be built; without them it has built itself.
-        """
+    def _build_networks(self, make):
+        """Builds both, alike: `make` gives a network, with its weights, of a name."""
         with self.dtype_policy_scope():
             self.network, self.ema_network = make("network"), make("ema_network")
-        if inputs:
-            self.network(*inputs)
-            self.ema_network(*inputs)
         self._freeze_networks()
         self.ema_network.set_weights(self.network.get_weights())
         self.built = True

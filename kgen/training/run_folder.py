@@ -3,9 +3,11 @@
 import contextlib
 import dataclasses
 import datetime
+import functools
 import json
 import pathlib
 import sys
+import warnings
 
 import keras
 import numpy as np
@@ -240,6 +242,19 @@ def timestamp(seconds=None):
 def _remove_if_empty(folder):
     with contextlib.suppress(OSError):
         folder.rmdir()
+
+
+def load(path):
+    """The `ImageGenerator` of a run's folder, of a `.keras` file or of a preset's folder.
+
+    Of a run that is not finished it is that of the last good checkpoint, with a warning.
+    `RunError`, which names the path, where there is no model.
+
+    Example:
+
+    >>> model = kgen.load("runs/vae-digits")
+    """
+    return load_model(path, report=functools.partial(warnings.warn, stacklevel=3))[0]
 
 
 def load_model(path, report=print):

@@ -16,13 +16,14 @@ class Averaged(AveragedWeights, ImageGenerator):
 
         def make(name):
             layers = (
+                keras.Input(self.image_shape),
                 keras.layers.Flatten(),
                 keras.layers.BatchNormalization(),
                 keras.layers.Dense(1),
             )
             return keras.Sequential(layers, name=name)
 
-        self._build_networks(make, np.zeros((1, *self.image_shape), "float32"))
+        self._build_networks(make)
 
     def objective(self, batch, training):
         network = self.network if training else self.final_network

@@ -593,6 +593,13 @@ def test_load_model(tmp_path, vae_run):
         loaded, run = load_model(path)
         assert run is None
         np.testing.assert_array_equal(loaded.generate(3), images)
+    for path in (vae_run.path, tmp_path / "model.keras", tmp_path / "preset"):
+        for load in (kgen.load, kgen.models.VAE.from_preset):
+            np.testing.assert_array_equal(load(str(path)).generate(3), images)
+        with pytest.raises(ValueError, match="is a VAE, not a DCGAN"):
+            kgen.models.DCGAN.from_preset(path)
+        with pytest.raises(ValueError, match="own arguments only"):
+            kgen.models.VAE.from_preset(path, latent_dim=9)
 
 
 def test_load_model_of_a_run_that_is_not_finished(tmp_path):
@@ -602,6 +609,8 @@ def test_load_model_of_a_run_that_is_not_finished(tmp_path):
     model, _ = load_model(tmp_path, said.append)
     assert said == [f"{tmp_path} is not finished: using its checkpoint after epoch 1 and 8 steps."]
     assert int(model.training_steps) == 30
+    with pytest.warns(UserWarning, match="is not finished"):
+        assert int(kgen.load(tmp_path).training_steps) == 30
 
 
 def test_no_model(tmp_path):

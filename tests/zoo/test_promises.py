@@ -1,6 +1,7 @@
 """The promises that every model of the zoo keeps; a new model is held to them by its preset."""
 
 import inspect
+import json
 import shutil
 
 import keras
@@ -133,6 +134,60 @@ def test_every_argument_is_in_the_config(case):
     model = case.model
     arguments = set(inspect.signature(type(model)).parameters) - {"self", "kwargs"}
     assert arguments <= set(model.get_config())
+
+
+def networks_of(model):
+    """The networks of a model: pairs of the attribute's name and a network."""
+    for name, value in vars(model).items():
+        parts = value if isinstance(value, (tuple, list)) else [value]
+        if not name.startswith("_"):
+            yield from ((name, part) for part in parts if isinstance(part, keras.Model))
+
+
+def call(network):
+    """What a network that is a graph of layers makes of some numbers: a list of arrays."""
+    rng = np.random.default_rng(0)
+    inputs = [rng.normal(size=(2, *x.shape[1:])).astype("float32") for x in network.inputs]
+    inputs = inputs if isinstance(network.input, list) else inputs[0]
+    tensors = keras.tree.map_structure(keras.ops.convert_to_tensor, inputs)
+    ours, theirs = (
+        [keras.ops.convert_to_numpy(output) for output in keras.tree.flatten(network(given))]
+        for given in (inputs, tensors)
+    )
+    np.testing.assert_equal(ours, theirs)
+    return ours
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_networks_are_keras_models(case, tmp_path):
+    """Each of them is saved, loaded, cloned and called as any Keras model, without a warning."""
+    networks = list(networks_of(case.model))
+    assert networks
+    for name, network in networks:
+        network.save(tmp_path / "network.keras")
+        loaded = keras.saving.load_model(tmp_path / "network.keras")
+        clone = keras.models.clone_model(network)
+        assert type(loaded) is type(clone) is type(network)
+        for ours, theirs in zip(loaded.weights, network.weights, strict=True):
+            np.testing.assert_array_equal(ours, theirs, err_msg=f"{name}: {theirs.path}")
+        assert [w.shape for w in clone.weights] == [w.shape for w in network.weights]
+        config, other = (json.dumps(x.get_config()) for x in (network, loaded))
+        assert config == other, name
+        if hasattr(network, "inputs") and not isinstance(network, kgen.ImageGenerator):
+            np.testing.assert_equal(call(loaded), call(network))
+
+
+def test_networks_cannot_be_replaced(case):
+    """Another would train, and be gone when the model is saved and loaded."""
+    for name in dict(networks_of(case.model)):
+        argument = name.removeprefix("ema_")
+        given = argument in inspect.signature(type(case.model)).parameters
+        remedy = rf"\.\.\., {argument}=" if given else "subclass"
+        before = getattr(case.model, name)
+        for other in (keras.Sequential(), None):
+            with pytest.raises(ValueError, match=rf"{name} cannot be replaced.*{remedy}"):
+                setattr(case.model, name, other)
+        setattr(case.model, name, before)
 
 
 def assert_equal(case, state, expected):

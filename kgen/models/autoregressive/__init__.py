@@ -7,3 +7,7 @@ probability for every level, or a mixture of logistics. They differ in the netwo
 convolutions (`pixelcnn.py`, `gated_pixelcnn.py`, `pixelcnn_pp.py`), recurrence (`pixelrnn.py`) or
 attention (`image_gpt.py`).
 """
+
+from kgen import lazy
+
+__getattr__, __dir__ = lazy.attach(__name__)

@@ -15,6 +15,7 @@ from kgen import random
 from kgen.checks import Number, check_mask, check_numbers, unknown_name
 from kgen.endpoint import TensorSpec, image_spec, mask_spec
 from kgen.image_generator import ImageGenerator
+from kgen.layers.scaling import scale_images
 from kgen.models.autoregressive import distributions
 from kgen.models.autoregressive.sampling import CHOICE, draw
 
@@ -197,10 +198,7 @@ class AutoregressiveGenerator(ImageGenerator):
 
     def to_levels(self, images):
         """uint8 images to scaled levels, each pixel to the level nearest to it."""
-        if self.num_levels == 256:
-            return distributions.scale(images, 256)
-        levels = ops.cast(images, "float32") * ((self.num_levels - 1) / 255) + 0.5
-        return distributions.scale(ops.floor(levels), self.num_levels)
+        return scale_images(images, self.num_levels)
 
     def to_images(self, x):
         """Scaled levels to uint8 images, each level to the grey nearest to it."""
@@ -224,15 +222,6 @@ class AutoregressiveGenerator(ImageGenerator):
         check_numbers(Number(least=2, most=256, whole=True), num_levels=num_levels)
         if binarization not in BINARIZATIONS:
             raise ValueError(unknown_name("binarization", binarization, BINARIZATIONS))
-
-    def _build_network(self):
-        self.network(*self._example())
-        self.built = True
-
-    def _example(self):
-        """What a network is called with once, to be built: an image, and its label."""
-        labels = None if self.num_classes is None else np.zeros(1, "int32")
-        return np.zeros((1, *self.image_shape), "float32"), labels
 
     @property
     def final_network(self):

@@ -10,6 +10,7 @@ import keras
 from keras import layers, ops
 
 from kgen.checks import check_ints
+from kgen.configurable import Configurable
 from kgen.layers.causal_conv import CausalConv2D, channel_groups
 from kgen.models.autoregressive.base import AutoregressiveGenerator
 from kgen.models.autoregressive.distributions import Categorical, unscale
@@ -83,9 +84,10 @@ class GatedPixelCNN(AutoregressiveGenerator):
                 self.distribution.num_parameters,
                 name="network",
             )
-        self._build_network()
+        self.built = True
 
 
+@keras.saving.register_keras_serializable(package="kgen")
 class GatedNetwork(RasterNetwork):
     """All layers, and two more 1x1 convolutions to the `num_parameters` outputs of a pixel.
 
@@ -107,9 +109,7 @@ class GatedNetwork(RasterNetwork):
     ):
         # In half precision a code's number would be another code's.
         super().__init__(image_shape, num_classes, autocast=num_codes is None, **kwargs)
-        self.filters = filters
         channels = image_shape[-1]
-        self.num_codes = num_codes
         self.embedding = None
         self.input_size = channels
         if num_codes is not None:
@@ -127,6 +127,7 @@ class GatedNetwork(RasterNetwork):
             for i in range(num_layers + 1)
         ]
         self.add_readout(filters, num_parameters)
+        self.build_weights()
 
     def call(self, x, labels=None, training=False, seeds=None):
         v = h = self._seen(x)
@@ -192,7 +193,8 @@ class GatedNetwork(RasterNetwork):
         return (window[:, 1:], *rows[1:])
 
 
-class GatedLayer(layers.Layer):
+@keras.saving.register_keras_serializable(package="kgen")
+class GatedLayer(Configurable, layers.Layer):
     """One layer of both stacks (figure 2), of which the horizontal one keeps the colours' order.
 
     The first one sees pixels: it leaves out the own row in the vertical stack, the pixel itself in
@@ -204,7 +206,7 @@ class GatedLayer(layers.Layer):
         groups = channel_groups(filters, channels)
         gated = channel_groups(filters, channels, 2)
         inputs = channel_groups(channels, channels) if first else groups
-        self.first, self.left = first, kernel_size // 2
+        self.left = kernel_size // 2
         self.vertical = CausalConv2D(
             2 * filters, kernel_size, "nothing" if first else "all", name="vertical"
         )

@@ -15,6 +15,7 @@ from keras import layers, ops
 from kgen import random
 from kgen.checks import Number, check_numbers, check_shares
 from kgen.layers.conditioning import check_guidance, hide_labels
+from kgen.layers.network import Network
 from kgen.layers.transformer import (
     TransformerSpec,
     grid_positions,
@@ -223,7 +224,8 @@ class ImageGPT(AutoregressiveGenerator):
         return transformer_optimizer(learning_rate, beta_2=0.95)  # as in section 3.3
 
 
-class CausalTransformer(layers.Layer):
+@keras.saving.register_keras_serializable(package="kgen")
+class CausalTransformer(Network):
     """A transformer over a grid of tokens in raster order: each given all before it.
 
     Logits `[B, T, Q]` of int32 tokens `[B, T]`, Q of `num_tokens`, of the `grid` `(height, width,
@@ -232,6 +234,7 @@ class CausalTransformer(layers.Layer):
 
     def __init__(self, grid, num_tokens, num_classes, spec, **kwargs):
         super().__init__(**kwargs)
+        self.spec = spec = TransformerSpec.get(spec)
         height, width, channels = grid
         self.length = height * width * channels
         self.num_tokens = num_tokens

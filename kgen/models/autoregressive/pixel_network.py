@@ -1,19 +1,26 @@
 """What the networks over pixels share, and `PixelNetwork`, which is PixelCNN and PixelRNN but for
 their blocks."""
 
+import keras
+import numpy as np
 from keras import layers, ops
 
 from kgen.checks import check_ints
+from kgen.configurable import Configurable, restored
 from kgen.layers.causal_conv import CausalConv2D, channel_groups
+from kgen.layers.network import Network
 
 
-class RasterNetwork(layers.Layer):
+class RasterNetwork(Network):
     """Base class of networks that keep the protocol of `AutoregressiveGenerator`."""
 
     def __init__(self, image_shape, num_classes, **kwargs):
         super().__init__(**kwargs)
-        self.image_shape = image_shape
-        self.num_classes = num_classes
+
+    def build_weights(self):
+        """Ends the constructor: a pass over one image, and its label, builds all layers."""
+        labels = None if self.num_classes is None else np.zeros(1, "int32")
+        self(np.zeros((1, *self.image_shape), "float32"), labels)
 
     def one_hot(self, labels):
         """Labels `[B]` as `[B, N]`; `None` without classes."""
@@ -48,12 +55,20 @@ class RasterNetwork(layers.Layer):
         return self.logits.pixel([ops.relu(self.hidden.pixel([ops.relu(x)]))], share=share)
 
 
+class Block(Configurable, layers.Layer):
+    """Base class of the blocks of a `PixelNetwork`."""
+
+    def get_build_config(self):
+        return None  # the network's pass builds it
+
+
+@keras.saving.register_keras_serializable(package="kgen")
 class PixelNetwork(RasterNetwork):
     """A masked convolution, blocks with residual connections, and two 1x1 convolutions.
 
     van den Oord, Kalchbrenner and Kavukcuoglu, "Pixel recurrent neural networks" (ICML 2016;
     arXiv 1601.06759), table 1. Of the protocol of `AutoregressiveGenerator` it hands each block
-    its part. A block is a layer from `[B, H, W, filters]` to the same, with
+    its part. A `Block` is a layer from `[B, H, W, filters]` to the same, with
 
     - `block(x, one_hot, training)`: whole images, with `one_hot` labels `[B, N]` or `None`;
     - `output_size`: how many numbers of a pixel it must know in the next row;
@@ -69,7 +84,7 @@ class PixelNetwork(RasterNetwork):
         self, image_shape, num_classes, blocks, filters, first_kernel_size, num_parameters, **kwargs
     ):
         super().__init__(image_shape, num_classes, **kwargs)
-        self.blocks = blocks
+        self.blocks = blocks = [restored(block) for block in blocks]
         self.left = first_kernel_size // 2
         channels = image_shape[-1]
         self.first = CausalConv2D(
@@ -83,6 +98,7 @@ class PixelNetwork(RasterNetwork):
         self.add_readout(filters, num_parameters)
         #: One tensor for all blocks: a loop stores one faster than many.
         self.output_sizes = (sum(block.output_size for block in blocks),)
+        self.build_weights()
 
     def call(self, x, labels=None, training=False, seeds=None):
         one_hot = self.one_hot(labels)

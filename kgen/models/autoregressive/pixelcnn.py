@@ -12,12 +12,13 @@ exact all the same. `GatedPixelCNN` and `PixelRNN` (Diagonal BiLSTM) have none.
 """
 
 import keras
-from keras import layers, ops
+from keras import ops
 
 from kgen.layers.causal_conv import CausalConv2D, channel_groups
 from kgen.models.autoregressive.base import AutoregressiveGenerator
 from kgen.models.autoregressive.distributions import Categorical
 from kgen.models.autoregressive.pixel_network import (
+    Block,
     PixelNetwork,
     add_bias,
     check_shape,
@@ -88,10 +89,11 @@ class PixelCNN(AutoregressiveGenerator):
                 self.distribution.num_parameters,
                 name="network",
             )
-        self._build_network()
+        self.built = True
 
 
-class ResidualBlock(layers.Layer):
+@keras.saving.register_keras_serializable(package="kgen")
+class ResidualBlock(Block):
     """1x1, k x k and 1x1 masked convolutions after a ReLU each, added to the input (figure 5); the
     inner ones have half of the filters. See `PixelNetwork` for its methods.
     """

@@ -105,4 +105,4 @@ class PixelCNNpp(AveragedWeights, AutoregressiveGenerator):
                 name=name,
             )
 
-        self._build_networks(make, *self._example())
+        self._build_networks(make)

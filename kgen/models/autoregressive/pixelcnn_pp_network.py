@@ -18,6 +18,7 @@ from kgen.layers.causal_conv import CausalConv2D
 from kgen.models.autoregressive.pixel_network import RasterNetwork, add_bias, label_bias
 
 
+@keras.saving.register_keras_serializable(package="kgen")
 class PixelCNNppNetwork(RasterNetwork):
     """Both streams at all resolutions, and the `num_parameters` outputs of a pixel."""
 
@@ -33,7 +34,6 @@ class PixelCNNppNetwork(RasterNetwork):
         **kwargs,
     ):
         super().__init__(image_shape, num_classes, **kwargs)
-        self.filters = filters
         streams = itertools.count(16)  # apart from the model's own
 
         def make_block(right, num_others, name):
@@ -47,6 +47,7 @@ class PixelCNNppNetwork(RasterNetwork):
         self.level = Level(filters, num_blocks, num_resolutions, make_block, name="level")
         # In halves a mean near 1 would be half a grey level off.
         self.parameters = layers.Dense(num_parameters, dtype="float32", name="parameters")
+        self.build_weights()
 
     def build(self, shape):
         pixels, features = (*shape[:-1], shape[-1] + 1), (*shape[:-1], self.filters)

@@ -13,10 +13,12 @@ import keras
 from keras import layers, ops
 
 from kgen.checks import unknown_name
+from kgen.configurable import Configurable
 from kgen.layers.causal_conv import CausalConv2D, channel_groups
 from kgen.models.autoregressive.base import AutoregressiveGenerator
 from kgen.models.autoregressive.distributions import Categorical
 from kgen.models.autoregressive.pixel_network import (
+    Block,
     PixelNetwork,
     add_bias,
     check_shape,
@@ -92,10 +94,11 @@ class PixelRNN(AutoregressiveGenerator):
                 self.distribution.num_parameters,
                 name="network",
             )
-        self._build_network()
+        self.built = True
 
 
-class RowLSTM(layers.Layer):
+@keras.saving.register_keras_serializable(package="kgen")
+class RowLSTM(Block):
     """A Row LSTM with a residual connection: state goes from row to row (section 3.1).
 
     A pixel sees a triangle above it. The states have half of the filters. See `PixelNetwork`.
@@ -104,7 +107,7 @@ class RowLSTM(layers.Layer):
     def __init__(self, image_shape, num_classes, filters, kernel_size, **kwargs):
         super().__init__(**kwargs)
         _, self.columns, channels = image_shape
-        self.filters, self.half, self.left = filters, filters // 2, kernel_size // 2
+        self.half, self.left = filters // 2, kernel_size // 2
         self.output_size = filters  # hidden and cell state
         groups = channel_groups(filters, channels)
         states = channel_groups(self.half, channels)
@@ -158,7 +161,8 @@ class RowLSTM(layers.Layer):
         return tuple(ops.split(outputs, 2, axis=-1))
 
 
-class DiagonalBiLSTM(layers.Layer):
+@keras.saving.register_keras_serializable(package="kgen")
+class DiagonalBiLSTM(Block):
     """A Diagonal BiLSTM with a residual connection (section 3.2): a pixel sees those before it.
 
     The direction from right to left is that from left to right on the flipped map, and one row
@@ -172,7 +176,7 @@ class DiagonalBiLSTM(layers.Layer):
     def __init__(self, image_shape, num_classes, filters, **kwargs):
         super().__init__(**kwargs)
         _, self.columns, channels = image_shape
-        self.filters, self.half = filters, filters // 2
+        self.half = filters // 2
         self.output_size = filters + self.half  # the features, and the state from the left
         self.rightwards = DiagonalLSTM(channels, num_classes, filters, name="rightwards")
         self.leftwards = DiagonalLSTM(channels, num_classes, filters, name="leftwards")
@@ -222,7 +226,8 @@ class DiagonalBiLSTM(layers.Layer):
         return right, ops.flip(left, axis=0), bias
 
 
-class DiagonalLSTM(layers.Layer):
+@keras.saving.register_keras_serializable(package="kgen")
+class DiagonalLSTM(Configurable, layers.Layer):
     """One direction of a Diagonal BiLSTM, from left to right: state goes along diagonals.
 
     The state of a pixel, `[B, H, W, filters / 2]`, follows from the hidden states of the pixel to

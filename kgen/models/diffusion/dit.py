@@ -23,6 +23,8 @@ from kgen.checks import Number, check_ints, check_mask, check_names, check_share
 from kgen.endpoint import TensorSpec, image_spec, mask_spec
 from kgen.image_generator import ImageGenerator
 from kgen.layers.conditioning import GUIDANCE, check_guidance, guided, hide_labels
+from kgen.layers.network import Network
+from kgen.layers.scaling import scale_images, unscale_images
 from kgen.layers.transformer import (
     TransformerSpec,
     grid_positions,
@@ -274,7 +276,7 @@ class DiT(AveragedWeights, ImageGenerator):
         (the posterior's mean), with mean 0 and variance 1.
         """
         if self.autoencoder is None:
-            return ops.cast(images, "float32") * (2 / 255) - 1
+            return scale_images(images)
         mean, _ = self.autoencoder.encode(images, self._known(labels))
         mean = ops.reshape(mean, (-1, *self.latent_shape))
         return (mean - self.latent_mean) / ops.maximum(self.latent_spread, 1e-6)
@@ -282,8 +284,7 @@ class DiT(AveragedWeights, ImageGenerator):
     def decode(self, x, labels=None):
         """The inverse of `encode`: uint8 images `[B, H, W, C]`."""
         if self.autoencoder is None:
-            # Adding a half and cutting off rounds alike on every runtime.
-            return ops.cast(ops.clip((x + 1) * 127.5 + 0.5, 0, 255), "uint8")
+            return unscale_images(x)
         latents = ops.reshape(x * self.latent_spread + self.latent_mean, (ops.shape(x)[0], -1))
         return self.autoencoder.decode(latents, self._known(labels))
 
@@ -344,10 +345,6 @@ class DiT(AveragedWeights, ImageGenerator):
             lambda name: FlowTransformer(shape, patch_size, num_classes, spec, name=name)
         )
 
-    def get_config(self):
-        stage = self.autoencoder and keras.saving.serialize_keras_object(self.autoencoder)
-        return {**super().get_config(), "autoencoder": stage}
-
     # Measured on CIFAR-10 (JPEG copy) at equal time of a CPU: 32 images a step beat 128, and a rate
     # of 2e-3 beats 1e-3, which beats 3e-4, with warm-up and a cosine to 1 %.
 
@@ -365,7 +362,8 @@ class DiT(AveragedWeights, ImageGenerator):
 _FREQUENCIES = (10_000.0 ** -(np.arange(128) / 128)).astype("float32")
 
 
-class FlowTransformer(layers.Layer):
+@keras.saving.register_keras_serializable(package="kgen")
+class FlowTransformer(Network):
     """The velocity at every place of a noisy image `[B, H, W, C]`, given the time and the class.
 
     Times `[B]` are 0 to 1; the label `num_classes` stands for no class.
@@ -374,6 +372,7 @@ class FlowTransformer(layers.Layer):
     def __init__(self, shape, patch_size, num_classes, spec, **kwargs):
         # In half precision many times would be one: the layers inside cast what they are given.
         super().__init__(autocast=False, **kwargs)
+        self.spec = spec = TransformerSpec.get(spec)
         self.shape = shape
         self.patch_size = patch_size
         dim = spec.dim

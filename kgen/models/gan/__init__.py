@@ -5,3 +5,7 @@ move, an averaged generator that samples, and one endpoint more, `decode` of a l
 draw in one pass of the network and have no likelihood. They differ in their networks, and by
 argument in the loss (`losses.py`).
 """
+
+from kgen import lazy
+
+__getattr__, __dir__ = lazy.attach(__name__)

@@ -14,6 +14,7 @@ from kgen.checks import Number, check_ints, check_numbers, check_shares
 from kgen.endpoint import TensorSpec
 from kgen.image_generator import ImageGenerator
 from kgen.layers.conditioning import with_class
+from kgen.layers.scaling import scale_images, unscale_images
 from kgen.models.gan import losses as adversarial
 from kgen.training.average import update_average
 from kgen.training.step import batch_moments, input_gradient
@@ -25,7 +26,8 @@ class AdversarialGenerator(ImageGenerator):
     A subclass builds its networks in `__init__` and gives them to `_set_players`. With classes,
     both take a one-hot label `[B, num_classes]` as a second input:
 
-    - the generator makes pixels `[B, H, W, C]` in -1 to 1 of latent vectors `[B, latent_dim]`;
+    - the generator makes pixels `[B, H, W, C]` in -1 to 1 of latent vectors `[B, latent_dim]`
+      (to images by `kgen.layers.UnscaleImages`, from images by `kgen.layers.ScaleImages`);
     - the discriminator makes logits `[B, 1]` of pixels.
 
     Args:
@@ -48,9 +50,13 @@ class AdversarialGenerator(ImageGenerator):
     (by the midpoint between the mean scores for the Wasserstein losses, whose scores have
     no zero); `sample_spread`, the standard deviation of generated pixels over the batch
     relative to that of real ones: about 1 when all is well, near 0 when all images are
-    alike; 1 where the real ones have none, as in a batch of one. Neither loss says how good
-    the images are. `evaluate` measures the averaged
+    alike; 1 where the real ones have none, as in a batch of one. `evaluate` measures the averaged
     generator, against the discriminator as it is.
+
+    There is no `loss` to monitor: neither player's says how good the images are, and a callback
+    that waits for one is refused. `kgen.evaluation.EvaluateSamples` measures images, keeps the best
+    model, and logs what `keras.callbacks.EarlyStopping("FD-lenet128", mode="min")` after it can
+    monitor.
     """
 
     metric_names = (
@@ -73,7 +79,7 @@ class AdversarialGenerator(ImageGenerator):
     def update(self, batch, minimize):
         # The generator moves first, and the discriminator learns from the very images of that
         # move: each answers the other's last state. That saves a generator's pass per step.
-        real = self._pixels(batch.images)
+        real = scale_images(batch.images)
         logs = minimize(
             functools.partial(self.generator_objective, batch),
             self.generator_optimizer,
@@ -139,7 +145,7 @@ class AdversarialGenerator(ImageGenerator):
         }
 
     def test_update(self, batch):
-        real = self._pixels(batch.images)
+        real = scale_images(batch.images)
         fake = self._draw(self.ema_generator, batch, stream=0, training=False)
         # The discriminator is made to see whole batches, real or generated, and their
         # statistics, not the average of both kinds. The scope forgets what it would update.
@@ -148,10 +154,6 @@ class AdversarialGenerator(ImageGenerator):
             _, logs = self.discriminator_objective(batch, real, fake, 0)
             _, generator_logs = self._generator_loss(batch, fake)
         return logs | generator_logs
-
-    def _pixels(self, images):
-        """uint8 (B, H, W, C) to -1 .. 1, the range of tanh."""
-        return ops.cast(images, "float32") * (2 / 255) - 1
 
     def _draw(self, generator, batch, stream, training):
         latents = random.normal(batch.seeds, (self.latent_dim,), stream)
@@ -172,9 +174,7 @@ class AdversarialGenerator(ImageGenerator):
     def decode(self, latents, labels=None):
         """The images, uint8, of latent vectors `[B, latent_dim]`, by the averaged generator."""
         inputs = with_class(latents, labels, self.num_classes)
-        pixels = self.ema_generator(inputs, training=False)
-        # Adding a half and cutting off rounds alike on every runtime.
-        return ops.cast(ops.clip((pixels + 1) * 127.5 + 0.5, 0, 255), "uint8")
+        return unscale_images(self.ema_generator(inputs, training=False))
 
     def call(self, latents, labels=None):
         """Draws the images of latent vectors, as `decode` does."""

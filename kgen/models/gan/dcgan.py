@@ -17,11 +17,14 @@ arXiv 1802.05637), equation 3, here of all features and not of their sums.
 What the two networks do with each other is in `kgen.models.gan.base`.
 """
 
+import functools
+
 import keras
 from keras import layers
 
 from kgen.checks import check_ints
-from kgen.layers.conditioning import class_input
+from kgen.layers.conditioning import class_input, joined
+from kgen.layers.network import given_network, rows_of
 from kgen.models.gan.base import AdversarialGenerator
 
 
@@ -33,6 +36,9 @@ class DCGAN(AdversarialGenerator):
         image_shape: Tuple `(H, W, C)`; the sides are 8 to 128 and divide by 4.
         filters: Int, filters at the largest feature map, half the image's side; they
             double as the sides halve, up to eight times.
+        generator: A Keras model in place of that of `filters`, see `AdversarialGenerator`; it is
+            saved with the model.
+        discriminator: Likewise.
 
     Further arguments and what is logged: as for `AdversarialGenerator`. With
     `loss="wasserstein_gp"` the discriminator is not normalised, because the gradient penalty is
@@ -56,7 +62,16 @@ class DCGAN(AdversarialGenerator):
         "dcgan_64x64": {"image_shape": (64, 64, 3), "filters": 32},
     }
 
-    def __init__(self, image_shape, num_classes=None, latent_dim=100, filters=64, **kwargs):
+    def __init__(
+        self,
+        image_shape,
+        num_classes=None,
+        latent_dim=100,
+        filters=64,
+        generator=None,
+        discriminator=None,
+        **kwargs,
+    ):
         super().__init__(image_shape, num_classes, latent_dim=latent_dim, **kwargs)
         if any(side % 4 or not 8 <= side <= 128 for side in self.image_shape[:2]):
             raise ValueError(
@@ -65,12 +80,24 @@ class DCGAN(AdversarialGenerator):
             )
         check_ints(1, filters=filters)
         self.normalized = self.loss_name != "wasserstein_gp"
-        shape = (self.image_shape, num_classes, latent_dim, filters)
+        image_shape = self.image_shape
+        shape = (image_shape, num_classes, latent_dim, filters)
+        latents, pixels = rows_of((latent_dim,), num_classes), rows_of(image_shape, num_classes)
+
+        def generate(name, given):
+            build = functools.partial(build_generator, *shape, name)
+            return given_network("generator", given, build, latents, image_shape)
+
+        def discriminate():
+            return build_discriminator(image_shape, num_classes, filters, self.normalized)
+
         with self.dtype_policy_scope():
+            player = generate("generator", generator)
+            twin = generator and keras.saving.serialize_keras_object(player)
             self._set_players(
-                build_generator(*shape, "generator"),
-                build_generator(*shape, "ema_generator"),
-                build_discriminator(self.image_shape, num_classes, filters, self.normalized),
+                player,
+                generate("ema_generator", twin),
+                given_network("discriminator", discriminator, discriminate, pixels, (1,)),
             )
 
 
@@ -98,7 +125,7 @@ def build_generator(image_shape, num_classes, latent_dim, filters, name):
     x = layers.ReLU()(batch_normalization()(x))
     x = layers.Conv2DTranspose(image_shape[-1], 4, 2, "same", kernel_initializer=initializer())(x)
     x = layers.Activation("tanh", dtype="float32")(x)
-    return keras.Model([latent, *one_hot], x, name=name)
+    return keras.Model(joined(latent, one_hot), x, name=name)
 
 
 def build_discriminator(image_shape, num_classes, filters, normalized):
@@ -122,7 +149,7 @@ def build_discriminator(image_shape, num_classes, filters, normalized):
         )(x)
         projection = layers.Dot(axes=1, dtype="float32")([directions, *one_hot])
         logits = layers.Add(dtype="float32")([logits, projection])
-    return keras.Model([image, *one_hot], logits, name="discriminator")
+    return keras.Model(joined(image, one_hot), logits, name="discriminator")
 
 
 def feature_maps(image_shape):

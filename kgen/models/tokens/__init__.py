@@ -6,3 +6,7 @@ how they draw the codes: one after the other, with a likelihood (`vq_pixelcnn.py
 `vq_transformer.py`, by `base.AutoregressivePrior`), or many at a time in a few steps
 (`maskgit.py`).
 """
+
+from kgen import lazy
+
+__getattr__, __dir__ = lazy.attach(__name__)

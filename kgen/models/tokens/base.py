@@ -42,10 +42,6 @@ class TwoStageGenerator(ImageGenerator):
             tokenizer, VQVAE, "tokenizer", self.image_shape, num_classes
         )
 
-    def get_config(self):
-        tokenizer = keras.saving.serialize_keras_object(self.tokenizer)
-        return {**super().get_config(), "tokenizer": tokenizer}
-
     def encode(self, images, labels=None):
         """The codes of images, see `VQVAE.encode`."""
         return self.tokenizer.encode(images, labels)

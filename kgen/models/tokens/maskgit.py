@@ -19,6 +19,7 @@ from kgen import random
 from kgen.checks import Number, check_ints, check_mask, check_shares
 from kgen.endpoint import image_spec, mask_spec
 from kgen.layers.conditioning import check_guidance, guided, hide_labels
+from kgen.layers.network import Network
 from kgen.layers.transformer import (
     TransformerSpec,
     grid_positions,
@@ -295,7 +296,8 @@ class MaskGIT(TwoStageGenerator):
         return transformer_optimizer(learning_rate, beta_2=0.95)
 
 
-class MaskedTransformer(layers.Layer):
+@keras.saving.register_keras_serializable(package="kgen")
+class MaskedTransformer(Network):
     """A transformer over a grid of codes, some of them hidden: each given all that are seen.
 
     Logits `[B, N, Q]` of int32 codes `[B, N]`, where the code Q, `num_codes`, stands for a hidden
@@ -304,6 +306,7 @@ class MaskedTransformer(layers.Layer):
 
     def __init__(self, grid, num_codes, num_classes, spec, **kwargs):
         super().__init__(**kwargs)
+        self.spec = spec = TransformerSpec.get(spec)
         self.length = math.prod(grid)
         positions = grid_positions(*grid)
         self.places = positions.T.astype("int32")

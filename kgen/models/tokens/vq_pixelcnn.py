@@ -6,7 +6,6 @@ arXiv 1711.00937), section 4.2: a PixelCNN over the codes of images. The prior i
 """
 
 import keras
-import numpy as np
 
 from kgen.checks import check_ints
 from kgen.models.autoregressive.distributions import Categorical, scale, unscale
@@ -104,6 +103,4 @@ class VQPixelCNN(AutoregressivePrior):
                 self.tokenizer.num_codes,
                 name="network",
             )
-        labels = None if num_classes is None else np.zeros(1, "int32")
-        self.network(np.zeros((1, *self.network.image_shape), "float32"), labels)
         self.built = True

@@ -17,9 +17,11 @@ from kgen import random
 from kgen.checks import Number, check_ints, check_names, check_numbers, check_shares
 from kgen.endpoint import TensorSpec, image_spec
 from kgen.image_generator import ImageGenerator
-from kgen.layers.conditioning import add_class, class_input
+from kgen.layers.conditioning import add_class, class_input, joined, with_class
 from kgen.layers.convolutional import residual_block
+from kgen.layers.network import given_network, rows_of
 from kgen.layers.quantizers import FSQ, VectorQuantizer
+from kgen.layers.scaling import scale_images
 from kgen.layers.transformer import TransformerSpec, transformer_optimizer
 from kgen.layers.vit import build_vit_decoder, build_vit_encoder
 from kgen.losses import pixels
@@ -56,6 +58,9 @@ class VQVAE(ImageGenerator):
         likelihood: The decoder's distribution of a pixel, as in `VAE`; the last two with a
             learned spread per channel.
         binarization: For `"bernoulli"`, as in `VAE`.
+        encoder: A Keras model in place of the `network`'s, from pixels `[B, H, W, C]` in -1 to 1
+            to `[B, h, w, D]`, of the length D of a code's vector; it is saved with the model.
+        decoder: Likewise, from `[B, h, w, D]`, and with classes one-hot labels, to `[B, H, W, C]`.
 
     Further arguments: as for `ImageGenerator`.
 
@@ -159,14 +164,10 @@ class VQVAE(ImageGenerator):
         return tuple(side // 2**self.num_downsamplings for side in self.image_shape[:2])
 
     def _features(self, images):
-        x = ops.cast(images, "float32") * (2 / 255) - 1
-        return ops.cast(self.encoder([x]), "float32")
+        return ops.cast(self.encoder(scale_images(images)), "float32")
 
     def _parameters(self, quantized, labels):
-        inputs = [quantized]
-        if self.num_classes is not None:
-            inputs.append(ops.one_hot(labels, self.num_classes, dtype="float32"))
-        return self.decoder(inputs)
+        return self.decoder(with_class(quantized, labels, self.num_classes))
 
     def binarize(self, batch):
         """The images of a batch as the likelihood sees them, uint8 `[B, H, W, C]`."""
@@ -245,6 +246,8 @@ class VQVAE(ImageGenerator):
         restart_threshold=0.1,
         likelihood="discretized_logistic",
         binarization="dynamic",
+        encoder=None,
+        decoder=None,
         **kwargs,
     ):
         super().__init__(image_shape, num_classes, **kwargs)
@@ -280,16 +283,25 @@ class VQVAE(ImageGenerator):
                 name="quantizer",
             )
         self.num_codes = self.quantizer.num_codes  # with FSQ the product of its levels
-        channels = self.quantizer.dim
-        with self.dtype_policy_scope():
+        channels, shape = self.quantizer.dim, self.image_shape
+        codes = (*self.code_shape, channels)
+
+        def encode():
             if network == "vit":
-                sizes = (channels, patch_size, spec)
-                self.encoder = build_vit_encoder(self.image_shape, None, *sizes)
-                self.decoder = build_vit_decoder(self.image_shape, num_classes, *sizes)
-            else:
-                sizes = (channels, filters, num_downsamplings, num_blocks)
-                self.encoder = build_encoder(self.image_shape, *sizes)
-                self.decoder = build_decoder(self.image_shape, num_classes, *sizes)
+                return build_vit_encoder(shape, None, channels, patch_size, spec)
+            return build_encoder(shape, channels, filters, num_downsamplings, num_blocks)
+
+        def decode():
+            if network == "vit":
+                return build_vit_decoder(shape, num_classes, channels, patch_size, spec)
+            sizes = (channels, filters, num_downsamplings, num_blocks)
+            return build_decoder(shape, num_classes, *sizes)
+
+        with self.dtype_policy_scope():
+            self.encoder = given_network("encoder", encoder, encode, shape, codes)
+            self.decoder = given_network(
+                "decoder", decoder, decode, rows_of(codes, num_classes), shape
+            )
         self.log_scale = None
         if likelihood in ("gaussian", "discretized_logistic"):
             self.log_scale = self.add_weight(
@@ -325,7 +337,7 @@ def build_encoder(image_shape, dim, filters, num_downsamplings, num_blocks):
         x = residual_block(x, width)
     x = layers.Activation("silu")(x)
     x = layers.Conv2D(dim, 1)(x)
-    return keras.Model([image], x, name="encoder")
+    return keras.Model(image, x, name="encoder")
 
 
 def build_decoder(image_shape, num_classes, dim, filters, num_downsamplings, num_blocks):
@@ -342,4 +354,4 @@ def build_decoder(image_shape, num_classes, dim, filters, num_downsamplings, num
         x = layers.Conv2DTranspose(channels, 4, strides=2, padding="same")(x)
     x = layers.Activation("silu")(x)
     x = layers.Conv2D(image_shape[-1], 3, padding="same")(x)
-    return keras.Model([quantized, *one_hot], x, name="decoder")
+    return keras.Model(joined(quantized, one_hot), x, name="decoder")

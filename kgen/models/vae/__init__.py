@@ -6,3 +6,7 @@ All share `base.VariationalGenerator`: the bound and its weighted forms, the lik
 `vae.py`, by convolutions, `vit_vae.py`, by a transformer), or several layers of them
 (`ladder_vae.py`).
 """
+
+from kgen import lazy
+
+__getattr__, __dir__ = lazy.attach(__name__)

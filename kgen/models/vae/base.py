@@ -137,10 +137,6 @@ class VariationalGenerator(ImageGenerator):
     def _binarize(self, batch):
         return pixels.binarize(self.likelihood, self.binarization, batch, self.image_shape)
 
-    def _scaled(self, images):
-        """uint8 images to float32 in -1 to 1, what the networks see."""
-        return ops.cast(images, "float32") * (2 / 255) - 1
-
     def _log_likelihood(self, images, outputs):
         """float32 `[B]`, nats, of uint8 images under the decoder's outputs."""
         log_scale = getattr(self, "log_scale", None)

@@ -16,8 +16,9 @@ from keras import layers, ops
 
 from kgen import random
 from kgen.checks import check_ints, unknown_name
-from kgen.layers.conditioning import class_input, with_class
+from kgen.layers.conditioning import class_input, joined, with_class
 from kgen.layers.convolutional import feature_maps, residual_block
+from kgen.layers.scaling import scale_images
 from kgen.losses import likelihood as likelihoods
 from kgen.models.vae.base import VariationalGenerator
 
@@ -93,7 +94,7 @@ class LadderVAE(VariationalGenerator):
 
     def infer(self, images, labels=None):
         """The way up: the top's statistics, and feature maps from coarse to fine."""
-        return self.way_up(with_class(self._scaled(images), labels, self.num_classes))
+        return self.way_up(with_class(scale_images(images), labels, self.num_classes))
 
     def _way_down(self, noise, labels=None, features=None):
         """Draws latent variables, group by group, and makes the image's distribution of them.
@@ -236,6 +237,8 @@ class LadderVAE(VariationalGenerator):
                         build_upsampling(shape, widths[level - 1], f"upsampling_{level}")
                     )
             self.to_image = build_image(shape, self.image_shape[-1])
+        for name in ("priors", "posteriors", "merges", "upsamplings"):
+            setattr(self, name, tuple(getattr(self, name)))  # of which none can be replaced
         self.noise_dim = sum(math.prod(shape) for shape in self.latent_shapes)
         self._build_log_scale()
 
@@ -267,16 +270,17 @@ def build_way_up(image_shape, num_classes, latent_dim, widths, num_blocks, units
         x = layers.Concatenate()([x, *one_hot])
     x = layers.Dense(units, activation="silu")(x)
     x = layers.Dense(2 * latent_dim, kernel_initializer="zeros")(x)
-    return keras.Model([image, *one_hot], [x, *features], name="way_up")
+    return keras.Model(joined(image, one_hot), [x, *features], name="way_up")
 
 
 def build_top(num_classes, latent_dim, units, side, width):
     """(B, latent_dim), and (B, num_classes), to (B, *side, width): the first step down."""
-    inputs = [keras.Input((latent_dim,), name="latent"), *class_input(num_classes)]
-    x = layers.Concatenate()(inputs) if num_classes is not None else inputs[0]
+    latent, one_hot = keras.Input((latent_dim,), name="latent"), class_input(num_classes)
+    x = layers.Concatenate()([latent, *one_hot]) if one_hot else latent
     x = layers.Dense(units, activation="silu")(x)
     x = layers.Dense(math.prod(side) * width)(x)
-    return keras.Model(inputs, layers.Reshape((*side, width))(x), name="top")
+    x = layers.Reshape((*side, width))(x)
+    return keras.Model(joined(latent, one_hot), x, name="top")
 
 
 def build_prior(shape, channels, name):
@@ -294,7 +298,7 @@ def build_posterior(shape, channels, ways, name):
     x = layers.Activation("silu")(x)
     x = layers.Conv2D(shape[-1], 3, padding="same", activation="silu")(x)
     x = layers.Conv2D(2 * channels, 1, kernel_initializer="zeros")(x)
-    return keras.Model(inputs, x, name=name)
+    return keras.Model(joined(inputs[0], inputs[1:]), x, name=name)
 
 
 def build_merge(shape, channels, num_blocks, name):

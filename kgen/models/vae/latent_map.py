@@ -12,6 +12,7 @@ from keras import layers, ops
 
 from kgen import random
 from kgen.layers.conditioning import with_class
+from kgen.layers.scaling import scale_images
 from kgen.losses import likelihood as likelihoods
 from kgen.models.vae.base import VariationalGenerator
 from kgen.training.step import batch_moments
@@ -24,9 +25,10 @@ class LatentMapVAE(VariationalGenerator):
     columns, channels. A subclass says by `_set_latent_shape` how many there are, and builds two
     networks, which with classes take a one-hot label `[B, num_classes]` as a second input:
 
-    - `encoder`, from pixels `[B, H, W, C]` in -1 to 1 to all means and then all log-variances,
-      `[B, 2 * latent_dim]`, see `flatten_statistics`;
-    - `decoder`, from `[B, latent_dim]` to the likelihood's parameters `[B, H, W, C]`.
+    - `encoder`, from pixels `[B, H, W, C]` in -1 to 1 (`kgen.layers.ScaleImages`) to all means and
+      then all log-variances, `[B, 2 * latent_dim]`, see `flatten_statistics`;
+    - `decoder`, from `[B, latent_dim]` to the likelihood's parameters `[B, H, W, C]`, of which
+      `kgen.layers.UnscaleImages(likelihood)` makes images.
 
     Arguments and what is logged: as for `VariationalGenerator`. Active are the latent dimensions
     whose posterior mean varies over the batch by more than 0.01; free bits are per dimension.
@@ -72,7 +74,7 @@ class LatentMapVAE(VariationalGenerator):
 
     def encode(self, images, labels=None):
         """The posterior of images: mean and log-variance, float32 `[B, latent_dim]` each."""
-        return self._posterior(with_class(self._scaled(images), labels, self.num_classes))
+        return self._posterior(with_class(scale_images(images), labels, self.num_classes))
 
     def _posterior(self, inputs):
         mean, log_variance = ops.split(ops.cast(self.encoder(inputs), "float32"), 2, axis=-1)

@@ -16,8 +16,9 @@ from keras import layers, ops
 
 from kgen import random
 from kgen.checks import check_ints, unknown_name
-from kgen.layers.conditioning import add_class, class_input, with_class
+from kgen.layers.conditioning import add_class, class_input, joined, with_class
 from kgen.layers.convolutional import feature_maps, residual_block
+from kgen.layers.network import given_network, rows_of
 from kgen.losses import likelihood as likelihoods
 from kgen.models.vae.latent_map import LatentMapVAE, flatten_statistics
 
@@ -44,6 +45,9 @@ class VAE(LatentMapVAE):
             turn, and the prior is the same for every class.
         num_pseudo_inputs: Int, components of the prior `"vamp"`, each of which goes through
             the encoder in every step.
+        encoder: A Keras model in place of that of `filters`, `num_blocks` and `units`, see
+            `LatentMapVAE`; it is saved with the model.
+        decoder: Likewise.
 
     Further arguments: as for `VariationalGenerator`; above one `importance_samples` the model is
     an IWAE. What is logged: as for `LatentMapVAE`.
@@ -130,6 +134,8 @@ class VAE(LatentMapVAE):
         units=256,
         prior="standard",
         num_pseudo_inputs=500,
+        encoder=None,
+        decoder=None,
         **kwargs,
     ):
         super().__init__(image_shape, num_classes, **kwargs)
@@ -155,10 +161,17 @@ class VAE(LatentMapVAE):
         else:
             shape = (1, 1, 32 if latent_dim is None else latent_dim)
         self._set_latent_shape(shape)
-        sizes = (self.latent_dim, latent_channels, filters, num_blocks, units)
+        image_shape, latent_dim = self.image_shape, self.latent_dim
+        shape = (image_shape, num_classes, latent_dim, latent_channels, filters, num_blocks, units)
         with self.dtype_policy_scope():
-            self.encoder = build_encoder(self.image_shape, num_classes, *sizes)
-            self.decoder = build_decoder(self.image_shape, num_classes, *sizes)
+            self.encoder = given_network(
+                *("encoder", encoder, lambda: build_encoder(*shape)),
+                *(rows_of(image_shape, num_classes), (2 * latent_dim,)),
+            )
+            self.decoder = given_network(
+                *("decoder", decoder, lambda: build_decoder(*shape)),
+                *(rows_of((latent_dim,), num_classes), image_shape),
+            )
         if prior == "vamp":
             # Logits of grey levels around 0.05, as the paper's for its black backgrounds.
             self.pseudo_inputs = self.add_weight(
@@ -195,7 +208,7 @@ def build_encoder(
             x = layers.Concatenate()([x, *one_hot])
         x = layers.Dense(units, activation="silu")(x)
         x = layers.Dense(2 * latent_dim)(x)
-    return keras.Model([image, *one_hot], x, name="encoder")
+    return keras.Model(joined(image, one_hot), x, name="encoder")
 
 
 def build_decoder(
@@ -223,4 +236,4 @@ def build_decoder(
         x = layers.Conv2DTranspose(width, 4, strides=2, padding="same")(x)
     x = layers.Activation("silu")(x)
     x = layers.Conv2D(image_shape[-1], 3, padding="same")(x)
-    return keras.Model([latent, *one_hot], x, name="decoder")
+    return keras.Model(joined(latent, one_hot), x, name="decoder")

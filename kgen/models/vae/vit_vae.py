@@ -11,6 +11,7 @@ import keras
 from keras import layers
 
 from kgen.checks import check_ints
+from kgen.layers.conditioning import joined
 from kgen.layers.transformer import TransformerSpec, transformer_optimizer
 from kgen.layers.vit import build_vit_decoder, build_vit_encoder, check_patches
 from kgen.models.vae.latent_map import LatentMapVAE, flatten_statistics
@@ -96,11 +97,11 @@ class ViTVAE(LatentMapVAE):
             # Between the latent vector of the border and the map that the networks know.
             network = build_vit_encoder(self.image_shape, num_classes, 2 * latent_channels, *sizes)
             statistics = flatten_statistics(network.output)
-            self.encoder = keras.Model(network.inputs, statistics, name="encoder")
+            self.encoder = keras.Model(network.input, statistics, name="encoder")
             network = build_vit_decoder(self.image_shape, num_classes, latent_channels, *sizes)
             latent, one_hot = keras.Input((self.latent_dim,), name="latent"), network.inputs[1:]
-            outputs = network([layers.Reshape(self.latent_shape)(latent), *one_hot])
-            self.decoder = keras.Model([latent, *one_hot], outputs, name="decoder")
+            outputs = network(joined(layers.Reshape(self.latent_shape)(latent), one_hot))
+            self.decoder = keras.Model(joined(latent, one_hot), outputs, name="decoder")
         self._build_log_scale()
 
     def default_optimizer(self, learning_rate=None):

@@ -118,6 +118,8 @@ def test_every_argument_is_kept():
         "num_classes": 3,
         "latent_dim": 5,
         "filters": 4,
+        "generator": None,  # one that is given: tests/models/test_given_networks.py
+        "discriminator": None,
         "loss": "hinge",
         "discriminator_steps": 2,
         "gradient_penalty_weight": 3.0,
@@ -420,6 +422,22 @@ def test_diagnosis():
 
 
 # Optimizers, saving, precision --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "callback",
+    [
+        keras.callbacks.EarlyStopping("loss"),
+        keras.callbacks.ReduceLROnPlateau(),
+        keras.callbacks.ModelCheckpoint("best.keras", save_best_only=True),
+    ],
+)
+def test_there_is_no_loss_to_monitor(callback):
+    model = DCGAN.from_preset("dcgan_tiny")
+    model.compile()
+    with pytest.raises(ValueError, match=r"logs no (val_)?loss.*EvaluateSamples.*generator_loss"):
+        model.fit(np.zeros((2, 8, 8, 1), "uint8"), callbacks=callback, verbose=0)
+    assert model.steps_trained == 0
 
 
 def test_default_optimizers_are_those_of_the_papers():

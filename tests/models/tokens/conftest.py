@@ -26,7 +26,7 @@ def first_stage():
         if model.quantizer_name == "fsq":  # whose grid is fixed: further apart
             kernel = [w for w in model.encoder.weights if w.path.endswith("kernel")][-1]
             kernel.assign(8 * kernel)
-        features = model.encoder([images.astype("float32") / 127.5 - 1])
+        features = model.encoder(images.astype("float32") / 127.5 - 1)
         codes = model.quantizer(features)[1]
         model.quantizer.update(features, codes, random.row_seeds(0, 48))
         model.training_steps.assign(1)

@@ -264,6 +264,8 @@ def test_every_argument_is_in_the_config_and_survives_saving(changed, check_savi
         "importance_samples": 1,
         "prior": "vamp",
         "num_pseudo_inputs": 7,
+        "encoder": None,  # one that is given: tests/models/test_given_networks.py
+        "decoder": None,
         "seed": 11,
     }
     check_saving(VAE, {**arguments, **changed})
