@@ -13,7 +13,10 @@ import onnx
 
 
 def simplify(model):
-    """Makes a model's loops smaller, in place; what it gives stays equal, bit for bit."""
+    """Makes a model's loops smaller, in place; what it gives stays equal.
+
+    Equal bit for bit, but for layer normalisations, which a runtime may sum in another order.
+    """
     graph = model.graph
     _name_once(graph, set())
     _release(graph)
@@ -25,6 +28,7 @@ def simplify(model):
         types.update(_types(typed))
         _leave_out_detours(part, types)
         _join_products(part, types)
+        _join_normalizations(part, types)
     _remove_unused(graph)
 
 
@@ -184,7 +188,8 @@ def _leave_out_detours(graph, types):
     renamed = {}
     for node in graph.node:
         if node.op_type == "Slice" and node.output[0] not in outputs:
-            if _is_whole(*(constants.get(name, []) for name in node.input[1:])):
+            _, shape = types.get(node.input[0], (None, None))
+            if _is_whole(shape, *(constants.get(name, []) for name in node.input[1:])):
                 renamed[node.output[0]] = renamed.get(node.input[0], node.input[0])
         elif node.op_type == "Gather":
             axis = next((a.i for a in node.attribute if a.name == "axis"), 0)
@@ -198,7 +203,10 @@ def _leave_out_detours(graph, types):
 _ALL = 10**9
 
 
-def _is_whole(starts, ends, axes=(), steps=(1,)):
+def _is_whole(shape, starts, ends, axes=(), steps=(1,)):
+    if shape is not None and len(axes) == len(ends):
+        sizes = [shape[axis] for axis in axes]
+        ends = [_ALL if end == size else end for end, size in zip(ends, sizes, strict=True)]
     return set(starts) == {0} and set(steps) == {1} and min(ends, default=0) >= _ALL
 
 
@@ -269,3 +277,63 @@ def _join_products(graph, types):
                 node.op_type = "Gemm"
                 node.input[:] = names
                 break
+
+
+def _join_normalizations(graph, types):
+    """Makes one node of the thirteen of Keras's layer normalisation over the last axis."""
+    makers = {name: node for node in graph.node for name in node.output}
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+
+    def inputs(name, op_type):
+        node = makers.get(name)
+        return list(node.input) if node is not None and node.op_type == op_type else [None, None]
+
+    def is_mean(name, rank):
+        """Of the last axis, which it keeps."""
+        node, (_, axes) = makers.get(name), inputs(name, "ReduceMean")
+        if axes not in constants or not all(a.i for a in node.attribute if a.name == "keepdims"):
+            return False
+        axes = onnx.numpy_helper.to_array(constants[axes]).tolist()
+        return axes in ([-1], [rank - 1])
+
+    for node in graph.node:
+        if node.op_type != "Add":
+            continue
+        # x * factor + (-mean * factor + offset), with factor = scale / sqrt(variance + epsilon)
+        x, factor = inputs(node.input[0], "Mul")
+        kind, shape = types.get(x, (None, []))
+        shifted, offset = inputs(node.input[1], "Add")
+        negative, same = inputs(shifted or node.input[1], "Mul")
+        mean = inputs(negative, "Neg")[0]
+        inverse, scale = inputs(factor, "Mul")
+        root = inputs(inverse or factor, "Reciprocal")[0]
+        variance, epsilon = inputs(inputs(root, "Sqrt")[0], "Add")
+        square = inputs(inputs(variance, "ReduceMean")[0], "Mul")
+        if not (
+            kind == onnx.TensorProto.FLOAT
+            and shape[-1] is not None
+            and factor == same
+            and is_mean(mean, len(shape))
+            and is_mean(variance, len(shape))
+            and inputs(mean, "ReduceMean")[0] == x
+            and square[0] == square[1]
+            and inputs(square[0], "Sub") == [x, mean]
+            and epsilon in constants
+            and (scale is None) == (offset is None)
+        ):
+            continue
+        if scale is None:
+            scale = f"{node.output[0]}_scale"
+            ones = onnx.helper.make_tensor(scale, kind, shape[-1:], [1.0] * shape[-1])
+            graph.initializer.append(ones)
+        elif any(types.get(name, (0, [0]))[1][-1] != shape[-1] for name in (scale, offset)):
+            continue
+        node.op_type = "LayerNormalization"
+        node.input[:] = [x, scale, *([offset] if offset else [])]
+        epsilon = onnx.numpy_helper.to_array(constants[epsilon]).item()
+        node.attribute.extend(
+            [
+                onnx.helper.make_attribute("axis", -1),
+                onnx.helper.make_attribute("epsilon", epsilon),
+            ]
+        )

@@ -127,3 +127,42 @@ def test_sums_that_are_not_of_a_row_stay():
     """)
     loops.simplify(model)
     assert operators(model.graph) == ["MatMul", "Add", "MatMul", "Add"]
+
+
+@pytest.mark.parametrize("scaled", [True, False])
+def test_a_layer_normalization_is_one_node(scaled):
+    """Keras's, as TensorFlow spells it; over another axis it stays."""
+    factor, shift = ("scaled = Mul (inverse, w)", "shift = Add (moved, b)")
+    if not scaled:
+        factor, shift = "scaled = Identity (inverse)", "shift = Identity (moved)"
+    text = f"""
+        main (float[N, 4] x) => (float[N, 4] y)
+        <int64[1] last = {{AXIS}}, float epsilon = {{0.25}},
+         float[1, 4] w = {{1, -2, 3, 0.5}}, float[1, 4] b = {{4, 3, -2, 1}}>
+        {{
+            mean = ReduceMean <keepdims = 1> (x, last)
+            away = Sub (x, mean)
+            square = Mul (away, away)
+            variance = ReduceMean <keepdims = 1> (square, last)
+            safe = Add (variance, epsilon)
+            root = Sqrt (safe)
+            inverse = Reciprocal (root)
+            {factor}
+            negative = Neg (mean)
+            moved = Mul (negative, scaled)
+            {shift}
+            large = Mul (x, scaled)
+            y = Add (large, shift)
+        }}
+    """
+    if not scaled:  # without the copies
+        text = text.replace("scaled = Identity (inverse)", "").replace("scaled)", "inverse)")
+        text = text.replace("shift = Identity (moved)", "").replace("shift)", "moved)")
+    x = np.random.default_rng(0).normal(2, 3, (5, 4)).astype("float32")
+    for axis, count in (("-1", 1), ("1", 1), ("0", 13 if scaled else 11)):
+        model = read(text.replace("AXIS", axis))
+        [expected] = run(model, x=x)
+        loops.simplify(model)
+        onnx.checker.check_model(model, full_check=True)
+        assert len(model.graph.node) == count
+        np.testing.assert_allclose(run(model, x=x)[0], expected, rtol=1e-5, atol=1e-6)
