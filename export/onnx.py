@@ -4,7 +4,6 @@ tf2onnx writes broken graphs and reports success, so nothing it gives is trusted
 logs as an error is raised, the graph is checked, and `export.parity` then runs it.
 """
 
-import collections
 import contextlib
 import hashlib
 import logging
@@ -20,7 +19,7 @@ import tf2onnx.optimizer.optimizer_base
 from tensorflow.python.framework.function_def_to_graph import function_def_to_graph
 from tf2onnx.tf_utils import TF_SUBGRAPH_ATTRS
 
-from export import tracing
+from export import loops, tracing
 from export.errors import ExportError
 
 FOLDER = "onnx"
@@ -79,6 +78,7 @@ def _convert(name, call, endpoint, opset):
         model = _from_function(name, call, _mended(careful=True))
     if opset != _TF2ONNX_OPSET:
         model = onnx.version_converter.convert_version(model, opset)
+    loops.simplify(model)
     _finish(model, name, endpoint)
     _lift_weights(model.graph)
     return model
@@ -147,7 +147,7 @@ def _finish(model, name, endpoint):
     imports = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     del model.opset_import[:]
     model.opset_import.extend(imports)
-    for number, subgraph in enumerate(_subgraphs(graph)):
+    for number, subgraph in enumerate(loops.subgraphs(graph)):
         # tf2onnx names them after TensorFlow's functions, which a process numbers.
         subgraph.name = f"{name}_{number}" if number else name
         subgraph.ClearField("doc_string")
@@ -160,16 +160,8 @@ def _renamed(specs, names):
     return {names[key]: spec for key, spec in specs.items()}
 
 
-def _subgraphs(graph):
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _subgraphs(attribute.g)
-
-
 def _nodes(graph):
-    return [node for subgraph in _subgraphs(graph) for node in subgraph.node]
+    return [node for subgraph in loops.subgraphs(graph) for node in subgraph.node]
 
 
 def _is_large(tensor):
@@ -190,45 +182,22 @@ def _lift_weights(main):
     Not every runtime looks for external data inside of loops: onnxruntime-web does not, nor does
     ONNX Runtime for a model in memory, or where the data is a symbolic link.
     """
-    names = collections.Counter(name for graph in _subgraphs(main) for name in _defined(graph))
     lifted = {}  # by content
 
     def lift(tensor):
-        content = _content(tensor)
-        if content not in lifted:
-            lifted[content] = copied = onnx.TensorProto()
-            copied.CopyFrom(tensor)
-            if names[tensor.name] > 1:  # in the bodies of two loops
-                copied.name += f"_lifted_{len(lifted)}"
-        return lifted[content].name
+        copied = onnx.TensorProto()
+        copied.CopyFrom(tensor)
+        return lifted.setdefault(_content(tensor), copied).name
 
-    def visit(graph, renamed):
+    renamed = {}
+    for graph in loops.subgraphs(main):
         large = {tensor.name: lift(tensor) for tensor in graph.initializer if _is_large(tensor)}
         small = [tensor for tensor in graph.initializer if tensor.name not in large]
         del graph.initializer[:]
         graph.initializer.extend(small)
-        # A graph's own names hide those around it.
-        hidden = set(_defined(graph))
-        renamed = {name: new for name, new in renamed.items() if name not in hidden} | large
-        for node in graph.node:
-            for number, name in enumerate(node.input):
-                node.input[number] = renamed.get(name, name)
-            for attribute in node.attribute:
-                if attribute.type == onnx.AttributeProto.GRAPH:
-                    visit(attribute.g, renamed)
-        for value in graph.output:  # what a graph gives, it makes
-            if value.name in large:
-                graph.node.add(op_type="Identity", input=[large[value.name]], output=[value.name])
-
-    visit(main, {})
+        renamed |= large
+    loops.replace(main, renamed)
     main.initializer.extend(lifted.values())
-
-
-def _defined(graph):
-    """Names that a graph gives to its tensors."""
-    yield from (value.name for value in graph.input)
-    yield from (tensor.name for tensor in graph.initializer)
-    yield from (output for node in graph.node for output in node.output)
 
 
 def _share_weights(models, path):

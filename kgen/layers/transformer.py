@@ -306,7 +306,9 @@ class Attention(Configurable, layers.Layer):
         query, key, value = self._heads(x)
         if self.rotation:
             angles = [ops.take(part, position, axis=0) for part in self.rotation]
-            query, key = rotate(query, *angles), rotate(key, *angles)
+            # Both in one: of one token, operations take longer than what they compute.
+            both = rotate(ops.concatenate([query, key], axis=1), *angles)
+            query, key = ops.split(both, 2, axis=1)
         flat = (-1, self.head_dim)
         places = ops.arange(ops.shape(x)[0] * self.num_heads, dtype="int32") * length + position
         keys, values = (

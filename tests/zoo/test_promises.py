@@ -401,6 +401,28 @@ def test_onnx_loads_from_memory_and_through_links(case, tmp_path, tensorflow_onl
         assert close(session.run(["image"], inputs)[0], results["generate"]["image"])
 
 
+def test_onnx_loops_do_only_what_changes(case, tensorflow_only):
+    """They carry nothing that no step changes, and compute nothing that no step changes."""
+    import onnx
+
+    from export import loops
+
+    for name in case.artifact.endpoints:
+        path = case.artifact.path / "onnx" / f"{name}.onnx"
+        graph = onnx.load(path, load_external_data=False).graph
+        for node in [node for part in loops.subgraphs(graph) for node in part.node]:
+            if node.op_type != "Loop":
+                continue
+            body = next(a.g for a in node.attribute if a.HasField("g"))
+            carried = [value.name for value in body.input]
+            for before, after in zip(carried[2:], list(body.output)[1:], strict=False):
+                assert before != after.name, (name, before)
+            changing = {*carried, *(result for inner in body.node for result in inner.output)}
+            for inner in body.node:
+                if inner.op_type not in ("Loop", "Identity"):
+                    assert changing.intersection(inner.input), (name, inner.name)
+
+
 def test_what_is_no_batch_in_range(case, tensorflow_only):
     """An empty batch, unequal ones, and values out of range: in every model as in tests/export."""
     for name, endpoint in case.artifact.endpoints.items():

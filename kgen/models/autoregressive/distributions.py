@@ -51,7 +51,7 @@ class Categorical:
             start = step * self.num_levels
             parameters = parameters[:, start : start + self.num_levels]
         logits = ops.cast(parameters, "float32")
-        drawn = random.categorical(logits / temperature, noise[:, step])
+        drawn = random.categorical(logits / temperature, ops.take(noise, step, axis=1))
         drawn = scale(drawn, self.num_levels)
         if self.channels == 1:
             return ops.expand_dims(drawn, -1)

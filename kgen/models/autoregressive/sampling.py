@@ -4,6 +4,8 @@
 transformers, token by token. Both are one graph of loops, which converts to ONNX.
 """
 
+import math
+
 import numpy as np
 from keras import ops
 
@@ -69,17 +71,19 @@ def draw(network, distribution, shape, seeds, labels=None, temperature=1.0, know
         known = ops.transpose(known, (1, 2, 0, 3))
         mask = ops.cast(ops.transpose(mask, (1, 2, 0))[..., None], "bool")
 
+    noise_of_row = noise_by_rows(seeds, height, (width, *distribution.noise_shape))
+    blank = ops.zeros((batch, channels))
+
     def draw_row(row, carry):
         image, rows = carry
         context, rows = network.begin_row(rows, row, labels)
-        noise = random.gumbel(seeds, (width, *distribution.noise_shape), stream=row)
-        noise = ops.moveaxis(noise, 1, 0)
+        noise = noise_of_row(row)
 
         def draw_pixel(column, carry):
             x, columns, collected = carry
             last = ops.take(x, column, axis=0)  # x begins with the border
             here = _at(context, column)
-            drawn = ops.zeros_like(last)
+            drawn = blank
             for step in range(distribution.passes):
                 parameters, after, outputs = network.pixel(here, columns, column, last, drawn, step)
                 drawn = distribution.draw(
@@ -109,6 +113,26 @@ def draw(network, distribution, shape, seeds, labels=None, temperature=1.0, know
     with held_kernels(network):
         image, _ = ops.fori_loop(0, height, draw_row, (image, network.start(batch)))
     return ops.transpose(image, (2, 0, 1, 3))
+
+
+#: Up to so many numbers of an image are drawn at once, beyond them row by row: in a loop each of
+#: the many small operations is run again, but all noise of a batch of large images takes memory.
+_MOST_AT_ONCE = 2**15
+
+
+def noise_by_rows(seeds, height, shape):
+    """A function from a row to its Gumbel noise `[W, B, ...]`, for rows of the shape `(W, ...)`."""
+
+    def by_columns(noise):
+        return ops.moveaxis(noise, 1, 0)
+
+    if height * math.prod(shape) > _MOST_AT_ONCE:
+        return lambda row: by_columns(random.gumbel(seeds, shape, stream=row))
+    rows = np.arange(height, dtype="int32")[:, None]
+    seeds, streams = seeds + np.zeros_like(rows), rows + ops.zeros_like(seeds)
+    noise = random.gumbel(ops.reshape(seeds, (-1,)), shape, ops.reshape(streams, (-1,)))
+    noise = ops.reshape(noise, (height, -1, *shape))
+    return lambda row: by_columns(ops.take(noise, row, axis=0))
 
 
 def _at(tree, column):

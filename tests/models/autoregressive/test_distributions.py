@@ -3,6 +3,7 @@ import pytest
 from keras import ops
 
 import kgen
+from kgen.models.autoregressive import sampling
 from kgen.models.autoregressive.distributions import Categorical, LogisticMixture, scale, unscale
 from kgen.training.step import input_gradient
 
@@ -215,3 +216,15 @@ np.save(sys.argv[1], ops.convert_to_numpy(distribution.draw(parameters, noise, N
     ours, theirs = (np.load(tmp_path / f"{name}.npy") for name in ("tensorflow", "jax"))
     np.testing.assert_array_equal(ours, theirs)
     assert len(np.unique(ours)) > 200
+
+
+def test_noise_is_the_same_at_once_and_row_by_row(monkeypatch):
+    """Small images take theirs before the loop over rows, large ones in it."""
+    seeds, shape = ops.convert_to_tensor(np.int32([5, -1, 2**31 - 1])), (4, 2, 3)
+    at_once = sampling.noise_by_rows(seeds, 3, shape)
+    monkeypatch.setattr(sampling, "_MOST_AT_ONCE", 3 * 4 * 2 * 3 - 1)
+    one_by_one = sampling.noise_by_rows(seeds, 3, shape)
+    for row in range(3):
+        received = ops.convert_to_numpy(at_once(row))
+        assert received.shape == (4, 3, 2, 3)
+        np.testing.assert_array_equal(received, ops.convert_to_numpy(one_by_one(row)))
