@@ -4,14 +4,17 @@ import dataclasses
 import hashlib
 import json
 import pathlib
+import stat
 
 import numpy as np
 
+from export import manifest as schema
+from export import signing
 from export.errors import ExportError, VerificationError
 
 MANIFEST = "manifest.json"
-FORMAT = "kgen.artifact"
-FORMAT_VERSION = 1
+
+_LARGEST_MANIFEST = 2**26  # bytes; those of the zoo have some 50 kB
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,41 +109,74 @@ class Artifact:
 def load(path):
     """Opens the artifact in a folder; reads its manifest and nothing else.
 
-    `VerificationError` where there is none, or its manifest was changed.
+    `VerificationError` where there is none, it was changed, or it is none that kgen writes.
     """
-    path = pathlib.Path(path)
+    return parse(path, read(pathlib.Path(path, MANIFEST)))
+
+
+def read(path):
+    """The bytes of an artifact's manifest or of its signature."""
     try:
-        text = (path / MANIFEST).read_bytes()
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST_MANIFEST:
+            raise OSError
+        return path.read_bytes()
     except OSError as error:
         raise VerificationError(
-            f"{path} is not an artifact: {MANIFEST} is missing or cannot be read. "
+            f"{path.parent} is not an artifact: {path.name} is missing or cannot be read. "
             f"Give a folder that `kgen export` wrote."
         ) from error
+
+
+def parse(path, text):
+    """The artifact in a folder, from the bytes of its manifest; see `load`."""
+    path = pathlib.Path(path)
+    file = path / MANIFEST
     try:
         manifest = json.loads(text)
         # Its hash covers everything else in it; written out anew it must be the same bytes.
         if _dumps({**manifest, "sha256": _manifest_hash(manifest)}) != text:
             raise ValueError
+    except RecursionError as error:
+        raise VerificationError(f"{file} is nested too deeply for a manifest.") from error
     except (ValueError, TypeError) as error:  # ValueError: not JSON, not UTF-8
         raise VerificationError(
-            f"{path / MANIFEST} was changed after it was written: it does not have its own sha256."
+            f"{file} was changed after it was written: it does not have its own sha256."
         ) from error
-    if manifest.get("format") != FORMAT or manifest.get("format_version") != FORMAT_VERSION:
+    said = manifest.get("format"), manifest.get("format_version")
+    if said != (schema.FORMAT, schema.FORMAT_VERSION):
         raise VerificationError(
-            f"{path / MANIFEST} has format {manifest.get('format')} "
-            f"{manifest.get('format_version')}; this kgen reads {FORMAT} {FORMAT_VERSION}."
+            f"{file} has format {str(said[0])[:100]} {str(said[1])[:100]}; this kgen reads "
+            f"{schema.FORMAT} {schema.FORMAT_VERSION}."
         )
+    try:
+        schema.check(manifest)
+    except ValueError as error:
+        raise VerificationError(f"{file} is no manifest that kgen writes: {error}.") from error
     return Artifact(path, manifest)
 
 
-def write_manifest(folder, manifest):
-    """Hashes every file in `folder` and writes `manifest.json` beside them, which it returns."""
+def write_manifest(folder, manifest, key=None):
+    """Hashes every file in `folder` and writes `manifest.json` beside them, which it returns.
+
+    With a private `key`, as from `signing.private_key`, its signature is written too.
+    """
     folder = pathlib.Path(folder)
     manifest = {**manifest, "files": {name: describe(folder / name) for name in files(folder)}}
+    manifest.pop("signed_by", None)
+    if key is not None:
+        manifest["signed_by"] = signing.fingerprint(key.public_key())
     # As a reader will see it: tuples are lists, keys are strings.
     manifest = json.loads(_dumps(manifest))
     manifest["sha256"] = _manifest_hash(manifest)
-    (folder / MANIFEST).write_bytes(_dumps(manifest))
+    try:
+        schema.check(manifest)
+    except ValueError as error:
+        raise ExportError(f"The manifest is none that kgen reads: {error}.") from error
+    text = _dumps(manifest)
+    (folder / MANIFEST).write_bytes(text)
+    if key is not None:
+        (folder / signing.FILE).write_bytes(key.sign(text))
     return manifest
 
 
@@ -148,14 +184,19 @@ def files(folder):
     """Sorted names of all files under `folder` but the manifest, with forward slashes."""
     folder = pathlib.Path(folder)
     names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return sorted(name for name in names if name != MANIFEST)
+    return sorted(name for name in names if name not in (MANIFEST, signing.FILE))
+
+
+def own(found):
+    """Names of all files of an artifact, the manifest and its signature among them."""
+    signed = {signing.FILE} if "signed_by" in found.manifest else set()
+    return {MANIFEST, *found.manifest["files"]} | signed
 
 
 def others(found):
     """Sorted names of what lies in an artifact's folder beside its own files."""
-    own = {MANIFEST, *found.manifest["files"]}
     paths = (path for path in found.path.rglob("*") if path.is_symlink() or not path.is_dir())
-    return sorted({path.relative_to(found.path).as_posix() for path in paths} - own)
+    return sorted({path.relative_to(found.path).as_posix() for path in paths} - own(found))
 
 
 def describe(path):

@@ -7,7 +7,8 @@ import importlib.metadata
 import pathlib
 import platform
 
-from export import artifact
+from export import artifact, signing
+from export import manifest as schema
 from export.errors import ExportError, VerificationError
 from kgen import files
 
@@ -27,6 +28,7 @@ def export(
     overwrite=False,
     progress=True,
     seed=0,
+    sign=None,
 ):
     """Writes a model as an artifact that runs without kgen, and proves it.
 
@@ -49,6 +51,8 @@ def export(
             folder.
         progress: Bool, show a progress bar.
         seed: Int, from which the golden inputs are drawn.
+        sign: Path of an Ed25519 private key in PEM, or the `cryptography` package's object: signs
+            the manifest, for `export.verify(path, key=...)`.
 
     Returns:
         `export.Artifact`.
@@ -70,13 +74,14 @@ def export(
     batch_sizes = _check_batch_sizes(batch_sizes)
     metadata = {} if metadata is None else metadata
     artifact.check_json("metadata", metadata)
+    key = None if sign is None else signing.private_key(sign)
     _check_model(model)
     path = pathlib.Path(path)
     _check_path(path, overwrite)
 
     # From here on TensorFlow is needed.
     import kgen
-    from export import golden, model_card, onnx, parity, saved_model, tracing
+    from export import golden, graphs, model_card, onnx, parity, saved_model, tracing
     from export.progress import progress_bar
 
     if "saved_model" in formats:
@@ -123,11 +128,12 @@ def export(
                 step,
                 {"name": name, "model_sha256": described["sha256"], "kgen": kgen.__version__},
             )
+        graphs.check(folder, sections)
         figures += parity.prove(folder, sections, arrays, batch_sizes, step)
         step("samples and model card")
         manifest = {
-            "format": artifact.FORMAT,
-            "format_version": artifact.FORMAT_VERSION,
+            "format": schema.FORMAT,
+            "format_version": schema.FORMAT_VERSION,
             "name": name,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "model": described,
@@ -142,7 +148,7 @@ def export(
         model_card.write_samples(folder, reference)
         model_card.write_readme(folder, manifest)
         step("hashes")
-        manifest = artifact.write_manifest(folder, manifest)
+        manifest = artifact.write_manifest(folder, manifest, key)
     return artifact.Artifact(path, manifest)
 
 
@@ -185,6 +191,12 @@ def _check_model(model):
             f"The model must have endpoints(), among them 'generate' with an output 'image' "
             f"[H, W, C]. Received: {type(model).__name__} with "
             f"{', '.join(endpoints) or 'no endpoints'}"
+        )
+    names = {*endpoints, *(key for e in endpoints.values() for key in (*e.inputs, *e.outputs))}
+    if wrong := sorted(name for name in names if not (name.isidentifier() and name.isascii())):
+        raise ExportError(
+            f"Names of endpoints, of their inputs and of their outputs are made of letters, digits "
+            f"and underscores. Received: {', '.join(wrong)}"
         )
     artifact.check_json("The model's get_config()", model.get_config())
 

@@ -172,7 +172,8 @@ def _parity(manifest):
         "## Parity with Keras\n\nThe largest difference from Keras on the golden inputs in "
         "`golden.npz`, over the batch sizes "
         f"{', '.join(map(str, manifest['batch_sizes']))}; for uint8 in grey levels. "
-        "`kgen verify` repeats this.\n\n"
+        "`kgen verify` repeats this, after it has checked every file and read every graph; who "
+        "made the artifact, only a signature can say (`kgen verify --key`).\n\n"
         + _table(("runtime", "signature", "output", "difference", "limit", "equal"), rows)
     )
 

@@ -7,15 +7,42 @@ import numpy as np
 from keras import ops
 
 from kgen import random
-from kgen.checks import check_seed, unknown_name
+from kgen.checks import check_int, check_seed, unknown_name
+from kgen.layers.conditioning import check_guidance
 from kgen.training.step import Batch, compile_function
+
+#: So many compiled functions are kept, those that were used last.
+MOST_FUNCTIONS = 32
+
+#: So many images, at most, are drawn by one call: they are all kept in memory.
+MOST_IMAGES = 2**24
+
+#: With more batches than this there is a progress bar, and XLA pays for what draws step by step.
+FEW_BATCHES = 8
 
 
 class Generation:
     """Gives a model `generate`, and what runs any of its endpoints over arrays."""
 
+    #: The numbers among the options of `sample`: what each may be, a `kgen.checks.Number` by name.
+    #: One that is not whole is a tensor of what `generate` compiles, unless it is `None` or `off`,
+    #: so that a new value compiles nothing; all other options are constants of it.
+    sampling_numbers = {}
+
+    #: Whether `sample` loops over the places of an image, in hundreds of small steps.
+    place_by_place = False
+
     def generate(
-        self, n=None, labels=None, seed=0, *, seeds=None, batch_size=64, progress="auto", **options
+        self,
+        n=None,
+        labels=None,
+        seed=0,
+        *,
+        seeds=None,
+        batch_size=64,
+        progress="auto",
+        jit_compile="auto",
+        **options,
     ):
         """Draws images, compiled and in batches.
 
@@ -25,29 +52,33 @@ class Generation:
             seed: Int; image *i* is drawn from the *i*-th seed derived from it.
             seeds: Sequence of ints, one seed per image, in place of `n` and `seed`. The
                 same seed gives the same image here, in TF Serving and in ONNX Runtime.
-            batch_size: Int, images per call of the compiled sampler.
+            batch_size: Int, images per call of the compiled sampler. Fewer images are padded to
+                a power of two, so that other numbers of images compile nothing new.
             progress: Bool, or `"auto"` for a progress bar when there are over 8 batches.
+            jit_compile: Bool, whether XLA compiles the sampler, or `"auto"`: on JAX, and on
+                TensorFlow for over 8 batches of a model that draws place by place (pixels, or
+                codes in an order), where the seconds of compiling pay. Images are the same.
             **options: Further arguments of the model's `sample`, the same for all images.
 
         Returns:
             uint8 NumPy array `[n, H, W, C]`.
 
         Raises:
-            ValueError: Labels are missing, out of range or not wanted, or an option is unknown.
+            ValueError: Labels are missing, out of range or not wanted, or an option is unknown
+                or out of range.
         """
         if n is not None and np.ndim(n):
             n, seeds = None, n
         if (n is None) == (seeds is None):
             raise ValueError(f"Give either n or seeds. Received: n={n}, seeds={seeds}")
         if seeds is None:
-            if n < 0:
-                raise ValueError(f"n must not be negative. Received: n={n}")
-            seeds = row_seeds(int(n), seed)
+            seeds = row_seeds(n, seed)
         return self.run_endpoint(
             *("generate", {}, labels),
             seeds=seeds,
             batch_size=batch_size,
             progress=progress,
+            jit_compile=jit_compile,
             **options,
         )
 
@@ -61,6 +92,7 @@ class Generation:
         seeds=None,
         batch_size=64,
         progress="auto",
+        jit_compile="auto",
         **options,
     ):
         """Runs one of `endpoints()` over arrays: what is exported is what runs here.
@@ -70,8 +102,14 @@ class Generation:
         `[N, ...]`, or a dict of them where the endpoint gives several.
         """
         options = self.check_options(options)
+        batch_size = check_int(1, batch_size=batch_size)
         endpoint = self.endpoints()[name]
         total = len(next(iter(inputs.values()), () if seeds is None else seeds))
+        scalars = {}
+        if "seed" in endpoint.inputs:
+            options, scalars = self._part_options(options)
+        if jit_compile == "auto" and self.place_by_place and "seed" in endpoint.inputs:
+            jit_compile = total > FEW_BATCHES * batch_size or "auto"
         if "seed" in endpoint.inputs:
             if seeds is None:
                 seeds = row_seeds(total, seed)
@@ -82,11 +120,13 @@ class Generation:
         if "label" in endpoint.inputs:
             inputs = {**inputs, "label": labels}
         outputs = self.run_batched(
-            (name, *options.items()),
+            (name, *options.items(), *scalars),
             lambda **tensors: endpoint.function(**tensors, **options),
             inputs,
+            scalars=scalars,
             batch_size=batch_size,
             progress=progress,
+            jit_compile=jit_compile,
             description=f"{name.removesuffix('e').capitalize()}ing",
         )
         return outputs if len(outputs) > 1 else next(iter(outputs.values()))
@@ -108,34 +148,74 @@ class Generation:
         return self.run_batched(name, call, inputs, **run)
 
     def check_options(self, options):
-        """Options of `sample`, sorted by name; `ValueError` where it has no argument of a name."""
+        """Options of `sample`, sorted by name, numbers as Python has them.
+
+        A `ValueError` where it has no argument of a name, or one is out of range.
+        """
         known = list(inspect.signature(self.sample).parameters)[2:]
         for option in options:
             if option not in known:
                 raise ValueError(unknown_name("option", option, known))
+        options = {
+            name: self.sampling_numbers[name].check(name, value)
+            if name in self.sampling_numbers
+            else value
+            for name, value in options.items()
+        }
+        if "guidance_scale" in options:
+            check_guidance(self, options["guidance_scale"])
         return dict(sorted(options.items()))
 
+    def _part_options(self, options):
+        """Checked options: what is constant in a compiled sampler, and its tensors, by name."""
+        parameters = inspect.signature(self.sample).parameters
+        constants, scalars = dict(options), {}
+        for name, number in self.sampling_numbers.items():
+            value = options.get(name, parameters[name].default if name in parameters else None)
+            if not number.whole and value is not None and value != number.off:
+                constants.pop(name, None)
+                scalars[name] = np.float32(value)
+        return constants, scalars
+
     def run_batched(
-        self, name, function, inputs, batch_size=64, progress="auto", description="Running"
+        self,
+        name,
+        function,
+        inputs,
+        scalars=None,
+        batch_size=64,
+        progress="auto",
+        jit_compile="auto",
+        description="Running",
     ):
         """Runs a pure, row-wise function over arrays, compiled, in batches of one size.
 
-        `function` takes the tensors of `inputs` (arrays `[N, ...]` by name) by keyword and returns
-        a tensor `[B, ...]` or a dict of them; its compiled form is kept under `name`, which is
-        hashable. The last batch is padded to `batch_size`, so nothing compiles twice. Returns a
-        NumPy array `[N, ...]`, or a dict of them.
+        `function` takes the tensors of `inputs` (arrays `[N, ...]` by name) and of `scalars`
+        (numbers by name, the same for all rows) by keyword and returns a tensor `[B, ...]` or a
+        dict of them. Its compiled form is kept under `name`, which is hashable, until
+        `MOST_FUNCTIONS` others were used. The last batch is padded to `batch_size`, and a single
+        one to a power of two. `jit_compile` is as for `generate`, but that `"auto"` is JAX alone.
+        Returns a NumPy array `[N, ...]`, or a dict of them.
         """
-        total = len(next(iter(inputs.values())))
-        batch_size = max(1, min(batch_size, total))
-        if name not in self._compiled_functions:
-            # XLA compiles anew for every batch size: worth it only where it is home.
-            self._compiled_functions[name] = compile_function(
-                self, function, jit_compile=keras.backend.backend() == "jax"
+        if jit_compile not in ("auto", True, False):
+            raise ValueError(
+                f"jit_compile must be True, False or 'auto'. Received: jit_compile={jit_compile!r}"
             )
-        compiled = self._compiled_functions[name]
+        if jit_compile == "auto":
+            # XLA takes its time for every size of a batch: on TensorFlow only who asks for it.
+            jit_compile = keras.backend.backend() == "jax"
+        total = len(next(iter(inputs.values())))
+        batch_size = check_int(1, batch_size=batch_size)
+        batch_size = max(1, min(batch_size, 1 << max(total - 1, 0).bit_length()))
+        scalars = {k: ops.convert_to_tensor(v) for k, v in (scalars or {}).items()}
+        functions, key = self._compiled_functions, (name, batch_size, jit_compile)
+        compiled = functions.pop(key, None) or compile_function(self, function, jit_compile)
+        functions[key] = compiled  # in the order of their use
+        while len(functions) > MOST_FUNCTIONS:
+            functions.pop(next(iter(functions)))
         starts = range(0, max(total, 1), batch_size)
         if progress == "auto":
-            progress = len(starts) > 8
+            progress = len(starts) > FEW_BATCHES
         outputs = []
         for start in track(starts, description, progress):
             chunk = {k: np.asarray(v[start : start + batch_size]) for k, v in inputs.items()}
@@ -144,7 +224,7 @@ class Generation:
                 k: np.concatenate([v, np.zeros((batch_size - size, *v.shape[1:]), v.dtype)])
                 for k, v in chunk.items()
             }
-            result = compiled(**{k: ops.convert_to_tensor(v) for k, v in chunk.items()})
+            result = compiled(**{k: ops.convert_to_tensor(v) for k, v in chunk.items()}, **scalars)
             outputs.append(
                 keras.tree.map_structure(lambda t, n=size: ops.convert_to_numpy(t)[:n], result)
             )
@@ -152,7 +232,8 @@ class Generation:
 
 
 def row_seeds(n, seed):
-    """The seeds of `n` images derived from one: int32 NumPy array `[n]`."""
+    """The seeds of `n` images derived from one, all different: int32 NumPy array `[n]`."""
+    n = check_int(0, most=MOST_IMAGES, n=n)
     return ops.convert_to_numpy(random.row_seeds(check_seed(seed), n))
 
 

@@ -3,12 +3,13 @@
 import contextlib
 import dataclasses
 import math
+import pathlib
 import warnings
 
 import keras
 import numpy as np
 
-from kgen.checks import check_image_shape, check_seed
+from kgen.checks import Number, check_image_shape, check_int, check_numbers, check_seed
 from kgen.configurable import Configurable
 from kgen.data import Split
 from kgen.data.batches import Batches
@@ -17,6 +18,9 @@ from kgen.endpoint import Endpoint, image_spec, label_spec, seed_spec
 from kgen.generation import Generation
 from kgen.presets import Presets
 from kgen.training.step import TrainingStep, check_image_data_format
+
+#: Of fewer images than this `fit` warns.
+FEW = 100
 
 
 class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Model):
@@ -58,11 +62,7 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
         super().__init__(**kwargs)
         check_image_data_format()
         self.image_shape = check_image_shape(image_shape)
-        if num_classes is not None and (int(num_classes) != num_classes or num_classes < 1):
-            raise ValueError(
-                "num_classes must be a positive int, or None for an unconditional model. "
-                f"Received: num_classes={num_classes}"
-            )
+        check_numbers(Number(least=1, whole=True, optional=True), num_classes=num_classes)
         self.seed = check_seed(seed)
         self.trackers = [keras.metrics.Mean(name=name) for name in self.metric_names]
         # What makes the noise of each step different; saved, so that a resumed run goes on.
@@ -295,7 +295,8 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
         """
         _without_weights(class_weight=class_weight, sample_weight=sample_weight)
         self._check_trainable()
-        batch_size = batch_size or 64
+        epochs = check_int(0, epochs=epochs)
+        batch_size = 64 if batch_size is None else batch_size
         if validation_split and validation_data is None:
             x, validation_data = self._cut(x, y, validation_split, horizontal_flip)
             y = None
@@ -304,10 +305,13 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
             if not hasattr(images, "shape"):
                 raise ValueError(
                     f"{type(self).__name__} must look at images before it trains on a dataset of "
-                    "batches: call model.adapt(images) with uint8 images [N, H, W, C] first."
+                    "batches: call model.adapt(images) with uint8 images [N, H, W, C] first, and "
+                    "their labels where it takes any."
                 )
-            self.adapt(self.check_split(x, y).images)
+            split = self.check_split(x, y)
+            self.adapt(split.images, split.labels)
         x = self._batches(x, y, batch_size, shuffle=shuffle, horizontal_flip=horizontal_flip)
+        _warn_of_few(x)
         if validation_data is not None:
             pair = validation_data
             if not isinstance(pair, (tuple, list)):
@@ -335,7 +339,8 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
         """
         self.test_steps.assign(0)
         if not kwargs.get("_use_cached_eval_dataset"):  # inside `fit`, which has checked them
-            x = self._batches(*_pair(x, y, sample_weight), batch_size or 64)
+            batch_size = 64 if batch_size is None else batch_size
+            x = self._batches(*_pair(x, y, sample_weight), batch_size)
         with plain_errors(), self._keeping_state():
             figures = super().evaluate(x, **kwargs)
         # Keras gives a single figure without its list.
@@ -378,7 +383,7 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
         return int(keras.ops.convert_to_numpy(self.training_steps))
 
     def needs_adapting(self):
-        """Whether `fit` must call `adapt(images)`, which a subclass has, before it begins."""
+        """Whether `fit` must call `adapt(images, labels)`, which a subclass has, at first."""
         return False
 
     def diagnose(self, logs):
@@ -515,6 +520,20 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
             "write every endpoint as a SavedModel and as ONNX, and prove them."
         )
 
+    def save(self, filepath, overwrite=True, zipped=None, **kwargs):
+        """Saves the model as a `.keras` file, as `keras.Model.save` does.
+
+        Another ending is a `ValueError`: an HDF5 file of Keras 2 does not hold what a model needs
+        to be loaded again.
+        """
+        path = pathlib.Path(str(filepath))
+        if zipped is not False and path.suffix != ".keras":
+            raise ValueError(
+                f"A model is saved as a .keras file, such as {path.with_suffix('.keras')}, or its "
+                f"weights alone by save_weights. Received: {path}"
+            )
+        super().save(filepath, overwrite=overwrite, zipped=zipped, **kwargs)
+
     def endpoint(
         self, function, description, outputs=None, *, seeded=True, labelled=True, **inputs
     ):
@@ -536,6 +555,18 @@ class ImageGenerator(TrainingStep, Generation, Presets, Configurable, keras.Mode
             return result if isinstance(result, dict) else {next(iter(outputs)): result}
 
         return Endpoint(named, inputs, outputs, description)
+
+
+def _warn_of_few(x):
+    """Says where there are too few images to train on to learn from."""
+    if isinstance(x, Batches) and len(x.split) < FEW:
+        count = "1 image" if len(x.split) == 1 else f"{len(x.split)} images"
+        warnings.warn(
+            f"Training on {count}: of so few a model learns no more than to repeat them. Give it "
+            "hundreds, or horizontal_flip=True (--horizontal-flip), which doubles them, and mind "
+            f"that an epoch of batches of {x.batch_size} is {len(x)} step{'s' * (len(x) > 1)}.",
+            stacklevel=3,
+        )
 
 
 def _ids(variables):

@@ -100,12 +100,22 @@ def fold_in(seeds, data):
 
 
 def row_seeds(seed, n, offset=0):
-    """`n` seeds derived from one, so that runs with different seeds share no image.
+    """`n` seeds derived from one, an int, no two of them equal.
 
-    All are ints or int32 scalar tensors; `offset` is the index of the first. Returns an int32
-    tensor `[n]`.
+    The seed at an index is the same whatever `n`; `offset`, an int, is the index of the first.
+    Other seeds give other ones, but for chance. Returns an int32 tensor `[n]`; not for graphs.
     """
-    return fold_in(ops.expand_dims(seed, 0), ops.arange(n, dtype="int32") + offset)
+    indices = ops.arange(offset + n, dtype="int32")
+    seeds = ops.convert_to_numpy(fold_in(ops.expand_dims(seed, 0), indices)).copy()
+    if len(np.unique(seeds)) < len(seeds):
+        # In 31 bits some of 50,000 are likely equal: a later one takes the next that is free.
+        taken = set()
+        for index, found in enumerate(seeds.tolist()):
+            while found in taken:
+                found = (found + 1) % 2**31
+            taken.add(found)
+            seeds[index] = found
+    return ops.convert_to_tensor(seeds[offset:])
 
 
 def uniform(seeds, shape, stream=0):

@@ -56,12 +56,49 @@ def test_a_progress_bar_on_long_work(model, capsys):
         ({"seeds": [1, 2**31]}, "seed must be an integer"),
         ({"n": 4, "seeds": [1]}, "either n or seeds"),
         ({}, "either n or seeds"),
-        ({"n": -1}, "must not be negative"),
+        ({"n": -1}, r"n must be an int of 0 to 16777216\. Received: n=-1"),
+        ({"n": 2.7}, r"n must be an int of 0 to 16777216\. Received: n=2\.7"),
+        ({"n": "2"}, "n must be an int of 0 to 16777216"),
+        ({"n": 2, "seed": None}, "seed must be an integer .* Received: None"),
+        ({"n": 2, "seed": 1.5}, "seed must be an integer .* Received: 1.5"),
+        ({"seeds": [1, None]}, "seed must be an integer .* Received: None"),
+        ({"n": 2, "batch_size": 2.5}, "batch_size must be a positive int"),
     ],
 )
 def test_generate_names_what_is_wrong(model, arguments, message):
     with pytest.raises(ValueError, match=message):
         model.generate(**arguments)
+
+
+def test_whole_numbers_of_any_type_are_counts_and_seeds(model):
+    expected = model.generate(3, seed=2)
+    for n, seed in ((3.0, 2.0), (np.int64(3), np.uint8(2)), (np.float32(3), np.float64(2))):
+        np.testing.assert_array_equal(model.generate(n, seed=seed), expected)
+
+
+def test_a_model_is_saved_as_a_keras_file_alone(model, tmp_path):
+    for name in ("model.h5", "model.hdf5", "model"):
+        with pytest.raises(ValueError, match=r"as a \.keras file, such as .*model\.keras"):
+            model.save(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+    model.save(str(tmp_path / "model.keras"))
+    assert [path.name for path in tmp_path.iterdir()] == ["model.keras"]
+
+
+def test_few_training_images_are_told(model):
+    model.compile()
+    with pytest.warns(UserWarning, match=r"Training on 1 image: .* of 8 is 1 step\."):
+        model.fit(IMAGES[:1], batch_size=8, epochs=0, verbose=0)
+
+
+def test_counts_of_fit_and_evaluate(model):
+    model.compile()
+    for batch_size in (0, 2.5, "8"):
+        for method in (model.fit, model.evaluate):
+            with pytest.raises(ValueError, match="batch_size must be a positive int"):
+                method(IMAGES, batch_size=batch_size, verbose=0)
+    with pytest.raises(ValueError, match=r"epochs must be .* Received: epochs=2\.7"):
+        model.fit(IMAGES, epochs=2.7, verbose=0)
 
 
 @pytest.mark.parametrize(

@@ -118,6 +118,12 @@ def test_row_seeds_are_distinct_and_do_not_overlap():
     zero, one = (ops.convert_to_numpy(random.row_seeds(seed, 1000)) for seed in (0, 1))
     assert len(np.unique(np.concatenate([zero, one]))) == 2000
     assert zero.dtype == np.int32 and zero.min() >= 0
+    many = ops.convert_to_numpy(random.row_seeds(0, 200_000))
+    # The hashes of some indices are equal, which only the later ones of them may feel.
+    hashes = ops.convert_to_numpy(random.fold_in([0], np.arange(200_000, dtype="int32")))
+    assert len(np.unique(many)) == 200_000 > len(np.unique(hashes))
+    np.testing.assert_array_equal(many[:1000], zero)
+    assert (many == hashes).sum() == len(np.unique(hashes))
     np.testing.assert_array_equal(random.row_seeds(0, 10, offset=5), zero[5:15])
 
 

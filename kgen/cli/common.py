@@ -1,7 +1,9 @@
 """What the commands share: their options, messages, tables and what they are given."""
 
 import contextlib
+import dataclasses
 import json
+import logging
 import os
 import pathlib
 import re
@@ -11,6 +13,7 @@ from typing import Annotated
 import typer
 
 from kgen import files
+from kgen.training.errors import check_model_path
 
 app = typer.Typer(
     name="kgen",
@@ -20,6 +23,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
 
 # Options that several commands share.
 Model = Annotated[
@@ -43,7 +47,14 @@ Settings = Annotated[
     typer.Option("--set", metavar="NAME=VALUE", help="Any option of the model's sampler."),
 ]
 Source = Annotated[
-    str | None, typer.Option(help="Source of the images.", show_default="the run's own")
+    str | None,
+    typer.Option(
+        help="Source of other images. They are decoded as the run's were, and their classes are "
+        "the run's, by name. All of them count as held out, unless the source has splits of its "
+        "own. Data that the run names, or that holds the same images, is the run's own and keeps "
+        "its splits; so does the data of a model without a run.",
+        show_default="the run's own",
+    ),
 ]
 Split = Annotated[str, typer.Option(help="test, validation or train.")]
 
@@ -56,11 +67,18 @@ def say(text):
 
 
 @contextlib.contextmanager
-def work(as_json=False):
-    """Imports Keras without its backend's greetings, and keeps standard output for JSON."""
+def work(as_json=False, model=None):
+    """Imports Keras without its backend's greetings, and keeps standard output for JSON.
+
+    The path `model` must hold one: it is looked at before the import, which takes seconds.
+    """
+    if model is not None:
+        check_model_path(model)
     quiet = os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "3"
     with _silenced() if quiet else contextlib.nullcontext():
         import keras  # noqa: F401
+    if quiet:  # such as of functions that are traced again
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         yield
 
@@ -91,22 +109,85 @@ def print_result(value, as_json, *lines):
         if isinstance(line, str):
             console.print(line, markup=False, soft_wrap=True)
         else:
-            console.print(line)
+            line.show(console)
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of strings that loses none of its figures, however narrow the terminal.
+
+    On a terminal cells are folded, and columns that do not fit side by side with whole words follow
+    below, beside the first column again. Elsewhere, as in a pipe, each row is a line.
+    """
+
+    columns: tuple
+    rows: list
+    title: str | None = None
+
+    def show(self, console):
+        import rich.table
+        from rich.console import Console
+        from rich.text import Text
+
+        longest = [_longest(cells, str.splitlines) for cells in self._cells()]
+        if console.is_terminal:
+            blocks = self._blocks(longest, console.width)
+        else:
+            blocks = [dict(enumerate(longest))]
+            console = Console(highlight=False, width=max(80, _outer(longest)))
+        if self.title is not None:
+            title = Text(self.title, style="italic")
+            console.print(title, soft_wrap=not console.is_terminal)
+        for block in blocks:
+            table = rich.table.Table(header_style="bold")
+            for i, width in block.items():
+                table.add_column(Text(self.columns[i]), overflow="fold", width=width)
+            for row in self.rows:
+                table.add_row(*(Text(row[i]) for i in block))
+            console.print(table)
+
+    def _cells(self):
+        return list(zip(self.columns, *self.rows, strict=True))
+
+    def _blocks(self, longest, width):
+        """The columns that go side by side, dicts of their numbers to their widths."""
+        shortest = [min(24, _longest(cells, str.split)) for cells in self._cells()]
+        blocks = [[0]]
+        for i in range(1, len(longest)):
+            wanted = [shortest[j] for j in (*blocks[-1], i)]
+            if _outer(wanted) > width and len(blocks[-1]) > 1:
+                blocks.append([0])
+            blocks[-1].append(i)
+        return [self._widths(block, shortest, longest, width) for block in blocks]
+
+    def _widths(self, block, shortest, longest, width):
+        """Every column gets its shortest width, and of what is left up to its longest."""
+        widths = {i: shortest[i] for i in block}
+        while _outer(widths.values()) > width and max(widths.values()) > 1:
+            widths[max(widths, key=widths.get)] -= 1
+        left = width - _outer(widths.values())
+        by_need = sorted(block, key=lambda i: longest[i] - widths[i])
+        for number, i in enumerate(by_need):
+            more = min(longest[i] - widths[i], left // (len(by_need) - number))
+            widths[i] += max(0, more)
+            left -= max(0, more)
+        return widths
+
+
+def _longest(cells, pieces_of):
+    """How wide the widest piece of some cells is."""
+    from rich.cells import cell_len
+
+    return max((cell_len(piece) for cell in cells for piece in pieces_of(cell)), default=0) or 1
+
+
+def _outer(widths):
+    """The width of a table of columns: each has a border on its left, and a space on both sides."""
+    return sum(widths) + 3 * len(widths) + 1
 
 
 def make_table(*columns, rows, title=None):
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(title=title, title_justify="left", header_style="bold")
-    rows = [tuple(row) for row in rows]
-    for i, column in enumerate(columns):
-        # A name stays whole, where the terminal lets it.
-        longest = max((len(str(row[i])) for row in rows), default=0) if i == 0 else 0
-        table.add_column(column, overflow="fold", min_width=min(longest, 24))
-    for row in rows:
-        table.add_row(*(escape(str(cell)) for cell in row))
-    return table
+    return Table(columns, [tuple(map(str, row)) for row in rows], title)
 
 
 # What is written on a command line -------------------------------------------------------
@@ -190,8 +271,8 @@ def data_of(loaded, run, path, source):
     """The images of a source, or those of the model's run."""
     import kgen
 
-    if source is not None:
-        return kgen.data.load(source, image_shape=loaded.image_shape, progress=sys.stderr.isatty())
-    if run is None:
+    if run is not None:
+        return run.load_data(report=say, source=source)
+    if source is None:
         raise ValueError(f"{path} belongs to no run, so it needs --data SOURCE.")
-    return run.load_data(report=say)
+    return kgen.data.load(source, image_shape=loaded.image_shape, progress=sys.stderr.isatty())

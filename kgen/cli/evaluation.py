@@ -1,5 +1,6 @@
 """The commands `evaluate` and `compare`."""
 
+import dataclasses
 import pathlib
 import sys
 from typing import Annotated
@@ -22,6 +23,7 @@ from kgen.cli.common import (
     say,
     work,
 )
+from kgen.training.errors import RunError
 
 
 @app.command()
@@ -33,8 +35,8 @@ def evaluate(
     metrics: Annotated[
         str | None,
         typer.Option(
-            help="Names such as fd,kd,precision,recall, or none.",
-            show_default="all that can be computed",
+            help="Names such as fd,kd,precision,recall, or none. What cannot be had is left out.",
+            show_default="all",
         ),
     ] = None,
     features: Annotated[
@@ -74,18 +76,25 @@ def evaluate(
 
     Example: kgen evaluate runs/dcgan-mnist/best.keras -o best/
 
+    Example: kgen evaluate runs/dcgan-photos --data new-photos/
+
     Example: kgen evaluate runs/dcgan-faces --features inception:weights.pth --num-samples 50000
     """
-    with work(as_json):
+    with work(as_json, model):
         import kgen
 
         loaded, run = load(model)
-        loaded_data = data_of(loaded, run, model, data)
+        loaded_data, train = data_of(loaded, run, model, data), None
+        if run is not None and not run.owns(loaded_data):
+            train = _trained_on(run)
+            if split != "train":  # its own training images are none of the model's
+                loaded_data = dataclasses.replace(loaded_data, train=train)
         whole = run is not None and model.is_dir()
         folder = output or (model if whole else model.with_name(f"{model.stem}-evaluation"))
         report = kgen.evaluation.evaluate(
             loaded,
             loaded_data,
+            train,
             split=split,
             num_samples=num_samples,
             metrics=_names(metrics),
@@ -97,6 +106,7 @@ def evaluate(
             folder=folder,
             history=run.metrics if whole else (),
             path=str(model),
+            source=data,
             progress=sys.stderr.isatty(),
             verbose=1 if sys.stdout.isatty() else 0,
         )
@@ -108,6 +118,15 @@ def evaluate(
         *_report_tables(report),
         f"Look at {folder / 'report.html'}; all figures: {folder / 'evaluation.json'}",
     )
+
+
+def _trained_on(run):
+    """The images that a run was trained on; `None`, and a word, where they are gone."""
+    try:
+        return run.load_data(report=say).train
+    except (RunError, ValueError, OSError) as error:
+        say(f"Warning: copying is not measured, for the run's own data cannot be loaded: {error}")
+        return None
 
 
 def _names(text):
@@ -155,6 +174,8 @@ def _report_tables(report):
                 f"{reference['split']} images; {extractor['name']} {extractor['sha256'][:12]}",
             )
         )
+    for name, reason in report.get("left_out", {}).items():
+        tables.append(f"Left out: {name}: {reason}.")
     return tables
 
 
@@ -174,8 +195,24 @@ def compare(
     Example: kgen compare runs/vae-mnist runs/dcgan-mnist -o comparison.html
     """
     check_output(output, ".html", ".htm")
-    from kgen.evaluation.report import compare
+    from kgen.evaluation.page import compare
 
-    header, rows = compare(runs, output)
-    result = {"output": str(output), "header": header, "rows": rows}
-    print_result(result, as_json, make_table(*header, rows=rows), f"Look at {output}")
+    found = compare(runs, output)
+    lines = [make_table(*found["header"], rows=found["rows"])]
+    if found["not_comparable"]:
+        names = found["header"][3:]
+        differing = found["not_comparable"].items()
+        lines += [
+            f"These runs are not comparable: {', '.join(found['not_comparable'])} differ. Evaluate "
+            "them again with the same settings. Until then * stands only where all agree.",
+            make_table(
+                "what differs", *names, rows=[(what, *of.values()) for what, of in differing]
+            ),
+        ]
+    lines += [
+        f"{name} has no {title}: {reason}."
+        for name, reasons in found["left_out"].items()
+        for title, reason in reasons.items()
+    ]
+    result = {"output": str(output), **found}
+    print_result(result, as_json, *lines, f"Look at {output}")

@@ -42,6 +42,14 @@ def export_(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the artifact that is there.")
     ] = False,
+    sign: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            help="Ed25519 private key (PEM) to sign with; openssl genpkey -algorithm ed25519 -out "
+            "KEY makes one.",
+            metavar="KEY",
+        ),
+    ] = None,
     as_json: Json = False,
 ):
     """Write a model as SavedModel and ONNX, and prove that both equal Keras.
@@ -49,7 +57,7 @@ def export_(
     Example: kgen export runs/vae-digits -o artifacts/vae-digits --formats saved_model,onnx
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"  # a .keras file of either backend loads there
-    with work(as_json):
+    with work(as_json, model):
         artifact = _export(
             model,
             output,
@@ -58,11 +66,13 @@ def export_(
             batch_sizes=tuple(parse_integers("--batch-sizes", batch_sizes)),
             name=name,
             overwrite=overwrite,
+            sign=sign,
         )
     result = {
         "artifact": str(artifact.path),
         "name": artifact.name,
         "bytes": artifact.size,
+        "signed_by": artifact.manifest.get("signed_by"),
         "signatures": artifact.summary(),
     }
     print_result(
@@ -128,6 +138,24 @@ def verify(
     artifact: Annotated[
         pathlib.Path, typer.Argument(metavar="ARTIFACT", help="Folder that `kgen export` wrote.")
     ],
+    hashes_only: Annotated[
+        bool,
+        typer.Option(
+            "--hashes-only", help="Check the files alone: no graph is read or run, in a moment."
+        ),
+    ] = False,
+    key: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            help="Ed25519 public key (PEM) that must have signed it; openssl pkey -in KEY -pubout "
+            "-out PUBLIC writes it.",
+            metavar="PUBLIC",
+        ),
+    ] = None,
+    follow_links: Annotated[
+        bool,
+        typer.Option("--follow-links", help="Take links for their files, as hub caches have them."),
+    ] = False,
     as_json: Json = False,
 ):
     """Check every file of an artifact and prove it again, without Keras.
@@ -138,21 +166,42 @@ def verify(
 
     files.recover(artifact)
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
-        found = export.verify(artifact, progress=sys.stderr.isatty())
+        found = export.verify(
+            artifact,
+            progress=sys.stderr.isatty(),
+            hashes_only=hashes_only,
+            key=key,
+            follow_links=follow_links,
+        )
     result = {
         "artifact": str(artifact),
         "verified": True,
+        "hashes_only": hashes_only,
         "files": len(found.artifact.manifest["files"]),
         "seconds": round(found.seconds, 2),
+        "signed_by": found.signed_by,
+        "authentic": found.authentic,
         "parity": found.parity,
     }
+    proven = f" and all {len(found.artifact.summary())} signatures give their golden outputs"
     print_result(
         result,
         as_json,
-        f"{artifact} is what was exported: {result['files']} files are unchanged and all "
-        f"{len(found.artifact.summary())} signatures give their golden outputs "
-        f"({found.seconds:.1f} s).",
+        f"{artifact} is what was exported: {result['files']} files are unchanged"
+        f"{'; nothing was run' if hashes_only else proven} ({found.seconds:.2g} s).",
+        _said_of_signature(found, key),
     )
+
+
+def _said_of_signature(found, key):
+    if found.authentic:
+        return f"It was signed by the owner of {key}."
+    if found.signed_by:
+        return (
+            f"It says that it was signed by the key sha256 {found.signed_by[:12]}...; that was not "
+            f"checked: --key PUBLIC does."
+        )
+    return "It is not signed: who made it, these checks cannot tell."
 
 
 def _is_quickstart(folder):

@@ -32,8 +32,14 @@ PICTURES = (".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".svg", "
 @app.command()
 def sample(
     model: Model,
-    n: Annotated[int, typer.Option("-n", "--number", min=1, help="How many images.")] = 64,
-    seed: Seed = 0,
+    n: Annotated[
+        int | None,
+        typer.Option("-n", "--number", min=1, help="How many images.", show_default="64"),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(min=0, max=2**31 - 1, help="Seed of what is drawn.", show_default="0"),
+    ] = None,
     seeds: Annotated[
         str | None, typer.Option(help="One seed per image, such as 1,2,3, in place of -n, --seed.")
     ] = None,
@@ -55,21 +61,27 @@ def sample(
     """
     options = parse_settings(settings or [])
     row_seeds = None if seeds is None else parse_integers("--seeds", seeds)
+    for option, value in {"-n": n, "--seed": seed}.items():
+        if seeds is not None and value is not None:
+            raise ValueError(
+                f"--seeds has one seed per image, in place of -n and --seed. Received: {option} "
+                f"{value} --seeds {seeds}"
+            )
     grid = output.suffix.lower() == ".png"
+    if columns is not None and not grid:
+        raise ValueError(f"--columns goes with a .png. Received: --columns {columns} -o {output}")
     if grid:
         check_output(output, ".png")
     elif output.suffix.lower() in PICTURES:
         raise ValueError(f"-o takes a .png file, or a new folder. Received: -o {output}")
     elif output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} exists and is not an empty folder; choose another with -o.")
-    with work(as_json):
-        import keras
-
-        from kgen import images, random
+    with work(as_json, model):
+        from kgen import generation, images
 
         loaded, _ = load(model)
         if row_seeds is None:
-            row_seeds = keras.ops.convert_to_numpy(random.row_seeds(seed, n)).tolist()
+            row_seeds = generation.row_seeds(n or 64, seed or 0).tolist()
         pictures = loaded.generate(
             seeds=row_seeds,
             labels=labels_of(loaded, label, len(row_seeds)),
@@ -105,7 +117,7 @@ def interpolate(
     Example: kgen interpolate runs/vae-digits --rows 8 --steps 10 -o ways.png
     """
     check_output(output, ".png")
-    with work(as_json):
+    with work(as_json, model):
         from kgen import evaluation, images
 
         loaded, _ = load(model)
@@ -127,8 +139,11 @@ def complete(
     n: Annotated[int, typer.Option("-n", "--number", min=1, help="How many images.")] = 8,
     samples: Annotated[int, typer.Option(min=1, help="Completions of each image.")] = 6,
     keep: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of the rows, from the top, to keep.")
-    ] = 0.5,
+        float | None,
+        typer.Option(
+            min=0.0, max=1.0, help="Share of the rows, from the top, to keep.", show_default="0.5"
+        ),
+    ] = None,
     mask: Annotated[
         pathlib.Path | None,
         typer.Option(help="Picture of the images' size, white where pixels are kept."),
@@ -160,7 +175,13 @@ def complete(
     """
     options = parse_settings(settings or [])
     check_output(output, ".png")
-    with work(as_json):
+    if keep is not None and mask is not None:
+        raise ValueError(
+            "--keep and --mask both say what is kept: give one of them. Received: "
+            f"--keep {keep} --mask {mask}"
+        )
+    keep = 0.5 if keep is None else keep
+    with work(as_json, model):
         import numpy as np
 
         from kgen import images
@@ -229,7 +250,7 @@ def vary(
         raise ValueError(
             f"--strengths takes numbers such as 0.3,0.6. Received: --strengths {strengths}"
         ) from error
-    with work(as_json):
+    with work(as_json, model):
         import numpy as np
 
         loaded, run = load(model)

@@ -20,6 +20,7 @@ from kgen.cli.common import (
     say,
     work,
 )
+from kgen.training.errors import RunError
 from kgen.training.run_config import RunConfig
 
 
@@ -213,6 +214,8 @@ def train(
         raise ValueError(f"Which data? Give a source: kgen train {model} --data digits")
     if run is None and (model is None or data is None):
         raise ValueError("Which run goes on? Give its folder: kgen train --resume RUN")
+    if resume and None in (model, data) and not (run / "run.json").is_file():
+        raise RunError(f"There is no run in {run} to resume, and no model and data to begin.")
     data_arguments = {
         "image_shape": parse_shape(image_shape),
         "resize": resize,

@@ -3,6 +3,8 @@
 import keras
 import numpy as np
 
+from kgen.checks import check_int, check_seed
+
 
 class Batches(keras.utils.PyDataset):
     """Batches of a `Split`, made with `Split.batches`, whose arguments these are.
@@ -27,12 +29,10 @@ class Batches(keras.utils.PyDataset):
 
     def __init__(self, split, batch_size, shuffle=True, seed=0, drop_remainder=True, epoch=0):
         super().__init__()
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be 1 or more, received {batch_size}.")
         self.split = split
-        self.batch_size = batch_size
+        self.batch_size = check_int(1, batch_size=batch_size)
         self.shuffle = shuffle
-        self.seed = seed
+        self.seed = check_seed(seed)
         self.drop_remainder = drop_remainder
         self.epoch = epoch
         self._images = np.asarray(split.images)  # a memmap's own indexing is slower

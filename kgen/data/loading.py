@@ -12,7 +12,7 @@ import warnings
 
 import numpy as np
 
-from kgen.checks import check_image_shape
+from kgen.checks import check_image_shape, check_seed
 from kgen.data import cache, decoding, sources
 from kgen.data.splits import Split, carve, check_fractions
 
@@ -28,7 +28,7 @@ class Data:
     Args:
         name: String, short name of the data.
         source: String, the source as it was given.
-        train: `Split` to train on.
+        train: `Split` to train on; `None` where all is held out, see `Run.load_data`.
         validation: `Split`, or `None` if the source has none and `validation_fraction` was 0.
         test: `Split`, or `None` if the source has none and `test_fraction` was 0.
         class_names: List of strings, or `None` where the source does not name classes.
@@ -60,8 +60,14 @@ class Data:
 
             raise ValueError(unknown_name("split", name, SPLITS))
         if getattr(self, name) is None:
-            raise ValueError(f"{self.name} has no {name} split.")
+            there = ", ".join(split for split in SPLITS if getattr(self, split) is not None)
+            raise ValueError(f"{self.name} has no {name} split. It has: {there}.")
         return getattr(self, name)
+
+    def count(self):
+        """Int, how many images there are in all splits."""
+        splits = (getattr(self, name) for name in SPLITS)
+        return sum(len(split) for split in splits if split is not None)
 
 
 def load(
@@ -159,6 +165,7 @@ def load(
     image_shape = None if image_shape is None else check_image_shape(image_shape)
     decoding.check_options(background, resize, interpolation, max_pixels)
     check_fractions(validation_fraction, test_fraction)
+    seed = check_seed(seed)
     found = sources.find(source, data_dir, recursive)
     fractions = {"validation": validation_fraction, "test": test_fraction}
     fractions = {name: value for name, value in fractions.items() if name not in found.splits}

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from kgen.checks import CHANNELS
+from kgen.checks import CHANNELS, check_seed
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -61,7 +61,7 @@ class Split:
         `seed` (0 or more) beside the figure. (This is not Larochelle's static binarisation of
         MNIST.)
         """
-        rng = np.random.default_rng(seed)
+        rng = np.random.default_rng(check_seed(seed))
         ones = rng.random(self.images.shape, "float32") < self.images / np.float32(255)
         return dataclasses.replace(self, images=255 * ones.astype("uint8"))
 

@@ -3,11 +3,12 @@
 import contextlib
 import json
 import pathlib
+import warnings
 
 import keras
 
 from kgen import files
-from kgen.checks import unknown_name
+from kgen.checks import check_int, check_seed, unknown_name
 from kgen.evaluation.reference import METRICS, Reference
 from kgen.training.checkpoints import save_model
 
@@ -25,7 +26,8 @@ class EvaluateSamples(keras.callbacks.Callback):
             images here: what chooses a model cannot judge it.
         every: Int, epochs between evaluations.
         num_samples: Int, how many images to draw.
-        metrics: Sequence of names in `kgen.evaluation.METRICS`.
+        metrics: Sequence of names in `kgen.evaluation.METRICS`. What so few images do not give is
+            left out, with a warning.
         seed: Int, for the images.
         best: Name of one of the metrics; the model is kept whenever it improves.
         path: Path of the `.keras` file of the best model. Beside it, at
@@ -33,8 +35,8 @@ class EvaluateSamples(keras.callbacks.Callback):
         batch_size: Int, images at a time.
 
     Raises:
-        ValueError: A metric is unknown or cannot be computed from this reference, or only
-            one of `best` and `path` is given.
+        ValueError: A metric is unknown, none can be had of this reference, or not `best`; only
+            one of `best` and `path` is given; a number is none.
 
     Example:
 
@@ -56,10 +58,10 @@ class EvaluateSamples(keras.callbacks.Callback):
         batch_size=64,
     ):
         super().__init__()
-        if every < 1:
-            raise ValueError(f"every must be a positive number of epochs. Received: {every}")
         if (best is None) != (path is None):
             raise ValueError(f"best and path go together. Received: best={best}, path={path}")
+        if path is not None and pathlib.Path(path).suffix != ".keras":
+            raise ValueError(f"path must be that of a .keras file. Received: path={path}")
         metrics = tuple(metrics)
         choices = [name for name in metrics if name in METRICS and METRICS[name].better]
         if best is not None and best not in choices:
@@ -67,24 +69,36 @@ class EvaluateSamples(keras.callbacks.Callback):
         if not isinstance(reference, Reference):
             reference = Reference(reference, split="validation")
         self.reference = reference
-        self.every = every
-        self.num_samples = num_samples
+        self.every = check_int(1, every=every)
+        self.num_samples = check_int(1, num_samples=num_samples)
         self.metrics = metrics
-        self.seed = seed
+        self.seed = check_seed(seed)
         self.best = best
         self.path = None if path is None else pathlib.Path(path)
-        self.batch_size = batch_size
+        self.batch_size = check_int(1, batch_size=batch_size)
 
     def prepare(self, model):
-        """Raises `ValueError` unless all metrics can be computed of what `model` draws."""
+        """Finds which metrics can be had of what `model` draws; `ValueError` where none can.
+
+        Where there is one real image, which gives no metric, training goes on without.
+        """
         self.labels = None
         if model.num_classes is not None:
             self.labels = self.reference.labels_like(self.num_samples, self.seed)
-        self.reference.check(self.num_samples, self.labels, self.metrics)
+        self.left_out = self.reference.left_out(self.num_samples, self.labels, self.metrics)
+        if self.best in self.left_out:
+            raise ValueError(
+                f"The model cannot be chosen by '{self.best}', which {self.left_out[self.best]}."
+            )
+        if len(self.reference.test_split) > 1:
+            self.reference.check(self.num_samples, self.labels, self.metrics)
+        self._wanted = [name for name in self.metrics if name not in self.left_out]
 
     def on_train_begin(self, logs=None):
         self.prepare(self.model)
         self._begun = False
+        for name, reason in self.left_out.items():
+            warnings.warn(f"Left out: {self.reference.title(name)}: {reason}.", stacklevel=2)
 
     def on_epoch_begin(self, epoch, logs=None):
         if self._begun:
@@ -95,7 +109,7 @@ class EvaluateSamples(keras.callbacks.Callback):
                 self._record = json.loads(self._record_path.read_text())["value"]
 
     def on_epoch_end(self, epoch, logs=None):
-        if (epoch + 1) % self.every:
+        if (epoch + 1) % self.every or not self._wanted:
             return
         images = self.model.generate(
             self.num_samples,
@@ -104,7 +118,7 @@ class EvaluateSamples(keras.callbacks.Callback):
             batch_size=self.batch_size,
             progress=False,
         )
-        found = self.reference.measure(images, self.labels, self.metrics, floor=False)
+        found = self.reference.measure(images, self.labels, self._wanted, floor=False)
         values = {title: entry["value"] for title, entry in found["metrics"].items()}
         logs.update(values)
         if self.best is not None:

@@ -4,6 +4,10 @@ import keras
 import numpy as np
 
 from kgen import random
+from kgen.checks import check_int, check_seed
+
+#: More images than this make no picture.
+MOST_IMAGES = 2**16
 
 
 def interpolate(model, pairs=8, steps=10, seed=0, labels=None, batch_size=64):
@@ -16,7 +20,7 @@ def interpolate(model, pairs=8, steps=10, seed=0, labels=None, batch_size=64):
         model: `ImageGenerator` with an endpoint `decode` from a latent vector; else a
             `ValueError`.
         pairs: Int, how many ways.
-        steps: Int, images on each way, both ends included; 2 or more.
+        steps: Int, images on each way, both ends included; 2 or more; 65,536 in all at most.
         seed: Int; the ends are the images that `generate(2 * pairs, seed=seed)` draws.
         labels: For a class-conditional model, one class for all ways or one each.
         batch_size: Int.
@@ -30,13 +34,14 @@ def interpolate(model, pairs=8, steps=10, seed=0, labels=None, batch_size=64):
             f"{type(model).__name__} has no latent vector to go along: among its endpoints "
             f"({', '.join(model.endpoints())}) there is no decode from a latent."
         )
-    if pairs < 1 or steps < 2:
+    pairs, steps = check_int(1, pairs=pairs), check_int(2, steps=steps)
+    if pairs * steps > MOST_IMAGES:
         raise ValueError(
-            "Interpolation needs at least 1 pair and 2 steps. Received: "
-            f"pairs={pairs}, steps={steps}"
+            f"Interpolation draws at most {MOST_IMAGES:,} images. Received: pairs={pairs}, "
+            f"steps={steps}"
         )
     shape = decode.inputs["latent"].shape
-    seeds = random.row_seeds(seed, 2 * pairs)
+    seeds = random.row_seeds(check_seed(seed), 2 * pairs)
     prior = getattr(model, "sample_latents", lambda seeds: random.normal(seeds, shape))
     ends = keras.ops.convert_to_numpy(prior(seeds)).reshape(pairs, 2, -1)
     ways = spherical(ends[:, 0], ends[:, 1], steps)

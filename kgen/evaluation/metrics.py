@@ -11,6 +11,8 @@ sets differ in D, or a count is too small. A standard deviation is divided by th
 
 import numpy as np
 
+from kgen.checks import check_int
+
 _BLOCK = 2**23  # numbers held at once: 64 MiB in float64
 
 # A distance within rounding of a radius counts as equal to it, so not as smaller: which way
@@ -124,11 +126,7 @@ def kernel_distance(a, b, subsets=100, subset_size=1000, seed=0):
     """
     a = _checked(a, "a", 2)
     b = _checked(b, "b", 2, a.shape[1], "a")
-    if subsets < 1 or subset_size < 2:
-        raise ValueError(
-            "A kernel distance needs at least 1 subset of at least 2 rows. Received: "
-            f"subsets={subsets}, subset_size={subset_size}"
-        )
+    subsets, subset_size = check_int(1, subsets=subsets), check_int(2, subset_size=subset_size)
     size = min(subset_size, len(a), len(b))
     if size == len(a) == len(b):
         subsets = 1  # each would be everything
@@ -172,7 +170,7 @@ def precision_recall_density_coverage(real, generated, k=5):
     Each set needs `k + 1` rows. Returns a dict of floats: `"precision"`, `"recall"` and
     `"coverage"` in 0 to 1, and `"density"`, 0 or more and about 1 for equal distributions.
     """
-    _check_neighbours(k)
+    k = check_int(1, k=k)
     real = _checked(real, "real", k + 1)
     generated = _checked(generated, "generated", k + 1, real.shape[1], "real")
     # Distances do not depend on the origin, but their rounding errors do.
@@ -226,7 +224,8 @@ def inception_score(probabilities, splits=10, seed=0):
             "Each row of probabilities must be 0 or more and have the sum 1. Received: "
             f"{np.count_nonzero(wrong)} of {n} rows that are not (logits need a softmax first)"
         )
-    if not 1 <= splits <= n:
+    splits = check_int(1, splits=splits)
+    if splits > n:
         raise ValueError(f"splits must be 1 to {n}, the number of rows. Received: {splits}")
     if seed is not None:
         probabilities = np.random.default_rng(seed).permutation(probabilities)
@@ -248,8 +247,7 @@ def mind(a, b, projections=1000, seed=0):
     """
     a = _checked(a, "a", 2)
     b = _checked(b, "b", 2, a.shape[1], "a")
-    if projections < 1:
-        raise ValueError(f"projections must be at least 1. Received: {projections}")
+    projections = check_int(1, projections=projections)
     columns = a.shape[1]
     steps_a, steps_b, weights = _common_steps(len(a), len(b))
     a, b = a.T.astype("float64"), b.T.astype("float64")
@@ -287,7 +285,7 @@ def nearest_neighbours(queries, references, k=1):
     distances, ascending, and int64 `[N, k]`, the rows of `references` (at least k); equally
     distant ones in the order of their rows.
     """
-    _check_neighbours(k)
+    k = check_int(1, k=k)
     queries = _checked(queries, "queries", 1)
     references = _checked(references, "references", k, queries.shape[1], "queries")
     return _nearest(queries, references, k)
@@ -361,8 +359,3 @@ def _check_columns(found, name, columns, other):
             f"{other} and {name} must have the same number of features. "
             f"Received: {columns} and {found}"
         )
-
-
-def _check_neighbours(k):
-    if k < 1:
-        raise ValueError(f"k must be at least 1. Received: {k}")

@@ -18,7 +18,7 @@ import numpy as np
 from kgen import files
 from kgen.evaluation import curves
 from kgen.images import encode_png, save_png
-from kgen.training.callbacks import read_metrics
+from kgen.training.metrics_csv import read_metrics
 
 MISSING = "\N{EN DASH}"
 
@@ -193,8 +193,10 @@ def _command(report):
     }
     if options["features"] == "inception":
         options["features"] = "inception:WEIGHTS"
-    options = {name: value for name, value in options.items() if value is not None}
     path = report["model"].get("path")
+    if path:
+        options = {"data": report["data"].get("source"), **options}
+    options = {name: value for name, value in options.items() if value is not None}
     if path:
         words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
         return shlex.join(["kgen", "evaluate", path, *words])
@@ -203,6 +205,38 @@ def _command(report):
 
 
 # Several models -----------------------------------------------------------------------
+
+
+def compare(folders, path):
+    """Puts evaluated models side by side on one page.
+
+    Args:
+        folders: Sequence of folders in which `evaluate` or `kgen evaluate` wrote
+            `evaluation.json`; a `ValueError` for fewer than two, or one without.
+        path: Path of the HTML file to write.
+
+    Returns:
+        Dict for JSON: `"header"` and `"rows"` of the table, lists of strings; `"not_comparable"`,
+        what was not alike in the measurements, to its value in each run, empty where scores may be
+        compared; `"left_out"`, the name of a run to the scores that it lacks and others have, and
+        why.
+    """
+    folders = [pathlib.Path(folder) for folder in folders]
+    if len(folders) < 2:
+        raise ValueError(f"A comparison needs two runs or more. Received: {len(folders)}")
+    entries = [read(folder) for folder in folders]
+    write_comparison(path, entries)
+    header, rows = table(entries)
+    names = [entry["name"] for entry in _named(entries)]
+    differing = _differing([_settings(entry["report"]) for entry in entries])
+    return {
+        "header": header,
+        "rows": rows,
+        "not_comparable": {
+            setting: dict(zip(names, values, strict=True)) for setting, values in differing.items()
+        },
+        "left_out": _left_out(entries),
+    }
 
 
 def write_comparison(path, entries):
@@ -224,6 +258,7 @@ def write_comparison(path, entries):
         differing=differing,
         common={name: value for name, value in measured.items() if name not in differing},
         rows=_rows(entries),
+        left_out=_left_out(entries),
         pictures=pictures,
         curves=curves.of_several([entry["history"] for entry in entries]),
         colours=curves.COLOURS,
@@ -350,6 +385,18 @@ def _differing(settings):
         for name in (measured[0] if measured else ())
         if len({s[name] for s in measured}) > 1
     }
+
+
+def _left_out(entries):
+    """Dict of the name of a run to the scores that it lacks and others have, and why."""
+    scores = {title for entry in entries for title in entry["report"].get("metrics", {})}
+    found = {}
+    for entry in _named(entries):
+        reasons = entry["report"].get("left_out", {})
+        reasons = {title: why for title, why in reasons.items() if title in scores}
+        if reasons:
+            found[entry["name"]] = reasons
+    return found
 
 
 def short(hexadecimal):

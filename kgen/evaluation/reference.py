@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from kgen.checks import unknown_name
+from kgen.checks import check_seed, unknown_name
 from kgen.data.splits import Split
 from kgen.evaluation import classifiers, metrics
 from kgen.evaluation import features as extractors
@@ -35,6 +35,8 @@ class Metric:
         needs: What it cannot do without: `"labels"` of the generated images and of the
             reference, a `"classifier"` in the extractor, or `"train"` images.
         against_train: Bool, whether it can also be taken against training images.
+        generated: Int, how many generated images it cannot do without.
+        real: Int, the same of real ones.
     """
 
     title: str
@@ -42,6 +44,8 @@ class Metric:
     meaning: str
     needs: tuple = ()
     against_train: bool = True
+    generated: int = 2
+    real: int = 2
 
 
 METRICS = {
@@ -55,16 +59,32 @@ METRICS = {
         "MIND-{}", "lower", "Monge distance (sliced Wasserstein) of the features, for small samples"
     ),
     "precision": Metric(
-        "precision-{}", "higher", "share of generated images that lie among the real ones"
+        "precision-{}",
+        "higher",
+        "share of generated images that lie among the real ones",
+        generated=6,
+        real=6,
     ),
     "recall": Metric(
-        "recall-{}", "higher", "share of real images that lie among the generated ones"
+        "recall-{}",
+        "higher",
+        "share of real images that lie among the generated ones",
+        generated=6,
+        real=6,
     ),
     "density": Metric(
-        "density-{}", "higher", "how densely real images surround the generated ones; about 1"
+        "density-{}",
+        "higher",
+        "how densely real images surround the generated ones; about 1",
+        generated=6,
+        real=6,
     ),
     "coverage": Metric(
-        "coverage-{}", "higher", "share of real images with a generated one in their neighbourhood"
+        "coverage-{}",
+        "higher",
+        "share of real images with a generated one in their neighbourhood",
+        generated=6,
+        real=6,
     ),
     "is": Metric(
         "IS-{}",
@@ -72,6 +92,8 @@ METRICS = {
         "Inception-Score form: sure classes, evenly spread",
         ("classifier",),
         against_train=False,
+        generated=10,
+        real=0,
     ),
     "label_accuracy": Metric(
         "label-accuracy-{}",
@@ -94,6 +116,7 @@ METRICS = {
         "of held-out images",
         ("train",),
         against_train=False,
+        real=0,
     ),
 }
 
@@ -171,7 +194,7 @@ class Reference:
         self.extractor = extractors.get(features, self.image_shape)
         self.split = split
         self.class_names = class_names
-        self.seed = seed
+        self.seed = check_seed(seed)
         self.cache_dir = cache_dir
         self.progress = progress
 
@@ -220,7 +243,8 @@ class Reference:
         Args:
             images: uint8 array `[N, H, W, C]`.
             labels: Int array `[N]`, the classes they were drawn for, or `None`.
-            metrics: Sequence of names in `METRICS`, or `None` for all that can be computed.
+            metrics: Sequence of names in `METRICS`, or `None` for all. What cannot be had of such
+                images, or of so few, is left out.
             floor: Bool, also compute the real-against-real values and those against
                 training images, where there are any.
             force: Bool, compute a Fréchet distance of fewer images than features.
@@ -229,13 +253,13 @@ class Reference:
             Dict for JSON: `"features"`, `"reference"`, `"train_reference"`,
             `"floor_sample"`, `"samples"` (`{"n": N}`), `"metrics"`: title to a dict of
             `value` (against the held-out images), `sd`, `train`, `gap` (`value - train`),
-            `floor`, `floor_sd`, `better` and `meaning`; with a classifier that knows the
-            reference's classes `"classes"`, the share of each; `"warnings"`, a list of
-            strings; and `"seconds"`.
+            `floor`, `floor_sd`, `better` and `meaning`; `"left_out"`, title to the reason
+            why a metric cannot be had; with a classifier that knows the reference's classes
+            `"classes"`, the share of each; `"warnings"`, a list of strings; and `"seconds"`.
 
         Raises:
             ValueError: The images have another shape than the reference, a metric is
-                unknown or cannot be computed, or there are too few images.
+                unknown, or none of them can be had.
         """
         clock = time.perf_counter()
         split = Split(np.asarray(images), labels)
@@ -244,6 +268,7 @@ class Reference:
                 f"The generated images must have the reference's shape {self.image_shape}. "
                 f"Received: {split.image_shape}"
             )
+        left_out = self.left_out(len(split), split.labels, metrics, force)
         wanted = self.check(len(split), split.labels, metrics, force)
         if floor or "authenticity" in wanted:
             self.train  # noqa: B018 (so that the clock tells features from metrics)
@@ -296,6 +321,7 @@ class Reference:
             "train_reference": _about("train", train_reference),
             "floor_sample": _about("train", real),
             "metrics": table,
+            "left_out": {self.title(name): reason for name, reason in left_out.items()},
         }
         classes = self._classes(sample)
         if classes is not None:
@@ -309,41 +335,67 @@ class Reference:
         return METRICS[name].title.format(self.extractor.name)
 
     def check(self, n, labels=None, metrics=None, force=False):
-        """Names of the metrics that `measure` would compute of `n` images, or its `ValueError`."""
-        remedies = {}
+        """Names of the metrics that `measure` computes of `n` images.
+
+        A `ValueError` where one is unknown, or some are wanted and none of them can be had.
+        """
+        left_out = self.left_out(n, labels, metrics, force)
+        wanted = _named(metrics)
+        if wanted and len(left_out) == len(wanted):
+            reasons = (f"The metric '{name}' {reason}." for name, reason in left_out.items())
+            raise ValueError(" ".join(dict.fromkeys(reasons)))
+        return [name for name in wanted if name not in left_out]
+
+    def left_out(self, n, labels=None, metrics=None, force=False):
+        """Dict of the names of metrics that cannot be had of `n` images, to the reason why."""
+        missing = {}
         if labels is None or self.test_split.labels is None:
-            remedies["labels"] = "labels of the generated images and of the reference"
+            missing["labels"] = "needs labels of the generated images and of the reference"
         if self.extractor.num_classes is None:
-            remedies["classifier"] = f"an extractor with classes; {self.extractor.name} has none"
-        if self.train_split is None:
-            remedies["train"] = "the training images"
-        for name in metrics or ():
-            if name not in METRICS:
-                raise ValueError(unknown_name("metric", str(name), METRICS))
-            for need in METRICS[name].needs:
-                if need in remedies:
-                    raise ValueError(f"The metric '{name}' needs {remedies[need]}.")
-        wanted = list(metrics or METRICS)
-        if metrics is None:
-            wanted = [name for name in wanted if not set(METRICS[name].needs) & set(remedies)]
-        if "label_accuracy" in wanted and not self.knows_classes:
-            if metrics is not None:
-                raise ValueError(
-                    "The metric 'label_accuracy' needs an extractor that knows the reference's "
-                    f"classes; {self.extractor.name} gets {self._accuracy:.0%} of them right."
-                )
-            wanted.remove("label_accuracy")
-        if "fd" in wanted and n < self.extractor.dim and not force:
-            raise ValueError(
-                f"A Fréchet distance of {self.extractor.dim} features needs at least "
-                f"{self.extractor.dim} images. Received: {n}. Draw more, choose other metrics, "
-                "or force it."
+            missing["classifier"] = (
+                f"needs an extractor with classes; {self.extractor.name} has none"
             )
-        return wanted
+        if self.train_split is None:
+            missing["train"] = "needs the training images"
+        elif len(self.train_split) < 2:
+            missing["train"] = "needs at least 2 training images. Received: 1"
+        found = {}
+        for name in _named(metrics):
+            metric, real = METRICS[name], len(self.test_split)
+            reasons = [missing[need] for need in metric.needs if need in missing]
+            if n < metric.generated:
+                reasons.append(
+                    f"needs at least {metric.generated} generated images. Received: {n}. Draw more"
+                )
+            if real < metric.real:
+                reasons.append(
+                    f"needs at least {metric.real} real images. Received: {real} in the "
+                    f"{self.split} split. Hold out more"
+                )
+            if name == "fd" and n < self.extractor.dim and not force:
+                reasons.append(
+                    f"of {self.extractor.dim} features needs at least {self.extractor.dim} images. "
+                    f"Received: {n}. Draw more, or force it"
+                )
+            if name == "label_accuracy" and not reasons and not self.knows_classes:
+                reasons.append(
+                    f"needs an extractor that knows the reference's classes; {self.extractor.name} "
+                    f"gets {self._accuracy:.0%} of them right"
+                )
+            if reasons:
+                found[name] = reasons[0]
+        return found
 
     def _values(self, sample, real, wanted):
-        """Dict of metric name to `(value, standard deviation or None)`."""
+        """Dict of metric name to `(value, standard deviation or None)`, without those that need
+        more images.
+        """
         values = {}
+        wanted = [
+            name
+            for name in wanted
+            if len(sample) >= METRICS[name].generated and len(real) >= METRICS[name].real
+        ]
         if "fd" in wanted:
             values["fd"] = metrics.frechet_distance(sample.features, real.features), None
         if "kd" in wanted:
@@ -463,6 +515,15 @@ def measure(images, test, train=None, labels=None, *, metrics=None, force=False,
     >>> found["metrics"]["FD-lenet128"]
     """
     return Reference(test, train, **options).measure(images, labels, metrics, force=force)
+
+
+def _named(metrics):
+    """Names of metrics, all where there are none given; a `ValueError` for one that is unknown."""
+    names = list(METRICS if metrics is None else metrics)
+    for name in names:
+        if name not in METRICS:
+            raise ValueError(unknown_name("metric", str(name), METRICS))
+    return names
 
 
 def _about(split, sample):

@@ -1,6 +1,7 @@
 """`evaluate`: the figures of a model on held-out images, as a dict, and as a page to look at."""
 
 import functools
+import hashlib
 import importlib.util
 import json
 import math
@@ -13,13 +14,14 @@ import numpy as np
 
 import kgen
 from kgen import files
+from kgen.checks import check_int, check_seed
 from kgen.data.loading import Data
 from kgen.data.splits import Split
 from kgen.evaluation import page, pairs, pictures
 from kgen.evaluation.features import extract
 from kgen.evaluation.interpolation import interpolate
 from kgen.evaluation.metrics import nearest_neighbours
-from kgen.evaluation.reference import Reference
+from kgen.evaluation.reference import METRICS, Reference
 
 #: The slugs of all pictures that there may be.
 PICTURES = ("samples", "classes", "neighbours", "reconstructions", "interpolation")
@@ -79,6 +81,7 @@ def evaluate(
     folder=None,
     history=(),
     path=None,
+    source=None,
     cache_dir=None,
     progress="auto",
     verbose=0,
@@ -94,8 +97,8 @@ def evaluate(
         split: `"test"`, `"validation"` or `"train"`, of a `Data`.
         num_samples: Int, how many images to draw; a class-conditional model draws classes
             as often as they occur in `split`.
-        metrics: Sequence of names in `kgen.evaluation.METRICS`; `None` for all that can be
-            computed, `()` for none.
+        metrics: Sequence of names in `kgen.evaluation.METRICS`; `None` for all, `()` for none.
+            What cannot be had is left out and named.
         features: What images are compared by, see `kgen.evaluation.features.get`.
         importance_samples: Int, samples per image for the likelihood of a model that has
             only a bound (a VAE); `None` for 1, which is the ELBO.
@@ -107,6 +110,7 @@ def evaluate(
         history: List of dicts, the rows of a run's `metrics.csv`, whose curves go into
             the report.
         path: String, where the model came from, for the report.
+        source: String, where the images came from, if it was not the model's run, for the report.
         cache_dir: Path where features of real images are kept; `None` for kgen's cache.
         progress: Bool, or `"auto"` for progress bars on long work.
         verbose: As in `keras.Model.evaluate`.
@@ -123,12 +127,12 @@ def evaluate(
           `"protocol"`, which say what the number is.
         - `"sampling"`: `"images_per_second"` without the first batch, which compiles,
           `"batch_size"` and `"seconds_for_the_first_batch"`.
-        - All of `Reference.measure`: `"metrics"`, `"classes"`, `"warnings"`, ...
+        - All of `Reference.measure`: `"metrics"`, `"left_out"`, `"classes"`, `"warnings"`, ...
         - `"pictures"`: with `folder`, slug to `title`, `caption` and `file`.
 
     Raises:
         ValueError: `importance_samples` is given for a model that has no bound, the
-            images are not what the model takes, or a metric cannot be computed.
+            images are not what the model takes, or none of `metrics` can be had.
         FileExistsError: `folder` holds files of such names that no evaluation wrote.
         BlockingIOError: Another process writes an evaluation there.
 
@@ -137,6 +141,7 @@ def evaluate(
     >>> report = kgen.evaluation.evaluate(model, data, folder="evaluation")
     >>> report["metrics"]["FD-lenet128"]["value"], report["likelihood"]["nats"]
     """
+    seed = check_seed(seed)
     if importance_samples is not None:
         known = hasattr(model, "negative_log_likelihood")
         if not known or "importance_samples" not in model.likelihood_protocol(seed=seed):
@@ -145,11 +150,12 @@ def evaluate(
                 f"{type(model).__name__} has {has}. Received: importance_samples="
                 f"{importance_samples}. Leave it out."
             )
-    if importance_samples is not None and importance_samples < 1:
-        raise ValueError(f"importance_samples must be positive. Received: {importance_samples}")
-    if num_samples < 1:
-        raise ValueError(f"num_samples must be positive. Received: {num_samples}")
+        importance_samples = check_int(1, importance_samples=importance_samples)
+    num_samples = check_int(1, num_samples=num_samples)
+    batch_size = check_int(1, batch_size=batch_size)
     about, test, train, names = _splits(model, data, train, split)
+    if source is not None:
+        about["source"] = source
     if not model.compiled:
         model.compile()
     checked = model.check_split(test)
@@ -166,6 +172,9 @@ def evaluate(
             progress=progress is True,
         )
         labels = None if model.num_classes is None else reference.labels_like(num_samples, seed)
+        left_out = reference.left_out(num_samples, labels, metrics, force)
+        if metrics is None:
+            metrics = [name for name in METRICS if name not in left_out]
         reference.check(num_samples, labels, metrics, force)  # before the long work
 
     losses = model.evaluate(checked, batch_size=batch_size, return_dict=True, verbose=verbose)
@@ -195,12 +204,15 @@ def evaluate(
     else:
         images, report["sampling"] = draw(model, num_samples, labels, seed, batch_size, progress)
         found = reference.measure(images, labels, metrics, force=force)
+        found["left_out"] = {reference.title(name): why for name, why in left_out.items()}
         found["samples"] = {
             "n": num_samples,
             "seed": seed,
             "labels": None if labels is None else "as frequent as in the reference",
         }
         report |= found
+        if train is not None and about["split"] != "train":
+            report["warnings"] += _not_held_out(test, train)
         if folder is not None:
             drawn = _pictures(model, reference, images, labels, checked, seed, batch_size)
     report["versions"] = {
@@ -214,25 +226,6 @@ def evaluate(
         report["pictures"] = page.write(folder / "report.html", report, drawn, list(history))
         files.write_text(folder / "evaluation.json", json.dumps(report, indent=2) + "\n")
     return report
-
-
-def compare(folders, path):
-    """Puts evaluated models side by side on one page.
-
-    Args:
-        folders: Sequence of folders in which `evaluate` or `kgen evaluate` wrote
-            `evaluation.json`; a `ValueError` for fewer than two, or one without.
-        path: Path of the HTML file to write.
-
-    Returns:
-        Tuple `(header, rows)` of the table, lists of strings.
-    """
-    folders = [pathlib.Path(folder) for folder in folders]
-    if len(folders) < 2:
-        raise ValueError(f"A comparison needs two runs or more. Received: {len(folders)}")
-    entries = [page.read(folder) for folder in folders]
-    page.write_comparison(path, entries)
-    return page.table(entries)
 
 
 def likelihood(model, split, importance_samples=1, seed=0, batch_size=64, progress="auto"):
@@ -313,6 +306,22 @@ def _splits(model, data, train, split):
     return about, test, train, data.class_names
 
 
+def _not_held_out(test, train):
+    """A warning, in a list, where many of the held-out images were trained on."""
+
+    def hashes(images):
+        return [hashlib.blake2b(image, digest_size=16).digest() for image in images]
+
+    known = set(hashes(train.images))
+    shared = sum(image in known for image in hashes(test.images))
+    if shared < 0.1 * len(test):
+        return []
+    return [
+        f"not held out: {shared} of the {len(test)} images are training images too, pixel for "
+        "pixel, so that a model which copies scores well. Give images that it was not trained on."
+    ]
+
+
 def _reconstruct(model, images, labels=None, batch_size=64):
     inputs = {"image": images} | ({} if labels is None else {"label": labels})
     function = model.endpoints()["reconstruct"].function
@@ -348,7 +357,8 @@ def _pictures(model, reference, images, labels, test, seed, batch_size):
     if reference.train is not None:
         chosen = images[:8]
         vectors = extract(reference.extractor, chosen, cache=False)
-        _, nearest = nearest_neighbours(vectors, reference.train.features, k=7)
+        known = reference.train.features
+        _, nearest = nearest_neighbours(vectors, known, k=min(7, len(known)))
         found["neighbours"] = {
             "title": "Nearest training images",
             "caption": "Left, the first images drawn; right of each, the training images nearest "

@@ -1,5 +1,6 @@
 """`CausalConv2D`: one convolution, over a whole image or pixel by pixel."""
 
+import contextlib
 import math
 
 import keras
@@ -136,10 +137,18 @@ class CausalConv2D(Configurable, layers.Layer):
             if not mask.all():
                 self.mask = mask.reshape(-1, self.filters)
 
-    def _own(self):
-        """The weights of the own row, `[columns * in, filters]`, masked."""
+    #: Into how many equal shares of its filters `pixel` parts them.
+    shares = 1
+
+    def _own(self, share=None):
+        """The weights of the own row, masked, `[columns * in, filters]` or a share of them."""
+        if "_held" in self.__dict__:
+            whole, shares = self._held
+            return whole if share is None else shares[share]
         kernel = ops.cast(self.own_kernel, self.compute_dtype)
-        return kernel if self.mask is None else kernel * ops.cast(self.mask, kernel.dtype)
+        if self.mask is not None:
+            kernel = kernel * ops.cast(self.mask, kernel.dtype)
+        return kernel if share is None else ops.split(kernel, self.shares, axis=1)[share]
 
     def _kernel(self, channels):
         """The weights of whole rows, `[rows, columns, in, filters]`."""
@@ -173,15 +182,37 @@ class CausalConv2D(Configurable, layers.Layer):
         x = ops.pad(ops.cast(x, self.compute_dtype), ((0, 0), (0, 0), (side, side), (0, 0)))
         return self._biased(ops.conv(x, ops.cast(kernel, self.compute_dtype))[:, 0])
 
-    def pixel(self, taps, biased=True):
+    def pixel(self, taps, biased=True, share=None):
         """The part of one pixel's output that comes from its own row, `[B, filters]`.
 
         From a list of `[B, in]`, from left to right, the pixel last; `biased` is `False` where
-        `rows` has added the bias.
+        `rows` has added the bias; with a `share`, an int, it is that one of the `shares` alone.
         """
         taps = [ops.cast(tap, self.compute_dtype) for tap in taps]
-        outputs = ops.matmul(ops.concatenate(taps, axis=-1), self._own())
-        return self._biased(outputs) if biased else outputs
+        outputs = ops.matmul(ops.concatenate(taps, axis=-1), self._own(share))
+        return self._biased(outputs, share) if biased else outputs
 
-    def _biased(self, x):
-        return x + ops.cast(self.bias, x.dtype) if self.use_bias else x
+    def _biased(self, x, share=None):
+        if not self.use_bias:
+            return x
+        bias = ops.cast(self.bias, x.dtype)
+        return x + (bias if share is None else ops.split(bias, self.shares)[share])
+
+
+@contextlib.contextmanager
+def held_kernels(network):
+    """Inside, the layers of a network mask and cast the weights of the own row once for all pixels.
+
+    Loops that are traced inside must end there too.
+    """
+    layers = [layer for layer in network._flatten_layers() if isinstance(layer, CausalConv2D)]
+    layers = [layer for layer in layers if layer.taps and layer.built]
+    try:
+        for layer in layers:
+            kernel = layer._own()
+            shares = ops.split(kernel, layer.shares, axis=1) if layer.shares > 1 else [kernel]
+            object.__setattr__(layer, "_held", (kernel, shares))  # not to be tracked, or saved
+        yield
+    finally:
+        for layer in layers:
+            layer.__dict__.pop("_held", None)

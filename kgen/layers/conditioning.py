@@ -10,6 +10,7 @@ import numpy as np
 from keras import layers, ops
 
 from kgen import random
+from kgen.checks import Number
 
 
 def class_input(num_classes):
@@ -40,20 +41,47 @@ def hide_labels(labels, seeds, share, num_classes):
     return ops.where(hidden, np.int32(num_classes), labels)
 
 
+#: What the option `guidance_scale` may be: any number, and 1 is the network itself.
+GUIDANCE = Number(off=1)
+
+
+def guides(guidance_scale):
+    """Whether a scale is another than 1; that of a tensor is."""
+    return ops.is_tensor(guidance_scale) or guidance_scale != GUIDANCE.off
+
+
+def check_guidance(model, guidance_scale):
+    """Raises a ValueError where a scale compares with what a model never learnt."""
+    if not guides(guidance_scale):
+        return
+    if model.num_classes is None:
+        raise _no_classes(guidance_scale)
+    if not model.label_dropout:
+        raise ValueError(
+            "guidance_scale compares with the model that is told no class, which label_dropout=0 "
+            "never trained: leave it at 1, or train with label_dropout=0.1. Received: "
+            f"guidance_scale={guidance_scale}, label_dropout={model.label_dropout}"
+        )
+
+
+def _no_classes(guidance_scale):
+    return ValueError(
+        "guidance_scale compares with a model without classes, and this one has none: leave it at "
+        f"1, or build the model with num_classes. Received: guidance_scale={guidance_scale}"
+    )
+
+
 def guided(network, inputs, labels, num_classes, guidance_scale):
     """What a network says without a class, plus so many times what the class changes; float32.
 
     With w + 1 for the scale it is equation 6 of Ho and Salimans: 1 is the network itself, 0 the
     one without classes. Both are computed in one pass of twice the batch. A `ValueError` where a
-    network without classes is to be guided by them.
+    network without classes is to be guided by them; see `check_guidance`.
     """
-    if guidance_scale == 1:
+    if not guides(guidance_scale):
         return ops.cast(network(*inputs, labels), "float32")
     if labels is None:
-        raise ValueError(
-            "guidance_scale compares with a model without classes, and this one has none: leave it "
-            f"at 1, or build the model with num_classes. Received: {guidance_scale}"
-        )
+        raise _no_classes(guidance_scale)
     labels = ops.concatenate([labels, ops.full_like(labels, num_classes)], axis=0)
     inputs = [ops.concatenate([x, x], axis=0) for x in inputs]
     told, free = ops.split(ops.cast(network(*inputs, labels), "float32"), 2, axis=0)

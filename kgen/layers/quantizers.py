@@ -16,6 +16,7 @@ import numpy as np
 from keras import layers, ops
 
 from kgen import random
+from kgen.checks import Number, check_ints, check_numbers
 from kgen.configurable import Configurable
 from kgen.training.step import batch_moments, whole_batch
 
@@ -119,6 +120,9 @@ class VectorQuantizer(Quantizer):
         self, num_codes, dim, commitment=0.25, ema_decay=0.99, restart_threshold=0.1, **kwargs
     ):
         super().__init__(**kwargs)
+        check_ints(1, num_codes=num_codes, dim=dim)
+        check_numbers(Number(least=0), commitment=commitment, restart_threshold=restart_threshold)
+        check_numbers(Number(least=0, below=1, optional=True), ema_decay=ema_decay)
         self._count_usage()
         self.codebook = self._state(
             (num_codes, dim), "codebook", "random_normal", trainable=ema_decay is None
@@ -207,11 +211,15 @@ class FSQ(Quantizer):
     """
 
     def __init__(self, levels, **kwargs):
-        levels = tuple(int(level) for level in levels)
-        if not levels or min(levels) < 3:
+        given = levels
+        try:
+            levels = tuple(int(level) for level in given)
+        except (TypeError, ValueError):
+            levels = ()
+        if not levels or min(levels) < 3 or levels != tuple(given):
             raise ValueError(
                 "levels must be ints of 3 or more, one for each dimension, such as (8, 5, 5, 5). "
-                f"Received: levels={levels}"
+                f"Received: levels={given!r}"
             )
         if math.prod(levels) > 2**16:
             raise ValueError(

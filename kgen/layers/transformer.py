@@ -19,7 +19,7 @@ import numpy as np
 from keras import layers, ops
 
 from kgen import random
-from kgen.checks import check_ints, check_names, check_shares
+from kgen.checks import Number, check_ints, check_names, check_numbers, check_shares
 from kgen.configurable import Configurable
 
 NORMALIZATIONS = ("layer", "rms")
@@ -161,6 +161,7 @@ class RMSNorm(Configurable, layers.Layer):
 
     def __init__(self, scale=True, epsilon=1e-6, **kwargs):
         super().__init__(**kwargs)
+        check_numbers(Number(above=0), epsilon=epsilon)
 
     def build(self, shape):
         self.factors = self.add_weight((shape[-1],), "ones", name="scale") if self.scale else None
@@ -222,6 +223,7 @@ class Attention(Configurable, layers.Layer):
 
     def __init__(self, dim, num_heads, angles=None, causal=False, qk_norm=False, **kwargs):
         super().__init__(**kwargs)
+        check_ints(1, dim=dim, num_heads=num_heads)
         if dim % num_heads:
             raise ValueError(
                 f"num_heads must divide the model's dimension {dim}. Received: {num_heads}"
@@ -311,6 +313,8 @@ class FeedForward(Configurable, layers.Layer):
 
     def __init__(self, dim, ratio=4.0, kind="gelu", **kwargs):
         super().__init__(**kwargs)
+        check_ints(1, dim=dim)
+        check_numbers(Number(above=0), ratio=ratio)
         # SwiGLU has three matrices in place of two: section 2 of its paper takes 2/3 of the width.
         self.hidden = int(dim * ratio) if kind == "gelu" else int(dim * ratio * 2 / 3 + 7) // 8 * 8
         wide = self.hidden if kind == "gelu" else 2 * self.hidden
@@ -371,6 +375,7 @@ class TransformerBlock(Configurable, layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        check_shares(dropout=dropout)
         dtype = self.dtype_policy
         self.attention_norm = normalization(
             norm, not conditional, name="attention_norm", dtype=dtype

@@ -41,6 +41,7 @@ class GridPositions(Configurable, layers.Layer):
 
     def __init__(self, height, width, **kwargs):
         super().__init__(**kwargs)
+        check_ints(1, height=height, width=width)
 
     def build(self, shape):
         normal = keras.initializers.RandomNormal

@@ -14,7 +14,7 @@ import keras
 
 import kgen
 from kgen import files, models
-from kgen.checks import unknown_name
+from kgen.checks import check_int, unknown_name
 from kgen.image_generator import ImageGenerator
 from kgen.training.callbacks import (
     Checkpointing,
@@ -28,7 +28,14 @@ from kgen.training.checkpoints import Position, save_model, sha256
 from kgen.training.distribution import data_parallel, is_main_host
 from kgen.training.errors import Interrupted, NonFiniteError, RunError
 from kgen.training.run_config import MAY_CHANGE, RunConfig
-from kgen.training.run_folder import Run, load_keras, load_model, load_source, timestamp
+from kgen.training.run_folder import (
+    Run,
+    load_keras,
+    load_model,
+    load_source,
+    source_name,
+    timestamp,
+)
 
 __all__ = ["Interrupted", "NonFiniteError", "Run", "RunConfig", "RunError", "load_model", "train"]
 
@@ -92,6 +99,7 @@ def train(
         raise ValueError(f"run must be the path of a folder. Received: {run!r}")
     if isinstance(data, str) and not data:
         raise ValueError("data must name a source. Received: ''")
+    num_samples = check_int(1, num_samples=num_samples)
     run = Run(pathlib.Path(run))
     given = _given(options)
     before = run.info if resume and run.exists else None
@@ -126,6 +134,9 @@ def train(
             # What does not fit is refused before the folder is touched.
             model._batches(data.train, batch_size=config.batch_size)
         evaluation = _evaluation(run, model, data, config)
+        named = source_name(source)
+        if before is not None and named not in (None, before["data"]["source"]):
+            run.update(data={**before["data"], "name": data.name, "source": named})
         if before is None:
             if is_main_host():
                 stack.enter_context(run.held())
@@ -353,12 +364,6 @@ def _check_fingerprint(run, info, data):
 
 def _describe(name, model, source, data, config):
     """What `run.json` says of a run that begins."""
-    if isinstance(source, (str, pathlib.Path)):
-        # A path is kept whole, so that the run can go on from any folder.
-        is_path = source not in kgen.data.SOURCES and pathlib.Path(source).exists()
-        source = str(pathlib.Path(source).resolve() if is_path else source)
-    else:
-        source = None
     packages = ("keras", "tensorflow", "jax", "numpy")
     versions = {}
     for package in packages:
@@ -377,7 +382,7 @@ def _describe(name, model, source, data, config):
             "arguments": vars(config),
             "data": {
                 "name": data.name,
-                "source": source,
+                "source": source_name(source),
                 "fingerprint": data.fingerprint,
                 "image_shape": data.image_shape,
                 "num_classes": data.num_classes,

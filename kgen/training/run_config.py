@@ -48,14 +48,19 @@ class RunConfig:
     keep_best: str | None = None
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "learning_rate", "evaluate_every"):
+        from kgen.checks import check_int, check_seed, unknown_name  # with NumPy
+
+        for name in ("epochs", "batch_size", "evaluate_every"):
             value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise ValueError(f"{name} must be positive. Received: {name}={value}")
+            if value is not None:
+                object.__setattr__(self, name, check_int(1, **{name: value}))
+        object.__setattr__(self, "seed", check_seed(self.seed))
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise ValueError(
+                f"learning_rate must be positive. Received: learning_rate={self.learning_rate}"
+            )
         if self.mixed_precision is not None:
             if self.mixed_precision not in _POLICIES:
-                from kgen.checks import unknown_name
-
                 name = str(self.mixed_precision)
                 raise ValueError(unknown_name("mixed precision", name, _POLICIES))
             object.__setattr__(self, "mixed_precision", _POLICIES[self.mixed_precision])

@@ -8,14 +8,16 @@ import pathlib
 import sys
 
 import keras
+import numpy as np
 
 import kgen
 from kgen import files, models
+from kgen.data.loading import SPLITS
 from kgen.image_generator import ImageGenerator
-from kgen.training.callbacks import read_metrics
 from kgen.training.checkpoints import Checkpoints, sha256
 from kgen.training.distribution import is_main_host
-from kgen.training.errors import RunError
+from kgen.training.errors import RunError, check_model_path
+from kgen.training.metrics_csv import read_metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,18 +71,73 @@ class Run:
         """List of dicts, the rows of `metrics.csv`."""
         return read_metrics(self.path / "metrics.csv")
 
-    def load_data(self, report=print):
-        """Loads the `kgen.data.Data` of the run again; `report` hears if it is not what it was."""
-        info = self.info
-        about = info["data"]
-        if about["source"] is None:
+    def load_data(self, report=print, source=None):
+        """Loads the `kgen.data.Data` of the run again, or other images as those were loaded.
+
+        Images of another `source` are decoded as the run's (shape, background, cropping, limits),
+        and their classes get the run's numbers, by name. A source without splits of its own is
+        held out as a whole: it is `test`, and there is no `train`. The run's own data, with its
+        splits, is one that is named as in `run.json`, or has the same images at another place.
+
+        `report` is given lines for the user: the data is not what it was, classes have no names.
+        A `ValueError` where the model is class-conditional, and has not all of the classes.
+        """
+        about = self.info["data"]
+        own = source is None or source_name(source) == about["source"]
+        if source is None and about["source"] is None:
             raise RunError(f"The data of {self.path} was not loaded from a source: give it again.")
-        data = load_source(
-            about["source"], about["image_shape"], info["arguments"]["data_arguments"]
-        )
+        if not own:
+            whole = self._load(source, {"validation_fraction": 0, "test_fraction": 0})
+            # Drawn splits make no other number of images: only where it is equal, look again.
+            if whole.count() != sum(about[name] or 0 for name in SPLITS):
+                return self._held_out(whole, report)
+        data = self._load(about["source"] if source is None else source)
         if data.fingerprint != about["fingerprint"]:
+            if not own:
+                return self._held_out(whole, report)
             report(f"{data.name} is not what it was in training: its fingerprint differs.")
         return data
+
+    def owns(self, data):
+        """Whether a `kgen.data.Data` is that of the run, as `load_data` tells it from another."""
+        about = self.info["data"]
+        named = source_name(data.source) == about["source"]
+        return named or data.fingerprint == about["fingerprint"]
+
+    def _load(self, source, options=()):
+        info = self.info
+        options = {**info["arguments"]["data_arguments"], **dict(options)}
+        return load_source(source, info["data"]["image_shape"], options)
+
+    def _held_out(self, data, report):
+        info = self.info
+        if data.validation is None and data.test is None:
+            data = dataclasses.replace(data, train=None, test=data.train)
+        splits = {name: getattr(data, name) for name in SPLITS}
+        if all(split is None or split.labels is None for split in splits.values()):
+            return data
+        names, count = info["data"].get("class_names"), info["data"].get("num_classes")
+        numbers = _numbers_of_classes(data, names, count)
+        if numbers is None:
+            if info["model"]["config"].get("num_classes") is None:
+                return data  # nobody asks for its classes
+            raise ValueError(
+                f"{data.source} has classes that the run {self.path} has not. Received: "
+                f"{_listed(data.class_names, data.num_classes)}; the run's: "
+                f"{_listed(names, count)}. Name them alike, or leave the others out."
+            )
+        if names is not None and data.class_names is None:
+            pairs = [f"{i} for {names[number]}" for i, number in enumerate(numbers)]
+            report(
+                f"The classes of {data.name} have no names. Taken for the run's: "
+                f"{_listed(pairs, count)}."
+            )
+        changed = {
+            name: dataclasses.replace(split, labels=numbers[split.labels])
+            for name, split in splits.items()
+            if split is not None and split.labels is not None
+        }
+        return dataclasses.replace(data, class_names=names, num_classes=count, **changed)
 
     @property
     def finished(self):
@@ -191,8 +248,9 @@ def load_model(path, report=print):
     Of a run that is not finished, the last good checkpoint is taken, or what it had finished
     with before. `report` is given lines for the user. `RunError` where there is no model.
     """
-    models.registered()  # so that Keras knows the classes
     path = pathlib.Path(path)
+    check_model_path(path)
+    models.registered()  # so that Keras knows the classes
     run = Run(path)
     if run.exists:
         run.settle()
@@ -209,14 +267,8 @@ def load_model(path, report=print):
         return model, run
     if (path / "config.json").is_file():
         return ImageGenerator.from_preset(path), None
-    if path.is_file():
-        beside = Run(path.parent)
-        return load_keras(path), beside if beside.exists else None
-    what = "is a folder without run.json or config.json" if path.is_dir() else "does not exist"
-    raise RunError(
-        f"There is no model in {path}: it {what}. Give the folder of a run, a .keras file or "
-        "the folder of a preset."
-    )
+    beside = Run(path.parent)
+    return load_keras(path), beside if beside.exists else None
 
 
 def load_keras(path):
@@ -229,6 +281,39 @@ def load_keras(path):
     if not isinstance(model, ImageGenerator):
         raise RunError(f"{path} holds a {type(model).__name__}, not an image generator of kgen.")
     return model
+
+
+def source_name(source):
+    """A source of data as `run.json` has it, `None` for arrays and datasets.
+
+    A path is kept whole, so that the run can go on from any folder.
+    """
+    if not isinstance(source, (str, pathlib.Path)):
+        return None
+    is_path = source not in kgen.data.SOURCES and pathlib.Path(source).expanduser().exists()
+    return str(pathlib.Path(source).expanduser().resolve() if is_path else source)
+
+
+def _numbers_of_classes(data, names, count):
+    """The number that each class of `data` has among `count` classes, an array; `None` where one
+    of them is not there. `names` are those of the classes, or `None`; a class without a name is
+    called by its number.
+    """
+    numbered = [str(i) for i in range(data.num_classes)]
+    wanted = data.class_names or numbered
+    known = [str(i) for i in range(count or 0)] if names is None else names
+    if not set(wanted) <= set(known) and names is not None and data.class_names is None:
+        known = known if data.num_classes > len(known) else numbered  # only numbers are given
+    if not set(wanted) <= set(known):
+        return None
+    return np.array([known.index(name) for name in wanted], "int32")
+
+
+def _listed(names, count):
+    """Names of classes, or how many there are, for a message."""
+    if names is None:
+        return f"{count} classes without names" if count else "no classes"
+    return ", ".join(names[:30]) + (f" and {len(names) - 30} more" if len(names) > 30 else "")
 
 
 def load_source(source, image_shape, options):

@@ -51,7 +51,10 @@ def pictures(tmp_path):
         ("sample RUN --set temprature=2", ["option 'temprature'", "'temperature'"]),
         # values
         ("train vae --data digits --set latent_dim", ["name=value", "latent_dim"]),
-        ("train vae --data digits --set latent_dim=x", ["VAE cannot be built", "'x'"]),
+        (
+            "train vae --data digits --set latent_dim=x",
+            ["latent_dim must be a positive int", "'x'"],
+        ),
         ("train vae --data digits --set beta=nan --learning-rate 0", ["learning_rate=0"]),
         ("train vae --data digits --image-shape 32x32", ["32x32x3", "Received", "32x32"]),
         ("train vae --data digits --image-shape 9x9x1", ["divide by 4", "(9, 9, 1)"]),
@@ -60,6 +63,10 @@ def pictures(tmp_path):
         ("train vae --data digits --devices 99", ["devices", "99"]),
         ("train vae --data digits --resume --force", ["one of them"]),
         ("sample RUN --seeds 1,x", ["--seeds", "1,2,3", "1,x"]),
+        ("sample RUN -n 5 --seeds 1,2", ["in place of -n", "Received: -n 5 --seeds 1,2"]),
+        ("sample RUN --seed 5 --seeds 1,2", ["in place of", "Received: --seed 5 --seeds 1,2"]),
+        ("sample RUN --columns 5 -o folder", ["goes with a .png", "--columns 5 -o folder"]),
+        ("complete RUN --keep 0.1 --mask m.png", ["one of them", "--keep 0.1 --mask m.png"]),
         ("interpolate RUN --label 3", ["unconditional and takes no labels"]),
         # what is missing
         ("train", ["Which model?", "kgen train vae --data digits"]),
@@ -86,7 +93,7 @@ def pictures(tmp_path):
         ("evaluate RUN --metrics is", ["'is' needs an extractor with classes"]),
         ("evaluate RUN --features lenet128", ["takes images of 28x28x1. Received: 8x8x1"]),
         ("evaluate RUN --features inception:nowhere.pth", ["nowhere.pth"]),
-        ("evaluate RUN --num-samples 100", ["256 images. Received: 100"]),
+        ("evaluate RUN --metrics fd --num-samples 100", ["256 images. Received: 100"]),
         # runs
         ("train vae_tiny --data digits --run RUN", ["already holds a run", "--resume", "--force"]),
         ("train --resume RUN --batch-size 3", ["batch_size=32", "batch_size=3"]),
@@ -101,6 +108,27 @@ def test_one_line(refused, nothing_written, vae_run, dcgan_run, line, messages):
         assert message in received
     assert len(received) < 600
     assert Run(vae_run).info == before
+
+
+LINES = (
+    *("sample NO", "interpolate NO", "complete NO", "vary NO", "evaluate NO", "export NO -o x"),
+    *("compare NO NO", "train --resume --run NO"),
+)
+NOT_THERE = """
+import sys
+from kgen.cli import main
+for line in sys.argv[1:]:
+    assert main(line.split()) == 1
+print(sorted({"keras", "tensorflow", "jax"} & set(sys.modules)))
+"""
+
+
+def test_what_is_not_there_is_said_before_a_framework_is_imported(run_python, nothing_written):
+    lines = [line.replace("NO", "runs/nowhere") for line in LINES]
+    result = run_python(NOT_THERE, *lines)
+    errors = result.stderr.splitlines()
+    assert result.stdout == "[]\n" and len(errors) == len(LINES)
+    assert all(error.startswith("Error: ") and "runs/nowhere" in error for error in errors)
 
 
 @pytest.mark.parametrize(

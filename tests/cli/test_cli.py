@@ -308,9 +308,20 @@ def test_interpolate(result, vae_run, dcgan_run, tmp_path):
 
 
 def test_export_and_verify(kgen, result, refused, vae_run, tmp_path, tensorflow_only):
-    out = tmp_path / "artifact"
-    exported = result("export", vae_run, "-o", out, "--formats", "onnx", "--batch-sizes", "1,3")
-    assert exported["artifact"] == str(out)
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ed25519
+
+    key, public = tmp_path / "key.pem", tmp_path / "public.pem"
+    pair, pem = ed25519.Ed25519PrivateKey.generate(), serialization.Encoding.PEM
+    plain = serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    key.write_bytes(pair.private_bytes(pem, *plain))
+    info = serialization.PublicFormat.SubjectPublicKeyInfo
+    public.write_bytes(pair.public_key().public_bytes(pem, info))
+
+    out = tmp_path / "artifacts" / "vae"
+    options = ("--formats", "onnx", "--batch-sizes", "1,3")
+    exported = result("export", vae_run, "-o", out, *options, "--sign", key)
+    assert exported["artifact"] == str(out) and len(exported["signed_by"]) == 64
     assert {row["format"] for row in exported["signatures"]} == {"onnx"}
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["batch_sizes"] == [1, 3]
@@ -319,11 +330,16 @@ def test_export_and_verify(kgen, result, refused, vae_run, tmp_path, tensorflow_
     assert manifest["metadata"]["training"]["metrics"]["epoch"] == 2
     assert "already holds an artifact" in refused("export", vae_run, "-o", out)
 
-    verified = result("verify", out)
-    assert verified["verified"] is True and verified["files"] == len(manifest["files"])
-    out.rename(out.with_name(".artifact.kgen-old"))  # killed while it was replaced
-    assert "is what was exported" in kgen("verify", out)[1]
-    assert [path.name for path in tmp_path.iterdir()] == ["artifact"]
+    verified = result("verify", out, "--key", public)
+    assert verified["verified"] is verified["authentic"] is True and verified["parity"]
+    assert verified["files"] == len(manifest["files"])
+    out.rename(out.with_name(".vae.kgen-old"))  # killed while it was replaced
+    said = kgen("verify", out, "--hashes-only")[1]
+    assert "is what was exported" in said and "nothing was run" in said
+    assert "says that it was signed by the key sha256" in said
+    assert f"signed by the owner of {public}" in kgen("verify", out, "--key", public)[1]
+    assert "holds no public key" in refused("verify", out, "--key", key)
+    assert [path.name for path in out.parent.iterdir()] == ["vae"]
     file = out / "onnx" / "generate.onnx"
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1

@@ -50,6 +50,22 @@ def test_complete_with_a_mask(result, refused, run, tmp_path):
     assert result(*line, "--any-order", "-n", 2)["images"] == 2
 
 
+def test_complete_other_images(result, run, tmp_path):
+    """Their class is the run's of that name, not the first of their own."""
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8), "uint8")
+    (tmp_path / "mine/7").mkdir(parents=True)
+    for i, image in enumerate(images):
+        Image.fromarray(image).save(tmp_path / f"mine/7/{i}.png")
+    out = tmp_path / "completions.png"
+    result("complete", run, "--data", tmp_path / "mine", "--samples", 1, "-o", out)
+    model, _ = load_model(run)
+    given = model.cut_to_levels(images[..., None])
+    drawn = model.complete(given, np.arange(8)[:, None] < np.full((8, 8), 4), 7)
+    for i in range(3):
+        tile = pixels(out)[2 + 34 * i : 34 + 34 * i : 4, 70:102:4]
+        np.testing.assert_array_equal(tile, drawn[i, ..., 0])
+
+
 def test_complete_refuses(refused, run, vae_run, tmp_path):
     assert "VAE cannot complete images" in refused("complete", vae_run)
     assert "cannot vary images" in refused("vary", run)

@@ -225,5 +225,5 @@ def test_split_says_what_is_wrong(images, labels, message):
 
 
 def test_batch_size_must_be_positive():
-    with pytest.raises(ValueError, match="batch_size must be 1 or more, received 0"):
+    with pytest.raises(ValueError, match="batch_size must be a positive int"):
         Split(numbered(8)).batches(0)

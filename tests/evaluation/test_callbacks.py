@@ -119,6 +119,22 @@ def test_the_figures_do_not_change_the_training(data, trained):
     assert trained.history["loss"][:2] == without["loss"]
 
 
+def test_few_validation_images_do_not_end_the_training(data, trained, tmp_path):
+    few = kgen.data.Split(data.validation.images[:4])
+    with pytest.warns(UserWarning, match=r"Left out: recall-random_conv: needs at least 6 real"):
+        _, history = fit(data, [EvaluateSamples(few, num_samples=64)], 1, trained.model)
+    assert "KD-random_conv" in history and "recall-random_conv" not in history
+    one = kgen.data.Split(data.validation.images[:1])
+    with pytest.warns(UserWarning, match="Left out: KD-random_conv: needs at least 2 real"):
+        _, history = fit(data, [EvaluateSamples(one)], 1, trained.model)
+    assert not any("random_conv" in name for name in history)
+    before = trained.model.steps_trained
+    choice = a_choice(few, "recall", tmp_path / "best.keras")
+    with pytest.raises(ValueError, match="cannot be chosen by 'recall', which needs at least 6"):
+        fit(data, [choice], 1, trained.model)
+    assert trained.model.steps_trained == before
+
+
 @pytest.mark.parametrize("metric", ["kd", pytest.param("cas", marks=pytest.mark.slow)])
 def test_a_split_is_enough_and_labels_are_drawn_like_its_own(data, metric, tmp_path, monkeypatch):
     monkeypatch.setenv("KGEN_CACHE_DIR", str(tmp_path))
@@ -136,8 +152,11 @@ def test_a_split_is_enough_and_labels_are_drawn_like_its_own(data, metric, tmp_p
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"every": 0}, r"every must be a positive number of epochs\. Received: 0"),
+        ({"every": 0}, r"every must be a positive int\. Received: every=0"),
         ({"best": "fd"}, "best and path go together"),
+        ({"best": "fd", "path": "x.h5"}, r"path must be that of a \.keras file"),
+        ({"seed": None}, "A seed must be an integer"),
+        ({"num_samples": 2.7}, r"num_samples must be a positive int\. Received: num_samples=2\.7"),
         ({"best": "is", "path": "x.keras"}, "Unknown metric to choose the best by 'is'"),
         ({"best": "authenticity", "metrics": ["authenticity"], "path": "x.keras"}, "to choose"),
         ({"metrics": ["fid"]}, "Unknown metric 'fid'"),

@@ -40,10 +40,10 @@ def test_parallel_vectors():
 
 def test_wrong_arguments():
     model = kgen.models.VAE.from_preset("vae_tiny")
-    with pytest.raises(
-        ValueError, match=r"at least 1 pair and 2 steps\. Received: pairs=1, steps=1"
-    ):
+    with pytest.raises(ValueError, match=r"steps must be an int of 2 or more\. Received: steps=1"):
         kgen.evaluation.interpolate(model, pairs=1, steps=1)
+    with pytest.raises(ValueError, match=r"at most 65,536 images\. Received: pairs=2147483648"):
+        kgen.evaluation.interpolate(model, pairs=2**31)
     model.endpoints = lambda: {"generate": None}
     with pytest.raises(ValueError, match="VAE has no latent vector"):
         kgen.evaluation.interpolate(model)

@@ -154,10 +154,39 @@ def test_few_images(cache):
     test = pictures(60)[0]
     found = Reference(test, cache_dir=cache)
     with pytest.raises(ValueError, match=r"needs at least 256 images\. Received: 255"):
-        found.measure(pictures(255, 1)[0])
+        found.measure(pictures(255, 1)[0], metrics=["fd"])
     forced = found.measure(pictures(255, 1)[0], metrics=["fd"], force=True)
     assert any("under 2560 compare it with its floor" in text for text in forced["warnings"])
     assert found.measure(pictures(20, 1)[0], metrics=["kd"])["warnings"] == []
+
+
+def test_what_few_images_do_not_give_is_left_out_and_named(cache):
+    """Whoever lacks them: the generated images, the held-out ones or those of training."""
+    images, train = pictures(30, 1)[0], pictures(60, 2)[0]
+    near = {"precision-halves", "recall-halves", "density-halves", "coverage-halves"}
+    unlabelled = {"label-accuracy-halves", "CAS"}
+
+    def measured(test, train, images, **options):
+        found = Reference(test, train, Halves(), cache_dir=cache).measure(images, **options)
+        titles = {metric.title.format("halves") for metric in METRICS.values()}
+        assert found["metrics"].keys() | found["left_out"].keys() == titles
+        assert not found["metrics"].keys() & found["left_out"].keys()
+        assert all(np.isfinite(entry["value"]) for entry in found["metrics"].values())
+        return found["left_out"]
+
+    left_out = measured(train[:5], train, images)
+    assert left_out.keys() == near | unlabelled
+    assert left_out["recall-halves"].startswith("needs at least 6 real images. Received: 5 in the ")
+    assert measured(train[:1], train[:3], images).keys() > near | {"FD-halves", "KD-halves"}
+    assert "authenticity-halves" in measured(train, train[:1], images)
+    left_out = measured(train, train, images[:4])
+    assert left_out.keys() == near | unlabelled | {"IS-halves"}
+    assert left_out["IS-halves"] == "needs at least 10 generated images. Received: 4. Draw more"
+    # Of what was asked for by name, the rest is measured.
+    found = Reference(train, None, Halves(), cache_dir=cache)
+    assert found.check(4, metrics=["kd", "recall", "cas"]) == ["kd"]
+    with pytest.raises(ValueError, match=r"'recall' needs at least 6 .* 'cas' needs labels"):
+        found.check(4, metrics=["recall", "cas"])
 
 
 def test_bad_images(cache):

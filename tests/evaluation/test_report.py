@@ -70,16 +70,45 @@ def test_model_without_likelihood_or_reconstruction(images):
 
 
 def test_wrong_arguments(vae, images):
-    with pytest.raises(ValueError, match=r"importance_samples must be positive\. Received: 0"):
+    with pytest.raises(ValueError, match=r"importance_samples must be a positive int"):
         kgen.evaluation.evaluate(vae, images, importance_samples=0)
     with pytest.raises(ValueError, match=r"\(8, 8, 1\). Received: \(8, 8, 3\)"):
         kgen.evaluation.evaluate(vae, images.repeat(3, axis=-1))
-    with pytest.raises(ValueError, match=r"num_samples must be positive\. Received: 0"):
+    with pytest.raises(ValueError, match=r"num_samples must be a positive int"):
         kgen.evaluation.evaluate(vae, images, num_samples=0)
     with pytest.raises(ValueError, match=r"needs at least 256 images\. Received: 100"):
-        kgen.evaluation.evaluate(vae, images, num_samples=100)
+        kgen.evaluation.evaluate(vae, images, num_samples=100, metrics=["fd"])
+    for name, value in (("num_samples", 2.7), ("batch_size", None), ("importance_samples", 1.5)):
+        with pytest.raises(ValueError, match=f"{name} must be a positive int"):
+            kgen.evaluation.evaluate(vae, images, **{name: value})
+    with pytest.raises(ValueError, match=r"A seed must be .* Received: None"):
+        kgen.evaluation.evaluate(vae, images, seed=None)
     with pytest.raises(ValueError, match="Unknown split 'tests'"):
         kgen.evaluation.evaluate(vae, kgen.data.load("digits"), split="tests")
+
+
+def test_images_that_were_trained_on_are_no_held_out_ones(vae, images):
+    train = kgen.data.Split(images[10:])
+    options = {"num_samples": 64, "metrics": ["kd"]}
+    warned = kgen.evaluation.evaluate(vae, images[8:20], train, **options)["warnings"]
+    assert warned[-1].startswith("not held out: 10 of the 12 images are training images too")
+    warned = kgen.evaluation.evaluate(vae, images[:10], train, **options)["warnings"]
+    assert not any(text.startswith("not held out") for text in warned)
+
+
+def test_one_held_out_image(vae, images, tmp_path):
+    """Gives what a model alone can tell, and says why it gives no score."""
+    figures = kgen.evaluation.evaluate(
+        vae, images[:1], kgen.data.Split(images[1:4]), num_samples=8, folder=tmp_path / "page"
+    )
+    assert figures["metrics"].keys() == {"authenticity-random_conv"}
+    assert {"reconstruction", "likelihood", "losses"} <= figures.keys()
+    page = (tmp_path / "page/report.html").read_text(encoding="utf-8")
+    for title in ("FD-random_conv", "KD-random_conv", "recall-random_conv", "CAS"):
+        assert f"<dt>{title}</dt>" in page and figures["left_out"][title] in page
+    assert "neighbours" in figures["pictures"], "of three training images"
+    alone = kgen.evaluation.evaluate(vae, images[:1], num_samples=8)
+    assert alone["metrics"] == {} and len(alone["left_out"]) == len(kgen.evaluation.METRICS)
 
 
 def test_a_folder_with_a_page(vae, tmp_path):

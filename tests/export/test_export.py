@@ -363,6 +363,23 @@ def test_wrong_model_is_refused(one_endpoint, tmp_path, function, message):
     assert not any(tmp_path.iterdir())
 
 
+def test_operator_that_verify_would_refuse(one_endpoint, tmp_path):
+    import tensorflow as tf
+
+    def prints(seed):
+        tf.print(seed)
+        return grey(ops.mod(seed, 256), seed)
+
+    with pytest.raises(export.ExportError, match=r"has the operator '(StringFormat|PrintV2)'"):
+        export.export(one_endpoint(prints), tmp_path / "a", ("saved_model",), progress=False)
+    with pytest.raises(export.ExportError, match=r"letters, digits and underscores. Received: im/"):
+        model = one_endpoint(prints)
+        endpoint = model.endpoints()["generate"]
+        model.endpoints = lambda: {"generate": endpoint, "im/age": endpoint}
+        export.export(model, tmp_path / "a", progress=False)
+    assert not any(tmp_path.iterdir())
+
+
 def test_output_that_is_not_finite(one_endpoint, tmp_path):
     class Diverged(one_endpoint):
         image = TensorSpec((2, 2, 1), "float32")

@@ -7,7 +7,7 @@ from keras import ops
 from keras.src import testing
 
 from kgen.layers import CausalConv2D
-from kgen.layers.causal_conv import OWN_ROW, channel_groups
+from kgen.layers.causal_conv import OWN_ROW, channel_groups, held_kernels
 
 GROUPS = {"in_groups": channel_groups(3, 3), "out_groups": channel_groups(6, 3)}
 
@@ -122,3 +122,17 @@ def test_it_begins_as_glorot_says():
 def test_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         CausalConv2D(**{"filters": 4, **arguments})
+
+
+def test_a_sampler_holds_what_is_the_same_for_all_pixels():
+    layer, x = filled((1, 3), "pixel")
+    layer.shares = 3
+    taps = [x[:, 0, 0], x[:, 0, 1]]
+    expected = ops.convert_to_numpy(layer.pixel(taps))
+    weights = layer.own_kernel
+    with held_kernels(layer):
+        weights.assign(weights + 1)  # what is held was computed before
+        np.testing.assert_array_equal(layer.pixel(taps), expected)
+        parts = [ops.convert_to_numpy(layer.pixel(taps, share=share)) for share in range(3)]
+        np.testing.assert_allclose(np.concatenate(parts, axis=-1), expected, atol=1e-6)
+    assert np.abs(ops.convert_to_numpy(layer.pixel(taps)) - expected).max() > 0.1

@@ -40,5 +40,7 @@ def test_guidance_is_the_extrapolation_of_two_passes(scale):
 
 def test_what_has_no_classes_cannot_be_guided():
     assert guided(lambda x, labels: x, (np.ones(2, "float32"),), None, None, 1).shape == (2,)
-    with pytest.raises(ValueError, match=r"build the model with num_classes\. Received: 2.0"):
+    with pytest.raises(
+        ValueError, match=r"build the model with num_classes\. Received: guidance_scale=2.0"
+    ):
         guided(lambda x, labels: x, (np.ones(2, "float32"),), None, None, 2.0)

@@ -188,7 +188,9 @@ def test_fsq_gradient_is_that_of_the_bound():
 
 
 def test_fsq_levels_it_cannot_take():
-    for levels, message in (((8, 2), "3 or more"), ((), "3 or more"), ((64, 64, 64), "65536|2\\*")):
+    wrong = [((64, 64, 64), "65536|2\\*")]
+    wrong += [(levels, "ints of 3 or more") for levels in ((8, 2), (), (8.5, 5), "ab", 8)]
+    for levels, message in wrong:
         with pytest.raises(ValueError, match=message):
             FSQ(levels)
 

@@ -12,6 +12,7 @@ from kgen.models import VAE
 from kgen.training import callbacks
 from kgen.training.checkpoints import Checkpoints, Position
 from kgen.training.errors import NonFiniteError
+from kgen.training.metrics_csv import read_metrics
 
 
 def tiny(model_class=VAE, **overrides):
@@ -95,8 +96,8 @@ def test_metrics_table_drops_what_came_after_the_checkpoint(tmp_path):
     table = callbacks.MetricsTable(path, epoch=2)
     table.set_model(tiny())
     table.on_epoch_end(2, {"loss": 7.0})
-    assert [row["epoch"] for row in callbacks.read_metrics(path)] == [1, 2, 3]
-    assert callbacks.read_metrics(path)[-1] == {"epoch": 3, "steps": 0, "loss": 7.0}
+    assert [row["epoch"] for row in read_metrics(path)] == [1, 2, 3]
+    assert read_metrics(path)[-1] == {"epoch": 3, "steps": 0, "loss": 7.0}
 
 
 def test_damaged_metrics_are_told(tmp_path):
@@ -105,7 +106,7 @@ def test_damaged_metrics_are_told(tmp_path):
     path.write_bytes(whole)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        rows = callbacks.read_metrics(path)
+        rows = read_metrics(path)
     assert rows == [
         {"epoch": 1, "steps": 5, "loss": 0.5},
         {"epoch": 2, "steps": 10, "loss": 0.25, "val_loss": 0.5},
@@ -116,7 +117,7 @@ def test_damaged_metrics_are_told(tmp_path):
         "metrics.csv is damaged: line 4, 5, 6, 8 cannot be read and is left out; epoch 3, 4, 5, 7"
     )
     with pytest.warns(UserWarning, match=said):
-        assert [row["epoch"] for row in callbacks.read_metrics(path)] == [1, 2, 6, 8]
+        assert [row["epoch"] for row in read_metrics(path)] == [1, 2, 6, 8]
     with pytest.warns(UserWarning, match=f"{said}, 9 is missing"):
         table = callbacks.MetricsTable(path, epoch=9)
     assert len(table.rows) == 4

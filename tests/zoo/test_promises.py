@@ -395,6 +395,12 @@ def test_the_sampler_converts_to_litert(case, tensorflow_only):
     assert close(image, results["generate"]["image"])
 
 
+def test_every_operator_is_on_the_list_of_verify(case, tensorflow_only):
+    from export import graphs
+
+    graphs.check(case.artifact.path, case.artifact.manifest["formats"])
+
+
 def test_runs_in_the_reference_implementation_of_onnx(case, tensorflow_only):
     import onnx
     import onnx.reference

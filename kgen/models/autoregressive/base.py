@@ -12,11 +12,11 @@ import numpy as np
 from keras import ops
 
 from kgen import random
-from kgen.checks import check_mask, unknown_name
+from kgen.checks import Number, check_mask, check_numbers, unknown_name
 from kgen.endpoint import TensorSpec, image_spec, mask_spec
 from kgen.image_generator import ImageGenerator
 from kgen.models.autoregressive import distributions
-from kgen.models.autoregressive.sampling import draw
+from kgen.models.autoregressive.sampling import CHOICE, draw
 
 BINARIZATIONS = ("dynamic", "threshold")
 
@@ -38,10 +38,11 @@ class AutoregressiveGenerator(ImageGenerator):
     - `begin_row(rows, row, labels)`: `(context, rows)`; `context` is what the rows above say of
       this one, as tensors `[W, B, ...]`;
     - `start_columns(batch_size)`: what is kept from pixel to pixel, before a row's first;
-    - `pixel(context, columns, column, last, x)`: `(parameters [B, P], columns, outputs)` at one
+    - `pixel(context, columns, column, last, x, step)`: `(parameters, columns, outputs)` at one
       pixel: `context` at its column, `last` and `x` `[B, C]` are the scaled pixel to its left
-      (0 at the border) and as much of itself as is drawn; `outputs`, a tuple of `[B, F]`, is
-      what the next row must know of it;
+      (0 at the border) and as much of itself as is drawn. The parameters are those of the pass
+      `step`, `[B, P / passes]`; `outputs`, a tuple of `[B, F]`, is what the next row must know
+      of it;
     - `end_row(rows, context, x, outputs)`: `rows` for the next row, from the whole row of
       scaled pixels `[W, B, C]` and of outputs `[W, B, F]`.
 
@@ -57,6 +58,8 @@ class AutoregressiveGenerator(ImageGenerator):
     """
 
     metric_names = ("loss", "bits_per_dimension")
+    sampling_numbers = {"temperature": CHOICE["temperature"]}
+    place_by_place = True
 
     def objective(self, batch, training):
         x = self._training_levels(batch)
@@ -218,8 +221,7 @@ class AutoregressiveGenerator(ImageGenerator):
         self, image_shape, num_classes=None, num_levels=256, binarization="dynamic", **kwargs
     ):
         super().__init__(image_shape, num_classes, **kwargs)
-        if not isinstance(num_levels, int) or not 2 <= num_levels <= 256:
-            raise ValueError(f"num_levels must be 2 to 256. Received: {num_levels!r}")
+        check_numbers(Number(least=2, most=256, whole=True), num_levels=num_levels)
         if binarization not in BINARIZATIONS:
             raise ValueError(unknown_name("binarization", binarization, BINARIZATIONS))
 

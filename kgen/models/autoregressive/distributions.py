@@ -44,10 +44,13 @@ class Categorical:
     def draw(self, parameters, noise, x, step, temperature=1.0):
         """Draws channel `step` of a pixel and sets it in `x`, the scaled channels `[B, C]`.
 
-        From logits `[B, C * Q]`, divided by the temperature, and Gumbel noise `[B, *noise_shape]`.
+        From logits, those of all channels `[B, C * Q]` or of this one alone `[B, Q]`, divided by
+        the temperature, and Gumbel noise `[B, *noise_shape]`.
         """
-        start = step * self.num_levels
-        logits = ops.cast(parameters[:, start : start + self.num_levels], "float32")
+        if parameters.shape[-1] == self.num_parameters:
+            start = step * self.num_levels
+            parameters = parameters[:, start : start + self.num_levels]
+        logits = ops.cast(parameters, "float32")
         drawn = random.categorical(logits / temperature, noise[:, step])
         drawn = scale(drawn, self.num_levels)
         if self.channels == 1:

@@ -173,7 +173,7 @@ class GatedNetwork(RasterNetwork):
             for layer, size in zip(self.stack, self._sizes(), strict=True)
         )
 
-    def pixel(self, context, columns, column, last, x):
+    def pixel(self, context, columns, column, last, x, step):
         if self.embedding is not None:
             # Beyond the border there is no code; the code itself is hidden from the layer.
             last = ops.where(column > 0, self._seen(last), 0.0)
@@ -184,7 +184,7 @@ class GatedNetwork(RasterNetwork):
         for layer, above, left in zip(self.stack[1:], contexts[1:], columns[1:], strict=True):
             kept.append((*left, h)[1:])
             h = layer.pixel(above, [*left, h])
-        return self.readout_pixel(h), tuple(kept), ()
+        return self.readout_pixel(h, step), tuple(kept), ()
 
     def end_row(self, rows, context, x, outputs):
         x = ops.cast(ops.transpose(self._seen(x), (1, 0, 2)), self.compute_dtype)

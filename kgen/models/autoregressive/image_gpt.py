@@ -13,8 +13,8 @@ import numpy as np
 from keras import layers, ops
 
 from kgen import random
-from kgen.checks import check_shares
-from kgen.layers.conditioning import hide_labels
+from kgen.checks import Number, check_numbers, check_shares
+from kgen.layers.conditioning import check_guidance, hide_labels
 from kgen.layers.transformer import (
     TransformerSpec,
     grid_positions,
@@ -24,7 +24,7 @@ from kgen.layers.transformer import (
 )
 from kgen.models.autoregressive.base import AutoregressiveGenerator
 from kgen.models.autoregressive.distributions import Categorical, scale, unscale
-from kgen.models.autoregressive.sampling import draw_tokens
+from kgen.models.autoregressive.sampling import GUIDED_CHOICE, draw_tokens
 
 
 @keras.saving.register_keras_serializable(package="kgen")
@@ -53,6 +53,7 @@ class ImageGPT(AutoregressiveGenerator):
     >>> model.generate(16, labels=3, guidance_scale=2.0, top_p=0.98)
     """
 
+    sampling_numbers = GUIDED_CHOICE
     tiny_preset = "image_gpt_tiny"
     presets = {
         "image_gpt_tiny": {
@@ -115,6 +116,7 @@ class ImageGPT(AutoregressiveGenerator):
             mask = ops.repeat(
                 ops.reshape(mask, (-1, length // self.grid[-1])), self.grid[-1], axis=1
             )
+        check_guidance(self, options.get("guidance_scale", 1))
         tokens = draw_tokens(self.network, seeds, labels, known, mask, **options)
         return scale(ops.reshape(tokens, (-1, *self.grid)), self.num_values)
 
@@ -130,9 +132,9 @@ class ImageGPT(AutoregressiveGenerator):
     def needs_adapting(self):
         return self.palette is not None and not ops.convert_to_numpy(self.palette).any()
 
-    def adapt(self, images):
+    def adapt(self, images, labels=None):
         """Learns the palette: k-means over up to 100,000 of the uint8 images' pixels (appendix B).
-        A `ValueError` where they have fewer colours than the palette.
+        A `ValueError` where they have fewer colours than the palette. Labels are not looked at.
         """
         from sklearn.cluster import MiniBatchKMeans
 
@@ -193,8 +195,8 @@ class ImageGPT(AutoregressiveGenerator):
         super().__init__(image_shape, num_classes, **kwargs)
         spec = TransformerSpec.of(self)
         check_shares(label_dropout=label_dropout)
-        if num_colors is not None and not 2 <= num_colors <= 4096:
-            raise ValueError(f"num_colors must be 2 to 4096, or None. Received: {num_colors}")
+        colors = Number(least=2, most=4096, whole=True, optional=True)
+        check_numbers(colors, num_colors=num_colors)
         if num_colors is not None and self.num_levels != 256:
             raise ValueError(
                 "num_levels are levels of a channel, and num_colors draws whole colours: give one "

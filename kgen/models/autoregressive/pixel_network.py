@@ -36,14 +36,16 @@ class RasterNetwork(layers.Layer):
             dtype="float32",  # halves would blur what is likely
             name="logits",
         )
+        self.logits.shares = channels  # a sampler draws one channel after the other
 
     def readout(self, x):
         """Parameters `[B, H, W, P]` from features of whole images."""
         return self.logits(ops.relu(self.hidden(ops.relu(x))))
 
-    def readout_pixel(self, x):
-        """Parameters `[B, P]` from features of a pixel."""
-        return self.logits.pixel([ops.relu(self.hidden.pixel([ops.relu(x)]))])
+    def readout_pixel(self, x, step):
+        """Parameters `[B, P / C]` of a channel, `step`, from features of a pixel."""
+        share = step if self.logits.shares > 1 else None
+        return self.logits.pixel([ops.relu(self.hidden.pixel([ops.relu(x)]))], share=share)
 
 
 class PixelNetwork(RasterNetwork):
@@ -109,7 +111,7 @@ class PixelNetwork(RasterNetwork):
         zeros = ops.zeros((batch_size, self.image_shape[-1]), self.compute_dtype)
         return (zeros,) * self.left, *(block.start_columns(batch_size) for block in self.blocks)
 
-    def pixel(self, context, columns, column, last, x):
+    def pixel(self, context, columns, column, last, x, step):
         left = (*columns[0][1:], ops.cast(last, self.compute_dtype))
         kept, outputs = [left], []
         x = self.first.pixel([*left, x], biased=False) + context[0]
@@ -117,7 +119,7 @@ class PixelNetwork(RasterNetwork):
             x, own, output = block.pixel(here, own, x)
             kept.append(own)
             outputs.append(output)
-        return self.readout_pixel(x), tuple(kept), (ops.concatenate(outputs, axis=1),)
+        return self.readout_pixel(x, step), tuple(kept), (ops.concatenate(outputs, axis=1),)
 
     def end_row(self, rows, context, x, outputs):
         kept = [next_window(rows[0], x)]
@@ -162,6 +164,7 @@ def check_shape(name, image_shape, filters, num_layers, **kernel_sizes):
 def check_kernel_sizes(**kernel_sizes):
     """Raises a ValueError that names the first of some kernel sizes which is even or too small."""
     for argument, size in kernel_sizes.items():
+        check_ints(1, **{argument: size})
         if size < 3 or size % 2 == 0:
             raise ValueError(
                 f"{argument} must be odd and 3 or more, so that a kernel has a middle and rows "

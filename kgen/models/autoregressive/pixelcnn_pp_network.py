@@ -122,7 +122,7 @@ class PixelCNNppNetwork(RasterNetwork):
     def start_columns(self, batch_size):
         return tuple(ops.zeros((batch_size, n), self.compute_dtype) for n in self.output_sizes)
 
-    def pixel(self, context, columns, column, last, x):
+    def pixel(self, context, columns, column, last, x, step):
         inside = ops.cast(ops.greater(column, 0), last.dtype) * ops.ones_like(last[:, :1])
         entry = context[0][:, : self.filters]
         entry = entry + self.start_left(ops.concatenate([last, inside], axis=-1))

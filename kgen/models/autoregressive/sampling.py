@@ -8,35 +8,52 @@ import numpy as np
 from keras import ops
 
 from kgen import random
-from kgen.layers.conditioning import guided
+from kgen.checks import Number
+from kgen.layers.causal_conv import held_kernels
+from kgen.layers.conditioning import GUIDANCE, guided, guides
+
+#: What the options of a draw from logits may be.
+CHOICE = {
+    "temperature": Number(above=0),
+    "top_k": Number(least=1, whole=True, optional=True),
+    "top_p": Number(above=0, most=1, optional=True, off=1),
+}
+GUIDED_CHOICE = {**CHOICE, "guidance_scale": GUIDANCE}
 
 
-def check_choice(temperature, top_k=None, top_p=None):
-    """Raises a ValueError where an option of a draw is out of range."""
-    if not isinstance(temperature, (int, float)) or not temperature > 0:
-        raise ValueError(f"temperature must be above 0. Received: {temperature}")
-    if top_k is not None and (int(top_k) != top_k or top_k < 1):
-        raise ValueError(f"top_k must be a positive int, or None. Received: {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be above 0 and at most 1, or None. Received: {top_p}")
+def check_choice(**options):
+    """Raises a ValueError where an option of a draw is out of range; tensors are not looked at."""
+    for name, value in options.items():
+        if not ops.is_tensor(value):
+            CHOICE[name].check(name, value)
 
 
 def keep_likeliest(logits, top_k=None, top_p=None):
     """Logits `[B, Q]`, of which all but the `top_k` likeliest, and of these all but the likeliest
-    that together have the probability `top_p`, are never drawn; `None` keeps all.
+    that together have the probability `top_p`, are never drawn; `None` keeps all. Of equal ones
+    the first are kept.
     """
     num_choices = logits.shape[-1]
     if top_k is not None and top_k < num_choices:
-        least = ops.top_k(logits, int(top_k))[0][:, -1:]
-        logits = ops.where(logits < least, -1e30, logits)
-    if top_p is not None and top_p < 1:
+        logits = _keep(logits, int(top_k), ops.top_k(logits, int(top_k))[0][:, -1:])
+    if top_p is not None and (ops.is_tensor(top_p) or top_p < 1):
         ordered = ops.top_k(logits, num_choices)[0]
         shares = ops.softmax(ordered, axis=-1)
         before = ops.cumsum(shares, axis=-1) - shares
         # The likeliest one has nothing before it: it always stays.
-        least = ops.min(ops.where(before < top_p, ordered, np.float32(np.inf)), axis=-1)
-        logits = ops.where(logits < least[:, None], -1e30, logits)
+        places = np.arange(1, num_choices + 1, dtype="int32")
+        count = ops.max(ops.where(before < top_p, places, np.int32(1)), axis=-1, keepdims=True)
+        least = ops.min(ops.where(places <= count, ordered, np.inf), axis=-1, keepdims=True)
+        logits = _keep(logits, count, least)
     return logits
+
+
+def _keep(logits, count, least):
+    """The `count` likeliest of each row, the last of which is `least`, `[B, 1]`."""
+    likelier, equal = logits > least, ops.equal(logits, least)
+    left = count - ops.sum(ops.cast(likelier, "int32"), axis=-1, keepdims=True)
+    first = ops.cumsum(ops.cast(equal, "int32"), axis=-1) <= left
+    return ops.where(ops.logical_or(likelier, ops.logical_and(equal, first)), logits, -1e30)
 
 
 def draw(network, distribution, shape, seeds, labels=None, temperature=1.0, known=None, mask=None):
@@ -45,7 +62,7 @@ def draw(network, distribution, shape, seeds, labels=None, temperature=1.0, know
     The network is one of `AutoregressiveGenerator`, the distribution one of `distributions`. Scaled
     levels, float32 `[B, H, W, C]`; those in the `mask` `[B, H, W]` are kept as in `known`.
     """
-    check_choice(temperature)
+    check_choice(temperature=temperature)
     height, width, channels = shape
     batch = ops.shape(seeds)[0]
     if known is not None:  # rows and columns lead, as they do in all that is looped over
@@ -64,7 +81,7 @@ def draw(network, distribution, shape, seeds, labels=None, temperature=1.0, know
             here = _at(context, column)
             drawn = ops.zeros_like(last)
             for step in range(distribution.passes):
-                parameters, after, outputs = network.pixel(here, columns, column, last, drawn)
+                parameters, after, outputs = network.pixel(here, columns, column, last, drawn, step)
                 drawn = distribution.draw(
                     parameters, ops.take(noise, column, axis=0), drawn, step, temperature
                 )
@@ -89,7 +106,8 @@ def draw(network, distribution, shape, seeds, labels=None, temperature=1.0, know
         return _put(image, row, x[1:]), rows
 
     image = ops.zeros((height, width, batch, channels))
-    image, _ = ops.fori_loop(0, height, draw_row, (image, network.start(batch)))
+    with held_kernels(network):
+        image, _ = ops.fori_loop(0, height, draw_row, (image, network.start(batch)))
     return ops.transpose(image, (2, 0, 1, 3))
 
 
@@ -128,7 +146,7 @@ def draw_tokens(
     Tokens in the `mask` `[B, T]` are kept as in `known`, int32 `[B, T]`. Options are as for
     `ImageGPT.sample`.
     """
-    check_choice(temperature, top_k, top_p)
+    check_choice(temperature=temperature, top_k=top_k, top_p=top_p)
     length, batch = network.length, ops.shape(seeds)[0]
     noise = random.gumbel(seeds, (length, random.categorical_size(network.num_tokens)))
     noise = ops.moveaxis(noise, 1, 0)
@@ -154,6 +172,6 @@ def draw_tokens(
 
     tokens = ops.zeros((length, batch), "int32")
     # With guidance also that of the pass without a class.
-    cache = network.start(batch if guidance_scale == 1 else 2 * batch)
+    cache = network.start(2 * batch if guides(guidance_scale) else batch)
     tokens, _ = ops.fori_loop(0, length, draw_token, (tokens, cache))
     return ops.transpose(tokens)

@@ -19,10 +19,10 @@ import numpy as np
 from keras import layers, ops
 
 from kgen import random
-from kgen.checks import check_ints, check_mask, check_names, check_shares
+from kgen.checks import Number, check_ints, check_mask, check_names, check_shares
 from kgen.endpoint import TensorSpec, image_spec, mask_spec
 from kgen.image_generator import ImageGenerator
-from kgen.layers.conditioning import guided, hide_labels
+from kgen.layers.conditioning import GUIDANCE, check_guidance, guided, hide_labels
 from kgen.layers.transformer import (
     TransformerSpec,
     grid_positions,
@@ -74,6 +74,7 @@ class DiT(AveragedWeights, ImageGenerator):
     """
 
     frozen_networks = ("ema_network", "autoencoder")
+    sampling_numbers = {"num_steps": Number(least=1, whole=True), "guidance_scale": GUIDANCE}
     tiny_preset = "dit_tiny"
     presets = {
         "dit_tiny": {
@@ -155,6 +156,7 @@ class DiT(AveragedWeights, ImageGenerator):
 
     def _solve(self, x, labels, guidance_scale=1.0, num_steps=32, sampler="multistep", **arguments):
         """Follows the flow from `x`; arguments as for `sample` and `flow.integrate`."""
+        check_guidance(self, guidance_scale)
 
         def velocity(*inputs):
             return guided(self.ema_network, inputs, labels, self.num_classes, guidance_scale)
@@ -247,13 +249,17 @@ class DiT(AveragedWeights, ImageGenerator):
     def needs_adapting(self):
         return self.autoencoder is not None and not ops.convert_to_numpy(self.latent_spread).all()
 
-    def adapt(self, images):
-        """Measures the latents' mean and deviation, channel by channel, on up to 2,000 images."""
+    def adapt(self, images, labels=None):
+        """Measures the latents' mean and deviation, channel by channel, on up to 2,000 images.
+
+        Labels, one for all images or one each, are those that a class-conditional autoencoder is
+        told, a `ValueError` where it is not; another does not look at them.
+        """
         rng = np.random.default_rng(self.seed)
-        images = images[np.sort(rng.permutation(len(images))[:2000])]
-        inputs = {"images": np.asarray(images)}
+        chosen = np.sort(rng.permutation(len(images))[:2000])
+        inputs = {"images": np.asarray(images[chosen])}
         if self.autoencoder.num_classes is not None:
-            inputs["labels"] = np.arange(len(images), dtype="int32") % self.num_classes
+            inputs["labels"] = self._check_labels(labels, len(images))[chosen]
         mean, _ = self.run_batched("encode", self.autoencoder.encode, inputs, progress=False)
         latents = mean.reshape(-1, self.latent_shape[-1])
         self.latent_mean.assign(latents.mean(axis=0))
@@ -353,7 +359,8 @@ class FlowTransformer(layers.Layer):
     """
 
     def __init__(self, shape, patch_size, num_classes, spec, **kwargs):
-        super().__init__(**kwargs)
+        # In half precision many times would be one: the layers inside cast what they are given.
+        super().__init__(autocast=False, **kwargs)
         self.shape = shape
         self.patch_size = patch_size
         dim = spec.dim
@@ -388,10 +395,15 @@ class FlowTransformer(layers.Layer):
         x = self.velocity(modulate(self.norm(x), shift, scale))  # (B, T, P * P * C)
         return unpatchify(x, self.patch_size, *self.shape[:2])
 
+    @staticmethod
+    def embed_times(times):
+        """Sines and cosines of times `[B]`, float32 `[B, 256]` whatever the precision."""
+        angles = 1000 * ops.cast(times, "float32")[:, None] * _FREQUENCIES
+        return ops.concatenate([ops.cos(angles), ops.sin(angles)], axis=-1)
+
     def _condition(self, times, labels):
         """What the time and the class say to every block, `[B, D]`."""
-        angles = 1000 * times[:, None] * _FREQUENCIES
-        x = ops.concatenate([ops.cos(angles), ops.sin(angles)], axis=-1)
+        x = self.embed_times(times)
         for layer in self.time:
             x = layer(x)
         return x if self.label is None else x + self.label(labels)

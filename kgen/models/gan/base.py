@@ -10,7 +10,7 @@ import keras
 from keras import ops
 
 from kgen import random
-from kgen.checks import check_ints
+from kgen.checks import Number, check_ints, check_numbers, check_shares
 from kgen.endpoint import TensorSpec
 from kgen.image_generator import ImageGenerator
 from kgen.layers.conditioning import with_class
@@ -61,6 +61,7 @@ class AdversarialGenerator(ImageGenerator):
         "sample_spread",
     )
 
+    sampling_numbers = {"temperature": Number(least=0)}
     frozen_networks = ("ema_generator",)
 
     #: Whether the discriminator looks at statistics of its batch, so that real and generated
@@ -311,15 +312,9 @@ class AdversarialGenerator(ImageGenerator):
         if discriminator_steps is None:
             self.discriminator_steps = 5 if loss in ("wasserstein", "wasserstein_gp") else 1
         check_ints(1, latent_dim=latent_dim, discriminator_steps=self.discriminator_steps)
-        if not 0 <= ema_decay < 1:
-            raise ValueError(f"ema_decay must be 0 to 1, and below 1. Received: {ema_decay=}")
-        if not clip_value > 0:
-            raise ValueError(f"clip_value must be positive. Received: {clip_value=}")
-        if not gradient_penalty_weight >= 0:
-            raise ValueError(
-                "gradient_penalty_weight must not be negative. Received: "
-                f"{gradient_penalty_weight=}"
-            )
+        check_shares(ema_decay=ema_decay)
+        check_numbers(Number(above=0), clip_value=clip_value)
+        check_numbers(Number(least=0), gradient_penalty_weight=gradient_penalty_weight)
 
     def get_config(self):
         return {**super().get_config(), "loss": self.loss_name}

@@ -78,6 +78,7 @@ class AutoregressivePrior(TwoStageGenerator):
     """
 
     metric_names = ("loss", "decoder_loss")
+    place_by_place = True
 
     def __init__(self, image_shape, num_classes=None, tokenizer=None, **kwargs):
         super().__init__(image_shape, num_classes, tokenizer, **kwargs)

@@ -16,9 +16,9 @@ import numpy as np
 from keras import layers, ops
 
 from kgen import random
-from kgen.checks import check_ints, check_mask, check_shares
+from kgen.checks import Number, check_ints, check_mask, check_shares
 from kgen.endpoint import image_spec, mask_spec
-from kgen.layers.conditioning import guided, hide_labels
+from kgen.layers.conditioning import check_guidance, guided, hide_labels
 from kgen.layers.transformer import (
     TransformerSpec,
     grid_positions,
@@ -26,7 +26,11 @@ from kgen.layers.transformer import (
     run_blocks,
     transformer_optimizer,
 )
-from kgen.models.autoregressive.sampling import check_choice, keep_likeliest
+from kgen.models.autoregressive.sampling import (
+    GUIDED_CHOICE,
+    check_choice,
+    keep_likeliest,
+)
 from kgen.models.first_stage import known_cells
 from kgen.models.tokens.base import TwoStageGenerator
 from kgen.training.step import Batch, whole_batch
@@ -66,6 +70,11 @@ class MaskGIT(TwoStageGenerator):
     """
 
     metric_names = ("loss", "masked_accuracy")
+    sampling_numbers = {
+        **GUIDED_CHOICE,
+        "num_steps": Number(least=1, whole=True),
+        "choice_temperature": Number(least=0),
+    }
     tiny_preset = "maskgit_tiny"
     presets = {
         "maskgit_tiny": {
@@ -154,11 +163,13 @@ class MaskGIT(TwoStageGenerator):
     ):
         """As for `AutoregressivePrior`; codes in the `mask` `[B, h, w]` are kept as in `known`."""
         check_ints(1, num_steps=num_steps)
-        check_choice(temperature, top_k, top_p)
-        if not choice_temperature >= 0:
-            raise ValueError(
-                f"choice_temperature must be 0 or more. Received: {choice_temperature}"
+        check_choice(temperature=temperature, top_k=top_k, top_p=top_p)
+        check_guidance(self, guidance_scale)
+        if not ops.is_tensor(choice_temperature):
+            self.sampling_numbers["choice_temperature"].check(
+                "choice_temperature", choice_temperature
             )
+            choice_temperature = np.float32(choice_temperature)
         length, hidden = self.network.length, np.int32(self.num_codes)
         size = random.categorical_size(self.num_codes)
         # How many codes are still hidden after each step, as a share of those to draw, and at
@@ -166,7 +177,7 @@ class MaskGIT(TwoStageGenerator):
         done = np.arange(1, num_steps + 1) / num_steps
         shares = np.cos(done[:-1] * (np.pi / 2)).astype("float32")
         shares, least = np.append(shares, np.float32(0)), (done < 1).astype("int32")
-        noises = (choice_temperature * (1 - done)).astype("float32")
+        noises = choice_temperature * (1 - done).astype("float32")
 
         def noise_of(step):
             stream = 2 * step + SAMPLING_STREAM

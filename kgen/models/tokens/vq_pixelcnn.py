@@ -12,7 +12,7 @@ from kgen.checks import check_ints
 from kgen.models.autoregressive.distributions import Categorical, scale, unscale
 from kgen.models.autoregressive.gated_pixelcnn import GatedNetwork
 from kgen.models.autoregressive.pixel_network import check_kernel_sizes
-from kgen.models.autoregressive.sampling import draw
+from kgen.models.autoregressive.sampling import CHOICE, draw
 from kgen.models.tokens.base import AutoregressivePrior
 
 
@@ -38,6 +38,7 @@ class VQPixelCNN(AutoregressivePrior):
     >>> model.generate(16, seed=0)
     """
 
+    sampling_numbers = {"temperature": CHOICE["temperature"]}
     tiny_preset = "vq_pixelcnn_tiny"
     presets = {
         "vq_pixelcnn_tiny": {

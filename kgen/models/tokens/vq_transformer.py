@@ -10,11 +10,11 @@ import keras
 from keras import ops
 
 from kgen.checks import check_shares
-from kgen.layers.conditioning import hide_labels
+from kgen.layers.conditioning import check_guidance, hide_labels
 from kgen.layers.transformer import TransformerSpec, transformer_optimizer
 from kgen.models.autoregressive.distributions import Categorical, scale
 from kgen.models.autoregressive.image_gpt import CausalTransformer
-from kgen.models.autoregressive.sampling import draw_tokens
+from kgen.models.autoregressive.sampling import GUIDED_CHOICE, draw_tokens
 from kgen.models.tokens.base import AutoregressivePrior
 
 
@@ -38,6 +38,7 @@ class VQTransformer(AutoregressivePrior):
     >>> model.generate(16, labels=3, guidance_scale=2.0)
     """
 
+    sampling_numbers = GUIDED_CHOICE
     tiny_preset = "vq_transformer_tiny"
     presets = {
         "vq_transformer_tiny": {
@@ -79,6 +80,7 @@ class VQTransformer(AutoregressivePrior):
         return self.decode(codes, labels)
 
     def draw_codes(self, seeds, labels=None, **options):
+        check_guidance(self, options.get("guidance_scale", 1))
         codes = draw_tokens(self.network, seeds, labels, **options)
         return ops.reshape(codes, (-1, *self.tokenizer.code_shape))
 

@@ -14,7 +14,7 @@ import keras
 from keras import layers, ops
 
 from kgen import random
-from kgen.checks import check_ints, check_names, check_shares
+from kgen.checks import Number, check_ints, check_names, check_numbers, check_shares
 from kgen.endpoint import TensorSpec, image_spec
 from kgen.image_generator import ImageGenerator
 from kgen.layers.conditioning import add_class, class_input
@@ -264,6 +264,7 @@ class VQVAE(ImageGenerator):
             binarization=(binarization, pixels.BINARIZATIONS),
         )
         check_shares(ema_decay=ema_decay, restart_threshold=restart_threshold)
+        check_numbers(Number(least=0), commitment=commitment)
         spec = TransformerSpec.of(self)
         self.quantizer_name = quantizer
         if quantizer == "fsq":

@@ -14,7 +14,7 @@ import keras
 from keras import ops
 
 from kgen import random
-from kgen.checks import check_ints, unknown_name
+from kgen.checks import Number, check_ints, check_numbers, unknown_name
 from kgen.endpoint import TensorSpec, image_spec
 from kgen.image_generator import ImageGenerator
 from kgen.losses import pixels
@@ -72,6 +72,7 @@ class VariationalGenerator(ImageGenerator):
     """
 
     metric_names = ("loss", "reconstruction_loss", "kl_loss", "active_units")
+    sampling_numbers = {"temperature": Number(least=0)}
 
     #: How many standard normal numbers one image's latent variables are made from.
     noise_dim = None
@@ -347,8 +348,10 @@ class VariationalGenerator(ImageGenerator):
             raise ValueError(unknown_name("likelihood", likelihood, LIKELIHOODS))
         if binarization not in BINARIZATIONS:
             raise ValueError(unknown_name("binarization", binarization, BINARIZATIONS))
-        if variance != "learned" and not (isinstance(variance, (int, float)) and variance > 0):
-            raise ValueError(f"variance must be positive or 'learned'. Received: {variance!r}")
+        if variance != "learned":
+            check_numbers(Number(above=0), variance=variance)
+        check_numbers(Number(least=0), beta=beta, free_bits=free_bits)
+        check_ints(0, kl_warmup_steps=kl_warmup_steps)
         check_ints(1, importance_samples=importance_samples)
         if importance_samples > 1 and (beta != 1 or kl_warmup_steps or free_bits):
             raise ValueError(

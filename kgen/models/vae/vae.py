@@ -140,8 +140,10 @@ class VAE(LatentMapVAE):
                 "free_bits are nats per latent dimension, and prior='vamp' does not part into "
                 f"dimensions: set free_bits=0. Received: free_bits={self.free_bits}"
             )
-        if num_pseudo_inputs < 1:
-            raise ValueError(f"num_pseudo_inputs must be positive. Received: {num_pseudo_inputs}")
+        check_ints(1, filters=filters, units=units, num_pseudo_inputs=num_pseudo_inputs)
+        check_ints(0, num_blocks=num_blocks)
+        if latent_dim is not None:
+            check_ints(1, latent_dim=latent_dim)
         if latent_channels is not None:
             check_ints(1, latent_channels=latent_channels)
             shape = (*feature_maps(self.image_shape)[-1], latent_channels)

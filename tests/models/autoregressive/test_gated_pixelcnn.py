@@ -68,7 +68,9 @@ def test_low_temperature_is_the_likeliest_level(model):
 
 @pytest.mark.parametrize("temperature", [0, -1])
 def test_temperature_is_above_0(model, temperature):
-    with pytest.raises(ValueError, match=rf"temperature must be above 0\. Received: {temperature}"):
+    with pytest.raises(
+        ValueError, match=rf"temperature must be above 0\. Received: temperature={temperature}"
+    ):
         model.generate(2, labels=0, temperature=temperature)
 
 
@@ -239,7 +241,7 @@ def test_completion_refuses(images, mask, options, message, grey):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"num_levels": 1}, r"num_levels must be 2 to 256\. Received: 1"),
+        ({"num_levels": 1}, r"num_levels must be an int of 2 to 256\. Received: num_levels=1"),
         ({"binarization": "static"}, "Unknown binarization 'static'"),
         ({"kernel_size": 4}, "kernel_size must be odd and 3 or more.*Received: kernel_size=4"),
         ({"filters": 7, "image_shape": (6, 5, 3)}, "filters must divide by the 3 channels"),

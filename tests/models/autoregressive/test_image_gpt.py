@@ -1,5 +1,7 @@
 """ImageGPT: the promises of an autoregressive model, its options, and palettes."""
 
+import json
+
 import keras
 import numpy as np
 import pytest
@@ -158,7 +160,7 @@ def test_greedy():
 def test_the_likeliest_are_kept():
     logits = np.log(np.array([[0.1, 0.4, 0.2, 0.3], [0.97, 0.01, 0.01, 0.01]], "float32"))
     for options, kept in (
-        ({"top_k": 2}, [[0, 1, 0, 1], [1, 1, 1, 1]]),  # of equal ones all stay
+        ({"top_k": 2}, [[0, 1, 0, 1], [1, 1, 0, 0]]),  # of equal ones the first
         ({"top_p": 0.65}, [[0, 1, 0, 1], [1, 0, 0, 0]]),
         ({"top_p": 0.75}, [[0, 1, 1, 1], [1, 0, 0, 0]]),
         ({"top_k": 1, "top_p": 0.9}, [[0, 1, 0, 0], [1, 0, 0, 0]]),
@@ -169,13 +171,51 @@ def test_the_likeliest_are_kept():
         np.testing.assert_array_equal(found[found > -1e29], logits[np.array(kept, bool)])
 
 
+LIKELIEST = """
+import numpy as np
+from keras import ops
+from kgen.models.autoregressive.sampling import keep_likeliest
+
+def kept(logits):
+    kept = [keep_likeliest(logits, *options) for options in ((1,), (3,), (None, 0.5), (3, 0.7))]
+    return ops.stack(kept) > -1e29
+
+logits = np.random.default_rng(0).integers(0, 3, (16, 7)).astype("float32")
+print(ops.convert_to_numpy(kept(ops.convert_to_tensor(logits))).astype(int).tolist())
+"""
+
+
+def test_of_equal_ones_the_first_are_kept_on_every_runtime(capsys, on_jax, tensorflow_only):
+    import onnxruntime
+    import tensorflow as tf
+    import tf2onnx
+
+    scope = {}
+    exec(LIKELIEST, scope)
+    found = capsys.readouterr().out
+    assert on_jax(LIKELIEST) == found
+    found = np.array(json.loads(found))
+    assert (found[0].sum(axis=-1) == 1).all() and (found[1].sum(axis=-1) == 3).all()
+    np.testing.assert_array_equal(np.argmax(found[0], -1), np.argmax(scope["logits"], -1))
+    signature = [tf.TensorSpec([None, 7], tf.float32, name="logits")]
+    onnx, _ = tf2onnx.convert.from_function(tf.function(scope["kept"]), signature, opset=18)
+    session = onnxruntime.InferenceSession(
+        onnx.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    (kept,) = session.run(None, {"logits": scope["logits"]})
+    np.testing.assert_array_equal(kept, found)
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"temperature": 0}, r"temperature must be above 0\. Received: 0"),
-        ({"top_k": 0}, r"top_k must be a positive int, or None\. Received: 0"),
-        ({"top_p": 1.5}, r"top_p must be above 0 and at most 1, or None\. Received: 1.5"),
-        ({"guidance_scale": 2.0}, r"build the model with num_classes\. Received: 2.0"),
+        ({"temperature": 0}, r"temperature must be above 0\. Received: temperature=0"),
+        ({"top_k": 0}, r"top_k must be a positive int, or None\. Received: top_k=0"),
+        ({"top_p": 1.5}, r"top_p must be above 0 and at most 1, or None\. Received: top_p=1.5"),
+        (
+            {"guidance_scale": 2.0},
+            r"build the model with num_classes\. Received: guidance_scale=2.0",
+        ),
         ({"topk": 3}, "Unknown option 'topk'. Did you mean 'top_k'?"),
     ],
 )
@@ -275,7 +315,7 @@ def test_it_learns_stripes_by_class():
         ({"norm": "batch"}, "Unknown norm 'batch'"),
         (
             {"num_colors": 1, "num_levels": 256},
-            "must be 2 to 4096, or None. Received: 1",
+            "must be an int of 2 to 4096, or None. Received: num_colors=1",
         ),
         ({"num_colors": 8}, "give one of the two. Received: num_levels=4, num_colors=8"),
         (

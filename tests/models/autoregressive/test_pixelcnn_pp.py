@@ -310,7 +310,7 @@ def test_config():
         ({"num_resolutions": 0}, "num_resolutions=0"),
         ({"dropout": 1.0}, "below 1. Received: dropout=1.0"),
         ({"ema_decay": -0.1}, "ema_decay=-0.1"),
-        ({"num_levels": 1}, "2 to 256. Received: 1"),
+        ({"num_levels": 1}, "2 to 256. Received: num_levels=1"),
     ],
 )
 def test_bad_arguments(arguments, message):

@@ -246,6 +246,47 @@ def test_latents_of_a_vae(vae, tmp_path):
     np.testing.assert_array_equal(*drawn)
 
 
+def test_latents_of_a_vae_that_is_told_the_class():
+    vae = VAE.from_preset("vae_tiny", num_classes=3, latent_dim=None, latent_channels=2)
+    rng = np.random.default_rng(0)
+    for weight in vae.encoder.weights:
+        weight.assign(rng.normal(size=weight.shape) * 0.3)
+    vae.training_steps.assign(1)
+    model = DiT((8, 8, 1), 3, vae, **{**SMALL, "patch_size": 1})
+    with pytest.raises(ValueError, match="class-conditional and needs labels"):
+        model.adapt(IMAGES)
+    labels = np.repeat(np.arange(3, dtype="int32"), 16)
+    model.compile(run_eagerly=True)
+    model.fit(IMAGES, labels, batch_size=48, verbose=0)
+    # Encoded by their own classes, and not by any, latents are what the flow expects.
+    latents = numpy(model.encode(IMAGES, labels))
+    np.testing.assert_allclose(latents.mean(axis=(0, 1, 2)), 0, atol=1e-3)
+    np.testing.assert_allclose(latents.std(axis=(0, 1, 2)), 1, atol=1e-3)
+    assert np.abs(numpy(model.encode(IMAGES, LABELS)) - latents).max() > 0.1
+
+
+TIMES = """
+import keras, numpy as np
+from kgen.models import DiT
+
+times = np.linspace(0, 1, 1001, dtype="float32")
+for policy in ("mixed_bfloat16", "mixed_float16"):
+    network, found = DiT.from_preset("dit_tiny", dtype=policy).network, []
+    embed = network.embed_times
+    network.embed_times = lambda times: found.append(embed(times)) or found[-1]
+    velocity = network(np.zeros((1001, 8, 8, 1), "float32"), times)
+    exact = keras.ops.convert_to_numpy(embed(times))
+    assert len(np.unique(exact, axis=0)) == 1001
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(found[0]), exact)
+    assert network.patches.compute_dtype == policy.removeprefix("mixed_")
+"""
+
+
+def test_all_times_differ_in_half_precision(on_jax):
+    exec(TIMES, {})
+    on_jax(TIMES)
+
+
 @pytest.mark.slow
 def test_training_on_latents(vae):
     """`fit` measures the latents first, and leaves the autoencoder as it was."""
