@@ -50,6 +50,27 @@ def continuous_bernoulli_mean(logits):
     return 0.5 + 0.5 * ops.where(near, series, 1 / ops.tanh(safe) - 1 / safe)
 
 
+def continuous_bernoulli_quantile(share, logits):
+    """The level, 0 to 1, that a continuous Bernoulli variable stays under with probability `share`.
+
+    Loaiza-Ganem and Cunningham (NeurIPS 2019), the inverse of the distribution function of
+    section 3: log(1 + u (exp(l) - 1)) / l, rewritten so that nothing overflows. Around 0, where
+    it is 0 / 0, by its series to the second order, u + l u (1 - u) / 2.
+    """
+    logits = ops.cast(logits, "float32")
+    size = ops.abs(logits)
+    # The distribution of -l is the mirror image of that of l.
+    mirrored = ops.where(logits < 0, 1 - share, share)
+    near = size < 1e-2
+    safe = ops.where(near, 1.0, size)
+    level = ops.where(
+        near,
+        mirrored + size * mirrored * (1 - mirrored) / 2,
+        1 + ops.log(mirrored + (1 - mirrored) * ops.exp(-safe)) / safe,
+    )
+    return ops.where(logits < 0, 1 - level, level)
+
+
 def gaussian(x, mean, log_variance):
     """Log-likelihood of a normal distribution at every pixel."""
     x, mean = ops.cast(x, "float32"), ops.cast(mean, "float32")

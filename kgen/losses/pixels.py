@@ -16,6 +16,8 @@ from kgen.losses import likelihood as likelihoods
 LIKELIHOODS = ("bernoulli", "continuous_bernoulli", "gaussian", "discretized_logistic")
 BINARIZATIONS = ("dynamic", "threshold", "none")
 
+_DRAWN = 3  # the stream of noise that draws pixels; 0 to 2 are the models'
+
 
 def log_likelihood(likelihood, images, outputs, log_scale=None):
     """float32 `[B]`, nats, of uint8 images, given a decoder's outputs `[B, H, W, C]`.
@@ -45,6 +47,25 @@ def to_images(likelihood, outputs):
     else:
         levels = (outputs + 1) / 2
     # Adding a half and cutting off rounds alike on every runtime.
+    return ops.cast(ops.clip(levels * 255 + 0.5, 0, 255), "uint8")
+
+
+def draw_images(likelihood, outputs, seeds, log_scale=None):
+    """Every pixel drawn from its distribution, as uint8, by the noise of `seeds`, int32 `[B]`."""
+    outputs = ops.cast(outputs, "float32")
+    shape = outputs.shape[1:]
+    if likelihood == "gaussian":
+        levels = outputs + ops.exp(log_scale) * random.normal(seeds, shape, _DRAWN)
+    else:
+        # A quantile of the distribution; not 0 or 1, where that of a logistic is infinite.
+        share = ops.clip(random.uniform(seeds, shape, _DRAWN), 1e-6, 1 - 1e-6)
+        if likelihood == "bernoulli":
+            levels = ops.cast(share < ops.sigmoid(outputs), "float32")
+        elif likelihood == "continuous_bernoulli":
+            levels = likelihoods.continuous_bernoulli_quantile(share, outputs)
+        else:
+            noise = ops.log(share) - ops.log(1 - share)
+            levels = (outputs + ops.exp(log_scale) * noise + 1) / 2
     return ops.cast(ops.clip(levels * 255 + 0.5, 0, 255), "uint8")
 
 

@@ -53,6 +53,47 @@ def test_a_continuous_bernoulli_shows_its_mean():
     assert logs.argmax() == 179, "its likelihood is largest where it shows what it saw"
 
 
+@pytest.mark.parametrize("likelihood_name", pixels.LIKELIHOODS)
+def test_drawn_pixels_have_the_likelihoods_distribution(likelihood_name):
+    """The mean of the drawn pixels is the shown mean, and their levels occur as often as the
+    likelihood says."""
+    output, log_scale = {"gaussian": (0.4, -2.3), "discretized_logistic": (-0.2, -3.0)}.get(
+        likelihood_name, (0.9, None)
+    )
+    outputs = np.full((64, 32, 32, 1), output, "float32")
+    drawn = numpy(
+        pixels.draw_images(likelihood_name, outputs, np.arange(64, dtype="int32"), log_scale)
+    )
+    shown = numpy(pixels.to_images(likelihood_name, outputs[:1, :1, :1]))
+    assert drawn.mean() == pytest.approx(float(shown[0, 0, 0, 0]), abs=1.5)
+    levels = np.arange(256).reshape(-1, 1, 1, 1).astype("uint8")
+    if likelihood_name == "bernoulli":
+        levels = levels[[0, 255]]
+    logs = numpy(
+        pixels.log_likelihood(
+            likelihood_name, levels, np.full_like(levels, output, "float32"), log_scale
+        )
+    )
+    expected = np.exp(logs) / np.exp(logs).sum()
+    found = np.array([(drawn == level).mean() for level in levels.ravel()])
+    assert found.sum() == pytest.approx(1)
+    # 65,536 draws: no distribution function off by more than some standard errors.
+    assert np.abs(np.cumsum(found) - np.cumsum(expected)).max() < 0.01
+
+
+@pytest.mark.parametrize("logit", [-90.0, -0.3, 0.0, 0.005, 2.0, 90.0])
+def test_continuous_bernoulli_quantile(logit):
+    share = np.linspace(0.01, 0.99, 9).astype("float32")
+    level = numpy(likelihood.continuous_bernoulli_quantile(share, np.float32(logit)))
+    if logit == 0:
+        below = level
+    elif logit > 0:
+        below = (np.exp(logit * (level - 1)) - np.exp(-logit)) / (1 - np.exp(-logit))
+    else:
+        below = np.expm1(logit * level) / np.expm1(logit)
+    np.testing.assert_allclose(below, share, rtol=1e-3)
+
+
 def test_gaussian_against_scipy():
     x, mean, log_variance = images(0.1, 0.9), images(0.3, 0.2), np.float32(-1.0)
     expected = stats.norm.logpdf(x, mean, np.exp(-0.5)).sum()

@@ -22,7 +22,8 @@ from kgen.losses.pixels import BINARIZATIONS, LIKELIHOODS
 from kgen.training.step import batch_moments
 
 # Streams of noise: 0 the latent variables of training and sampling, 1 binarisation, 2 the
-# choice of a component of the prior; from here on one for each importance sample.
+# choice of a component of the prior, 3 the drawing of pixels; from here on one for each
+# importance sample.
 _FIRST_SAMPLE = 16
 
 # Rows in the decoder at a time, from which on a CPU gains nothing from more.
@@ -38,7 +39,7 @@ class VariationalGenerator(ImageGenerator):
     - `evidence(posterior, prior, noise, labels, exact)`, the decoder's outputs and the
       divergence of the posterior from the prior, of latent variables made from `noise`;
     - `prior_parameters()`, when the prior has any;
-    - `encode`, `decode` and `sample`.
+    - `encode`, `sample_latents` and `decode_outputs`.
 
     It ends its `__init__` with `_build_log_scale`. All VAEs of one latent vector or map, with a
     normal posterior, have that from `LatentMapVAE`.
@@ -139,14 +140,12 @@ class VariationalGenerator(ImageGenerator):
 
     def _log_likelihood(self, images, outputs):
         """float32 `[B]`, nats, of uint8 images under the decoder's outputs."""
-        log_scale = getattr(self, "log_scale", None)
-        if self.likelihood == "gaussian" and self.variance != "learned":
-            log_scale = 0.5 * math.log(self.variance)
-        return pixels.log_likelihood(self.likelihood, images, outputs, log_scale)
+        return pixels.log_likelihood(self.likelihood, images, outputs, self._log_scale())
 
-    def _mean_image(self, outputs):
-        """The decoder's outputs to the mean of every pixel, uint8."""
-        return pixels.to_images(self.likelihood, outputs)
+    def _log_scale(self):
+        if self.likelihood == "gaussian" and self.variance != "learned":
+            return 0.5 * math.log(self.variance)
+        return getattr(self, "log_scale", None)
 
     def _weigh(self, rows, prior, numbers):
         """log p(x|z), `[B]`, and log q(z|x) - log p(z), `[B, units]`, of one sample per row."""
@@ -261,7 +260,31 @@ class VariationalGenerator(ImageGenerator):
     def _num_units(self):
         return self.noise_dim
 
-    # Shipping -------------------------------------------------------------------------
+    # Sampling and shipping ------------------------------------------------------------
+
+    def sample(self, seeds, labels=None, temperature=1.0, draw=False):
+        """Draws latent variables and gives the mean of every pixel.
+
+        `temperature` scales the noise of the latent variables: below 1, likelier images. With
+        `draw` every pixel is drawn from its distribution, as a likelihood has it, in place of its
+        mean, which people rather look at.
+        """
+        outputs = self.decode_outputs(self.sample_latents(seeds, temperature), labels)
+        if draw:
+            return pixels.draw_images(self.likelihood, outputs, seeds, self._log_scale())
+        return pixels.to_images(self.likelihood, outputs)
+
+    def decode(self, latents, labels=None):
+        """The images, uint8, of latent variables `[B, noise_dim]`: the mean of every pixel."""
+        return pixels.to_images(self.likelihood, self.decode_outputs(latents, labels))
+
+    def sample_latents(self, seeds, temperature=1.0):
+        """Latent variables from the prior, float32 `[B, noise_dim]`, see `sample`."""
+        return random.normal(seeds, (self.noise_dim,)) * temperature
+
+    def decode_outputs(self, latents, labels=None):
+        """What the decoder says of latent variables: `[B, H, W, C]`, see `kgen.losses.pixels`."""
+        raise NotImplementedError(f"{type(self).__name__} must implement decode_outputs")
 
     def call(self, images, labels=None):
         """Reconstructs images through the posterior's mean, uint8 in and out."""

@@ -14,7 +14,6 @@ import math
 import keras
 from keras import layers, ops
 
-from kgen import random
 from kgen.checks import check_ints, unknown_name
 from kgen.layers.conditioning import class_input, joined, with_class
 from kgen.layers.convolutional import feature_maps, residual_block
@@ -162,10 +161,6 @@ class LadderVAE(VariationalGenerator):
 
     # Sampling, and between images and latent variables --------------------------------
 
-    def sample(self, seeds, labels=None, temperature=1.0):
-        """Draws images; `temperature` scales the noise in every group: below 1, likelier images."""
-        return self.decode(random.normal(seeds, (self.noise_dim,)) * temperature, labels)
-
     def encode(self, images, labels=None):
         """As for `LatentMapVAE`, `[B, noise_dim]`, relative to the prior, from the top down.
 
@@ -178,9 +173,9 @@ class LadderVAE(VariationalGenerator):
         mean, log_variance = (ops.concatenate(x, axis=1) for x in zip(*flat, strict=True))
         return mean, log_variance
 
-    def decode(self, latents, labels=None):
-        """As for `LatentMapVAE`, of latent variables `[B, noise_dim]` relative to their prior."""
-        return self._mean_image(self._way_down(self._parts(latents), labels)[0])
+    def decode_outputs(self, latents, labels=None):
+        """As for every VAE, of latent variables `[B, noise_dim]` relative to their prior."""
+        return self._way_down(self._parts(latents), labels)[0]
 
     # Construction ---------------------------------------------------------------------
 

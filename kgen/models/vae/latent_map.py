@@ -10,7 +10,6 @@ import math
 
 from keras import layers, ops
 
-from kgen import random
 from kgen.layers.conditioning import with_class
 from kgen.layers.scaling import scale_images
 from kgen.losses import likelihood as likelihoods
@@ -60,16 +59,6 @@ class LatentMapVAE(VariationalGenerator):
     def _active_units(self, posterior, divergences):
         return batch_moments(posterior[0])[1] > 0.01
 
-    # Sampling -------------------------------------------------------------------------
-
-    def sample(self, seeds, labels=None, temperature=1.0):
-        """Draws images; `temperature` scales the latent vector: below 1, likelier images."""
-        return self.decode(self.sample_latents(seeds, temperature), labels)
-
-    def sample_latents(self, seeds, temperature=1.0):
-        """Draws latent vectors from the prior, float32 `[B, latent_dim]`, see `sample`."""
-        return random.normal(seeds, (self.latent_dim,)) * temperature
-
     # Between images and latent variables ----------------------------------------------
 
     def encode(self, images, labels=None):
@@ -80,14 +69,12 @@ class LatentMapVAE(VariationalGenerator):
         mean, log_variance = ops.split(ops.cast(self.encoder(inputs), "float32"), 2, axis=-1)
         return mean, ops.clip(log_variance, -20.0, 10.0)
 
-    def decode(self, latents, labels=None):
-        """The images, uint8, of latent vectors `[B, latent_dim]`: the mean of every pixel."""
-        return self._mean_image(self.decoder(with_class(latents, labels, self.num_classes)))
+    def decode_outputs(self, latents, labels=None):
+        return self.decoder(with_class(latents, labels, self.num_classes))
 
     def log_likelihood(self, images, latents, labels=None):
         """Log-likelihood of uint8 images given latent vectors: float32 `[B]`, nats."""
-        outputs = self.decoder(with_class(latents, labels, self.num_classes))
-        return self._log_likelihood(images, outputs)
+        return self._log_likelihood(images, self.decode_outputs(latents, labels))
 
 
 def flatten_statistics(x):
