@@ -46,7 +46,7 @@ class Configurable:
                 if parameter.name not in names
             ]
             own.append(rest)
-        cls.__signature__ = inspect.Signature(own)
+        cls.__signature__ = _OfTheClass(inspect.Signature(own))
 
     def __new__(cls, *args, **kwargs):
         instance = super().__new__(cls, *args, **kwargs)
@@ -71,6 +71,18 @@ class Configurable:
             own = argument is None and isinstance(value, keras.layers.Layer)
             kept[name] = None if own else _plain(value)
         return {**super().get_config(), **kept}
+
+
+class _OfTheClass:
+    """A class's signature, which its instances do not have: other arguments call them."""
+
+    def __init__(self, signature):
+        self.signature = signature
+
+    def __get__(self, instance, owner):
+        if instance is not None:
+            raise AttributeError("__signature__")
+        return self.signature
 
 
 def _plain(value):

@@ -19,6 +19,7 @@ _LAYERS = {
     "kgen.models.autoregressive.pixelrnn": ("DiagonalBiLSTM", "DiagonalLSTM", "RowLSTM"),
     "kgen.models.diffusion.dit": ("FlowTransformer",),
     "kgen.models.tokens.maskgit": ("MaskedTransformer",),
+    "kgen.training.schedules": ("RunSchedule",),
 }
 
 

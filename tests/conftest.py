@@ -31,6 +31,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 )
+# As the command line has it: with several, two trainings from one seed part in the last bit.
+os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 # Workers share the cores: threads that wait for one cost ten times the work of small products.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 

@@ -48,7 +48,7 @@ kgen evaluate runs/dcgan-photos
 #: What other tests run, or continuous integration before any.
 ELSEWHERE = ("pip install", "pytest", "kgen quickstart")
 
-COMMAND = re.compile(r"(\w+=\S+ )?(kgen|pip|pytest)\b")
+COMMAND = re.compile(r"(\w+=\S+ )?(kgen|pip|pytest|openssl)\b")
 
 
 def blocks():
@@ -96,7 +96,7 @@ def test_no_block_is_left_out():
     assert {language for language, _ in blocks()} == {"", "python"}
     assert len(others) == 1 and others[0].startswith("artifacts/vae/\n")
     for command in commands():
-        if not command.startswith((*ELSEWHERE, "KERAS_BACKEND=jax ")):
+        if not command.startswith((*ELSEWHERE, "openssl", "KERAS_BACKEND=jax ")):
             smaller(command)
 
 
@@ -121,6 +121,9 @@ def test_commands(home, tensorflow_only, monkeypatch):
         if command.startswith((*ELSEWHERE, "KERAS_BACKEND=")):
             continue
         before = given.get(command.split()[1])
+        if command.startswith("openssl"):
+            subprocess.run(shlex.split(command), check=True, capture_output=True)
+            continue
         if before is not None:
             assert kgen(smaller(before)) == 0, before
         if command.split()[1] in ("list", "cache"):  # in a moment, in a process of its own
@@ -131,9 +134,13 @@ def test_commands(home, tensorflow_only, monkeypatch):
         assert status == 0, command
     # What an artifact holds, by the listing.
     [listing] = [text for _, text in blocks() if text.startswith("artifacts/vae/\n")]
-    folder, *entries = [re.split(r"\s{2,}", line.strip())[0] for line in listing.splitlines()]
-    for name in " ".join(entries).split():
-        assert (home / folder / name).exists(), name
+    [folder], *entries = [
+        re.split(r"\s{2,}", line.strip(), maxsplit=1) for line in listing.splitlines()
+    ]
+    for names, *said in entries:
+        where = home / ("artifacts/signed" if "--sign" in "".join(said) else folder)
+        for name in names.split():
+            assert (where / name).exists(), name
 
 
 JAX = """
