@@ -12,6 +12,7 @@ from kgen.cli.common import (
     Json,
     Model,
     Seed,
+    Settings,
     Source,
     Split,
     app,
@@ -19,6 +20,7 @@ from kgen.cli.common import (
     data_of,
     load,
     make_table,
+    parse_settings,
     print_result,
     say,
     work,
@@ -52,6 +54,7 @@ def evaluate(
             min=1, help="For a VAE: samples per image for the likelihood.", show_default="1"
         ),
     ] = None,
+    settings: Settings = None,
     output: Annotated[
         pathlib.Path | None,
         typer.Option("-o", "--output", help="Folder to write to.", show_default="the run's own"),
@@ -74,12 +77,15 @@ def evaluate(
 
     Example: kgen evaluate runs/vae-mnist --importance-samples 500 --metrics fd,kd
 
+    Example: kgen evaluate runs/vae-mnist --set draw=true
+
     Example: kgen evaluate runs/dcgan-mnist/best.keras -o best/
 
     Example: kgen evaluate runs/dcgan-photos --data new-photos/
 
     Example: kgen evaluate runs/dcgan-faces --features inception:weights.pth --num-samples 50000
     """
+    options = parse_settings(settings or [])
     with work(as_json, model):
         import kgen
 
@@ -100,6 +106,7 @@ def evaluate(
             metrics=_names(metrics),
             features=features,
             importance_samples=importance_samples,
+            options=options,
             batch_size=batch_size,
             seed=seed,
             force=force,

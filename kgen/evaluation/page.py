@@ -197,9 +197,12 @@ def _command(report):
     if path:
         options = {"data": report["data"].get("source"), **options}
     options = {name: value for name, value in options.items() if value is not None}
+    drawn_with = samples.get("options", {})
     if path:
         words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
+        words += [f"--set={name}={json.dumps(value)}" for name, value in drawn_with.items()]
         return shlex.join(["kgen", "evaluate", path, *words])
+    options |= {"options": drawn_with} if drawn_with else {}
     words = "".join(f", {name}={value!r}" for name, value in options.items())
     return f"kgen.evaluation.evaluate(model, data{words})"
 

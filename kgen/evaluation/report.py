@@ -75,6 +75,7 @@ def evaluate(
     metrics=None,
     features="auto",
     importance_samples=None,
+    options=None,
     batch_size=64,
     seed=0,
     force=False,
@@ -102,6 +103,8 @@ def evaluate(
         features: What images are compared by, see `kgen.evaluation.features.get`.
         importance_samples: Int, samples per image for the likelihood of a model that has
             only a bound (a VAE); `None` for 1, which is the ELBO.
+        options: Dict of options of the model's `sample`, such as `{"draw": True}` for a VAE, whose
+            images are else the means of their pixels.
         batch_size: Int.
         seed: Int, for the samples and everything else that is random.
         force: Bool, compute a Fréchet distance of fewer images than features.
@@ -153,6 +156,7 @@ def evaluate(
         importance_samples = check_int(1, importance_samples=importance_samples)
     num_samples = check_int(1, num_samples=num_samples)
     batch_size = check_int(1, batch_size=batch_size)
+    options = model.check_options(options or {})
     about, test, train, names = _splits(model, data, train, split)
     if source is not None:
         about["source"] = source
@@ -200,15 +204,19 @@ def evaluate(
         )
     drawn = {}
     if reference is None:
-        report["sampling"] = draw(model, min(num_samples, 256), None, seed, batch_size, False)[1]
+        n = min(num_samples, 256)
+        report["sampling"] = draw(model, n, None, seed, batch_size, False, options)[1]
     else:
-        images, report["sampling"] = draw(model, num_samples, labels, seed, batch_size, progress)
+        images, report["sampling"] = draw(
+            model, num_samples, labels, seed, batch_size, progress, options
+        )
         found = reference.measure(images, labels, metrics, force=force)
         found["left_out"] = {reference.title(name): why for name, why in left_out.items()}
         found["samples"] = {
             "n": num_samples,
             "seed": seed,
             "labels": None if labels is None else "as frequent as in the reference",
+            "options": dict(options),
         }
         report |= found
         if train is not None and about["split"] != "train":
@@ -268,7 +276,7 @@ def reconstruction_error(model, images, labels=None, batch_size=64):
     }
 
 
-def draw(model, n, labels=None, seed=0, batch_size=64, progress="auto"):
+def draw(model, n, labels=None, seed=0, batch_size=64, progress="auto", options=None):
     """Draws `n` images, and says how fast: uint8 `[n, H, W, C]`, and a dict, see `evaluate`.
 
     Without `labels` the classes of a class-conditional model take turns.
@@ -278,9 +286,10 @@ def draw(model, n, labels=None, seed=0, batch_size=64, progress="auto"):
         labels = np.arange(n) % model.num_classes
     start = time.perf_counter()
     first = None if labels is None else labels[:batch_size]
-    model.generate(batch_size, first, seed, batch_size=batch_size, progress=False)
+    run = {"batch_size": batch_size, **(options or {})}
+    model.generate(batch_size, first, seed, progress=False, **run)
     compiled = time.perf_counter()
-    images = model.generate(n, labels, seed, batch_size=batch_size, progress=progress)
+    images = model.generate(n, labels, seed, progress=progress, **run)
     return images, {
         "images_per_second": n / (time.perf_counter() - compiled),
         "batch_size": batch_size,

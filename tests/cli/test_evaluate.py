@@ -85,7 +85,8 @@ def test_evaluate_a_conditional_gan(runs):
 def test_no_metrics(result, runs, tmp_path):
     """What is printed as JSON is what is written."""
     report = result(
-        "evaluate", runs[1], "--metrics", "none", "--split", "validation", "-o", tmp_path
+        *("evaluate", runs[1], "--metrics", "none", "--split", "validation", "-o", tmp_path),
+        *("--set", "temperature=0.5"),
     )
     assert report_of(tmp_path) == report
     assert report["data"]["split"] == "validation"

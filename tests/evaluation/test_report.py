@@ -115,8 +115,15 @@ def test_a_folder_with_a_page(vae, tmp_path):
     data = kgen.data.load("digits", cache_dir=tmp_path / "cache")
     folder = tmp_path / "evaluation"
     figures = kgen.evaluation.evaluate(
-        vae, data, metrics=["kd"], num_samples=64, folder=folder, cache_dir=tmp_path
+        *(vae, data),
+        metrics=["kd"],
+        num_samples=64,
+        options={"draw": True},
+        folder=folder,
+        cache_dir=tmp_path,
     )
+    assert figures["samples"]["options"] == {"draw": True}
+    assert "draw True" in (folder / "report.html").read_text()
     assert json.loads((folder / "evaluation.json").read_text()) == figures
     assert {"samples", "neighbours", "reconstructions", "interpolation"} <= set(figures["pictures"])
     assert "KD-random_conv" in (folder / "report.html").read_text()

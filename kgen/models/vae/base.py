@@ -269,6 +269,8 @@ class VariationalGenerator(ImageGenerator):
         `draw` every pixel is drawn from its distribution, as a likelihood has it, in place of its
         mean, which people rather look at.
         """
+        if draw not in (True, False):
+            raise ValueError(f"draw must be True or False. Received: draw={draw!r}")
         outputs = self.decode_outputs(self.sample_latents(seeds, temperature), labels)
         if draw:
             return pixels.draw_images(self.likelihood, outputs, seeds, self._log_scale())

@@ -117,6 +117,18 @@ def test_it_learns_by_every_likelihood_and_bound(arguments, check_training):
     check_training(tiny(num_classes=3, **arguments), DARK, LABELS)
 
 
+def test_pixels_are_drawn_by_choice():
+    """Black or white by the probability that is else shown as a grey level."""
+    model = tiny()
+    shown = model.generate(4, seed=3)
+    assert len(np.unique(shown)) > 2
+    drawn = model.generate(4, seed=3, draw=True)
+    assert set(np.unique(drawn)) == {0, 255}
+    assert np.abs(drawn.mean() - shown.mean()) < 15, "alike on average, of 256 pixels"
+    with pytest.raises(ValueError, match=r"draw must be True or False\. Received: draw='no'"):
+        model.generate(1, draw="no")
+
+
 def test_a_label_changes_the_image():
     images = sampled(tiny(num_classes=3), [3, 3, 3], np.array([0, 1, 1]))
     assert (images[0] != images[1]).any()
