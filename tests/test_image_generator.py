@@ -1,3 +1,5 @@
+import inspect
+
 import keras
 import numpy as np
 import pytest
@@ -232,3 +234,11 @@ def test_predict_takes_what_call_takes(model, conditional):
         conditional.predict(IMAGES[:8], verbose=0)
     with pytest.raises(ValueError, match=r"uint8 images, 0 to 255\. Received: float32"):
         model.predict(IMAGES[:8] / np.float32(255), verbose=0)
+
+
+def test_only_the_class_has_the_constructors_signature():
+    """What is called is called with other arguments: `tf.function` looks at an instance's."""
+    model = kgen.models.PixelCNN.from_preset("pixelcnn_tiny")
+    assert "image_shape" in inspect.signature(type(model)).parameters
+    for called in (model, model.network):
+        assert "image_shape" not in inspect.signature(called).parameters
