@@ -363,13 +363,6 @@ class VariationalGenerator(ImageGenerator):
                 f"beta={beta}, kl_warmup_steps={kl_warmup_steps}, free_bits={free_bits}"
             )
 
-    def default_optimizer(self, learning_rate=None):
-        # Unbounded, the first steps of a large image overshoot: with `vae_64x64` on emoji in
-        # batches of 16 the loss rises from 87,720 to 119,021 at the fifth, with this to 86,881,
-        # and after 20 it is 64,667, with this 62,520.
-        rate = 1e-3 if learning_rate is None else learning_rate
-        return keras.optimizers.Adam(rate, global_clipnorm=1.0)
-
     def _build_log_scale(self):
         """The spread of the pixels, where it is learnt: the last weight that a subclass builds."""
         if self.likelihood == "discretized_logistic" or (
