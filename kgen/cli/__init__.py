@@ -46,7 +46,7 @@ def main(arguments=None):
         return 2
     interrupted, signals = 128 + signal.SIGINT, []
     try:
-        with _sigterm_as_ctrl_c(signals), _plain_warnings():
+        with _stoppable(signals), _plain_warnings():
             status = app(arguments, prog_name="kgen", standalone_mode=False) or 0
     except KeyboardInterrupt:
         status = interrupted
@@ -90,25 +90,54 @@ def _empty(arguments):
 
 
 @contextlib.contextmanager
-def _sigterm_as_ctrl_c(received):
+def _stoppable(received):
     """SIGTERM, as `docker stop` sends it, ends a command as Ctrl-C does: it tidies up first.
 
-    It is appended to `received`.
+    The signal is appended to `received`. It comes once more where its KeyboardInterrupt would be
+    lost, or was: modules import others with `except:` around it, and what is raised in `__del__`
+    or in a callback of the garbage collector goes nowhere.
     """
+    timers = []
 
     def stop(signum, frame):
         received.append(signum)
-        raise KeyboardInterrupt
+        if _imports(frame):
+            come_again(signum)
+        else:
+            raise KeyboardInterrupt
 
-    before = signal.getsignal(signal.SIGTERM)
-    mine = threading.current_thread() is threading.main_thread() and before == signal.SIG_DFL
-    if mine:
-        signal.signal(signal.SIGTERM, stop)
+    def come_again(signum):
+        timers.append(threading.Timer(0.05, os.kill, (os.getpid(), signum)))
+        timers[-1].start()
+
+    def not_lost(unraisable):
+        if unraisable.exc_type is KeyboardInterrupt and received:
+            come_again(received[-1])
+        else:
+            hook(unraisable)
+
+    handlers, hook = {}, sys.unraisablehook
+    defaults = {signal.SIGTERM: signal.SIG_DFL, signal.SIGINT: signal.default_int_handler}
+    if threading.current_thread() is threading.main_thread():
+        handlers = {s: default for s, default in defaults.items() if signal.getsignal(s) == default}
+    for signum in handlers:
+        signal.signal(signum, stop)
+    sys.unraisablehook = not_lost
     try:
         yield
     finally:
-        if mine:
-            signal.signal(signal.SIGTERM, before)
+        for timer in timers:
+            timer.cancel()
+            timer.join()
+        sys.unraisablehook = hook
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+
+
+def _imports(frame):
+    while frame and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
 
 
 def _usage(error, arguments):

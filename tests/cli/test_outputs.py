@@ -1,11 +1,15 @@
 """What `-o` may replace, and what a command that is stopped leaves."""
 
+import importlib
 import os
 import signal
+import sys
 import threading
 import time
 
 import pytest
+
+from kgen import cli
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*collapse")
 
@@ -118,3 +122,39 @@ def test_a_stopped_process_leaves_nothing(start, vae_run, tmp_path):
         _, err = process.communicate(timeout=60)
         assert process.returncode == 128 + signal.SIGTERM, err
         assert not list(tmp_path.iterdir())
+
+
+OPTIONAL = """
+import signal
+try:
+    signal.raise_signal(signal.{name})
+except BaseException:
+    pass
+"""
+
+
+class Dropped:
+    def __init__(self, signum):
+        self.signum = signum
+
+    def __del__(self):
+        signal.raise_signal(self.signum)
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("where", ["import", "__del__"])
+def test_a_signal_is_not_lost(tmp_path, monkeypatch, signum, where):
+    """Where what its handler raises is swallowed."""
+    (tmp_path / "kgen_optional.py").write_text(OPTIONAL.format(name=signum.name))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "kgen_optional", raising=False)
+    hook, received, passed = sys.unraisablehook, [], False
+    with pytest.raises(KeyboardInterrupt), cli._stoppable(received):
+        if where == "import":
+            importlib.import_module("kgen_optional")
+        else:
+            Dropped(signum)
+        passed = True
+        time.sleep(10)
+    assert passed and set(received) == {signum}
+    assert sys.unraisablehook is hook and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
