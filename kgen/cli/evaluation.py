@@ -44,8 +44,8 @@ def evaluate(
     features: Annotated[
         str,
         typer.Option(
-            help="What images are compared by: auto, lenet128, cifar_cnn, random_conv, "
-            "inception:WEIGHTS or a .keras file."
+            help="What images are compared by: auto, lenet128, cifar_cnn, general_cnn, "
+            "random_conv, inception:WEIGHTS or a .keras file."
         ),
     ] = "auto",
     importance_samples: Annotated[

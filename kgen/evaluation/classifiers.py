@@ -57,6 +57,50 @@ def cifar_network(image_shape, num_classes, seed=0):
         return keras.Model(image, x, name="cifar_network")
 
 
+def general_network(seed=0):
+    """A convolutional network from images of any size with alpha to `features`.
+
+    From float32 `[B, H, W, 4]`, -1 to 1, as `for_general_network` makes them, to `[B, 128]`, the
+    means over the positions of 128 filters.
+    """
+    with computing_in_float32():
+        x = image = keras.Input((None, None, 4), name="image")
+        for i, (filters, strides) in enumerate(
+            ((32, 1), (48, 2), (64, 1), (96, 2), (128, 1), (128, 2))
+        ):
+            x = layers.Conv2D(
+                filters, 3, strides, "same", use_bias=False, kernel_initializer=_he(seed, i)
+            )(x)
+            x = layers.BatchNormalization(momentum=0.98)(x)
+            x = layers.Activation("relu")(x)
+        x = layers.GlobalAveragePooling2D(name="features")(x)
+        return keras.Model(image, x, name="general_network")
+
+
+def for_general_network(images):
+    """uint8 images `[N, H, W, 1, 3 or 4]` as `general_network` takes them, float32.
+
+    Colours are multiplied by their alpha: under full transparency they are nobody's to see. Sides
+    are brought to between 24 and 96 by whole factors, by repetition and by averages, so that no
+    filter of interpolation is part of a score.
+    """
+    side = max(images.shape[1:3])
+    grow, shrink = -(-24 // side), -(-side // 96)
+    images = images.repeat(grow, axis=1).repeat(grow, axis=2)
+    if shrink > 1:
+        ends = [(0, -images.shape[axis] % shrink) for axis in (1, 2)]
+        images = np.pad(images, ((0, 0), *ends, (0, 0)), mode="edge")
+        count, height, width, channels = images.shape
+        images = images.reshape(count, height // shrink, shrink, width // shrink, shrink, channels)
+        images = images.mean(axis=(2, 4), dtype="float32")
+    found = np.empty((*images.shape[:3], 4), "float32")
+    found[..., :3] = images[..., :3]  # grey is repeated
+    found[..., 3] = images[..., 3] if images.shape[-1] == 4 else 255
+    found *= 1 / 255
+    found[..., :3] *= found[..., 3:]
+    return found * 2 - 1
+
+
 def fitting(image_shape):
     """The network of this module for a shape: `lenet` for small grey images."""
     height, width, channels = image_shape

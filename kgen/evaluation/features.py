@@ -32,13 +32,14 @@ WEIGHTS = pathlib.Path(__file__).parent / "weights"
 SHA256 = {
     "lenet128": "9e49eab33866c0f23c3b767f4ac928513bc39d7744995c27626c02527aff240b",
     "cifar_cnn": "0dc9c049f52306831f9d465b5f2a997ead6de21ef27c143cc3577e04d556e5e9",
+    "general_cnn": "93d45090901c2bce43f6b4905e31afea616dfceb4bb778f653985ff8d8f184f0",
 }
 
 #: sha256 of weights-inception-2015-12-05-6726825d.pth, as torch-fidelity distributes it.
 #: pytorch-fid has the same file under the name pt_inception-2015-12-05-6726825d.pth.
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
-BUNDLED = ("lenet128", "cifar_cnn", "random_conv")
+BUNDLED = ("lenet128", "cifar_cnn", "general_cnn", "random_conv")
 
 _BLOCK = 4096  # images to hash at a time
 
@@ -118,7 +119,7 @@ class KerasExtractor:
             if self.image_shape != image_shape:
                 raise ValueError(
                     f"{self.name} takes images of {_sides(self.image_shape)}. Received: "
-                    f"{_sides(image_shape)}. Use random_conv."
+                    f"{_sides(image_shape)}. Use general_cnn."
                 )
             return self
         grey_levels = np.arange(2 * np.prod(image_shape)) * 37 % 256  # all of them, in disorder
@@ -130,7 +131,7 @@ class KerasExtractor:
         ):
             raise ValueError(
                 f"{self.name} takes {list(takes)}. Received: {list(given.shape)} for 2 images of "
-                f"{_sides(image_shape)}. Give it a preprocess that fits, or use random_conv."
+                f"{_sides(image_shape)}. Give it a preprocess that fits, or use general_cnn."
             )
         found = copy.copy(self)
         found.image_shape = image_shape
@@ -230,12 +231,26 @@ def cifar_cnn():
     return _bundled("cifar_cnn", classifiers.cifar_network, (32, 32, 3), 10)
 
 
-def random_conv(image_shape):
-    """A `KerasExtractor` of a convolutional network with random weights, for any other images.
+def general_cnn():
+    """Features of a small network for images of any size, grey, RGB or RGBA: 128 features.
 
-    Random features tell distributions apart, but do not weigh what a person would: use
-    them to compare models on the same data, and distrust small differences. There are 256,
-    the means over the positions of three layers. Sides are 8 or more.
+    It was trained to tell the classes of CIFAR-10 (JPEG copy), MNIST and emoji, and how strongly
+    images were blurred, made noisy, recoloured, mixed or cut to pieces. It has no classifier for
+    other images than these. Sides over 96 pixels are made smaller for it.
+    """
+    model = classifiers.general_network()
+    _load_weights(model, "general_cnn")
+    return KerasExtractor(
+        model, "general_cnn", classifiers.for_general_network, sha256=SHA256["general_cnn"]
+    )
+
+
+def random_conv(image_shape):
+    """A `KerasExtractor` of a convolutional network with random weights, for any images.
+
+    Random features tell distributions apart, but do not weigh what a person would, and they
+    see colours where alpha hides them: `general_cnn` is better for most. There are 256, the
+    means over the positions of three layers. Sides are 8 or more.
     """
     image_shape = check_image_shape(image_shape)
     if min(image_shape[:2]) < 8:
@@ -265,7 +280,7 @@ def get(features, image_shape):
     """The `FeatureExtractor` that `features` means, for images of shape `(H, W, C)`.
 
     That is `"auto"` (`lenet128` for 28x28 grey images, `cifar_cnn` for 32x32 RGB, else
-    `random_conv`), one of these names, `"inception:PATH"` with the path of the weights, the
+    `general_cnn`), one of these names, `"inception:PATH"` with the path of the weights, the
     path of a `.keras` file, a Keras model, or any object with the methods of
     `FeatureExtractor`. A `ValueError` where there is none such, it does not take such images,
     or its weights have another hash than they should.
@@ -364,11 +379,13 @@ def _key(extractor, images):
 
 def _named(name, image_shape):
     if name == "auto":
-        name = {(28, 28, 1): "lenet128", (32, 32, 3): "cifar_cnn"}.get(image_shape, "random_conv")
+        name = {(28, 28, 1): "lenet128", (32, 32, 3): "cifar_cnn"}.get(image_shape, "general_cnn")
     if name == "lenet128":
         return lenet128()
     if name == "cifar_cnn":
         return cifar_cnn()
+    if name == "general_cnn":
+        return general_cnn()
     if name == "random_conv":
         return random_conv(image_shape)
     kind, _, path = name.partition(":")
@@ -386,14 +403,18 @@ def _named(name, image_shape):
 
 
 def _bundled(name, build, image_shape, num_classes):
-    content = _read_checked(WEIGHTS / f"{name}.npz", SHA256[name])
     network = build(image_shape, num_classes)
-    with np.load(io.BytesIO(content)) as stored:
-        network.set_weights([stored[f"weight_{i}"] for i in range(len(network.weights))])
+    _load_weights(network, name)
     with classifiers.computing_in_float32():
         model = keras.Model(network.input, network.get_layer("features").output)
     head = tuple(network.get_layer("logits").get_weights())
     return KerasExtractor(model, name, head=head, image_shape=image_shape, sha256=SHA256[name])
+
+
+def _load_weights(network, name):
+    content = _read_checked(WEIGHTS / f"{name}.npz", SHA256[name])
+    with np.load(io.BytesIO(content)) as stored:
+        network.set_weights([stored[f"weight_{i}"] for i in range(len(network.weights))])
 
 
 def _read_checked(path, expected):

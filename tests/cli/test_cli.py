@@ -277,7 +277,7 @@ def test_train_keeps_the_best_then_goes_on_then_begins_anew(result, tmp_path):
     run = tmp_path / "run"
     line = ("train", "vae_tiny", "--data", "digits", "--run", run, "--batch-size", 128)
     result(*line, "--epochs", 3, "--keep-best", "kd")
-    metrics = [row["KD-random_conv"] for row in Run(run).metrics]
+    metrics = [row["KD-general_cnn"] for row in Run(run).metrics]
     record = json.loads((run / "best.keras.json").read_text())
     assert len(metrics) == 3 and record["value"] == min(metrics)
     assert record["epoch"] == 1 + metrics.index(min(metrics))
@@ -287,7 +287,7 @@ def test_train_keeps_the_best_then_goes_on_then_begins_anew(result, tmp_path):
     # A run goes on with other evaluations; a new run in the folder forgets the old best.
     options = ("--epochs", 4, "--evaluate-every", 5)
     assert result("train", "--resume", run, *options)["metrics"]["epoch"] == 4
-    assert len(Run(run).metrics) == 4 and "KD-random_conv" not in Run(run).metrics[-1]
+    assert len(Run(run).metrics) == 4 and "KD-general_cnn" not in Run(run).metrics[-1]
     result(*line, "--epochs", 1, "--force")
     assert len(Run(run).metrics) == 1
     assert not (run / "best.keras").exists()

@@ -43,11 +43,11 @@ def test_evaluate(runs):
     assert "5 importance samples" in report["likelihood"]["protocol"]
     assert 0 < report["reconstruction"]["mae"] < report["reconstruction"]["rmse"] < 255
     assert report["sampling"]["images_per_second"] > 0
-    entry = report["metrics"]["FD-random_conv"]
+    entry = report["metrics"]["FD-general_cnn"]
     assert entry["value"] > entry["floor"] > 0
     assert any(text.startswith("few images") for text in report["warnings"])
     page = (run / "report.html").read_text()
-    assert "FD-random_conv" in page and report["features"]["sha256"] in page
+    assert "FD-general_cnn" in page and report["features"]["sha256"] in page
     for picture in report["pictures"].values():
         with Image.open(run / picture["file"]) as image:
             assert min(image.size) > 30
@@ -60,11 +60,11 @@ def test_equal_commands_give_equal_figures_outside_a_run_too(kgen, refused, runs
         "evaluate", alone, "--data", "digits", "--metrics", "fd,kd,recall", *SMALL
     )
     assert status == 0 and "180 test images of digits" in out and "grey levels" in out
-    assert "KD-random_conv" in out and "report.html" in out
-    assert "precision-random_conv" not in out
+    assert "KD-general_cnn" in out and "report.html" in out
+    assert "precision-general_cnn" not in out
     assert (tmp_path / "alone-evaluation/report.html").is_file()
     found = report_of(tmp_path / "alone-evaluation")["metrics"]
-    assert set(found) == {"FD-random_conv", "KD-random_conv", "recall-random_conv"}
+    assert set(found) == {"FD-general_cnn", "KD-general_cnn", "recall-general_cnn"}
     expected = report_of(runs[0])["metrics"]
     assert found == {name: expected[name] for name in found}
 
@@ -78,7 +78,7 @@ def test_equal_commands_give_equal_figures(result, runs, tmp_path):
 def test_evaluate_a_conditional_gan(runs):
     report = report_of(runs[1])
     assert "reconstruction" not in report and "likelihood" not in report
-    assert set(report["metrics"]) == {"FD-random_conv", "KD-random_conv"}
+    assert set(report["metrics"]) == {"FD-general_cnn", "KD-general_cnn"}
     assert report["samples"]["labels"] == "as frequent as in the reference"
 
 
@@ -106,8 +106,8 @@ def test_compare(kgen, result, runs, tmp_path):
     compared = result("compare", *runs, "-o", out)
     assert compared["header"][-2:] == ["vae", "gan"]
     rows = {row[0]: row for row in compared["rows"]}
-    assert "*" in "".join(rows["FD-random_conv"])
-    assert "FD-random_conv" in out.read_text()
+    assert "*" in "".join(rows["FD-general_cnn"])
+    assert "FD-general_cnn" in out.read_text()
     status, said, _ = kgen("compare", *runs, "-o", out)
     assert status == 0 and f"Look at {out}" in said
 
@@ -127,8 +127,8 @@ def test_compare_what_is_not_comparable(kgen, result, runs, run_python, tmp_path
         report = report_of(vae)
         if name != "one":
             report["samples"]["n"] = 100
-            report["left_out"] = {"FD-random_conv": "needs 256 images"}
-            del report["metrics"]["FD-random_conv"]
+            report["left_out"] = {"FD-general_cnn": "needs 128 images"}
+            del report["metrics"]["FD-general_cnn"]
         (tmp_path / name).mkdir()
         (tmp_path / name / "evaluation.json").write_text(json.dumps(report))
     folders = [tmp_path / name for name in ("one", "another", "third")]
@@ -138,10 +138,10 @@ def test_compare_what_is_not_comparable(kgen, result, runs, run_python, tmp_path
         "images drawn": {"one": "260", "another": "100", "third": "100"}
     }
     assert found["left_out"] == {
-        name: {"FD-random_conv": "needs 256 images"} for name in ("another", "third")
+        name: {"FD-general_cnn": "needs 128 images"} for name in ("another", "third")
     }
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
-    assert "another has no FD-random_conv: needs 256 images." in page
+    assert "another has no FD-general_cnn: needs 128 images." in page
     piped = run_python(COMPARE, *line[1:], env={"COLUMNS": "80"})
     assert piped.stdout.endswith("0 []\n") and piped.stderr == ""
     monkeypatch.setenv("COLUMNS", "80")
@@ -149,7 +149,7 @@ def test_compare_what_is_not_comparable(kgen, result, runs, run_python, tmp_path
     for out in (piped.stdout, kgen(*line)[1]):
         shown = " ".join(re.sub("[│┃]|\x1b\\[[0-9;]*m", " ", out).split())
         assert "These runs are not comparable: images drawn differ." in shown
-        assert "another has no FD-random_conv: needs 256 images." in shown
+        assert "another has no FD-general_cnn: needs 128 images." in shown
         for figure in {cell for row in found["rows"] for cell in row}:
             assert set(figure.split()) <= set(shown.split())
 
@@ -246,10 +246,10 @@ def test_evaluate_other_data(kgen, named, tmp_path):
     assert report["floor_sample"] == {"split": "train", "n": 48 - 14}
     page = (out / "report.html").read_text(encoding="utf-8")
     assert f"kgen evaluate {run.path} --data={other} --split=test" in page
-    assert report["metrics"].keys() == {"KD-random_conv"}
-    why = "of 256 features needs at least 256 images. Received: 64. Draw more, or force it"
-    assert report["left_out"] == {"FD-random_conv": why}
-    assert f"Left out: FD-random_conv: {why}." in said
+    assert report["metrics"].keys() == {"KD-general_cnn"}
+    why = "of 128 features needs at least 128 images. Received: 64. Draw more, or force it"
+    assert report["left_out"] == {"FD-general_cnn": why}
+    assert f"Left out: FD-general_cnn: {why}." in said
 
 
 def test_a_run_whose_data_is_gone_and_comes_back(kgen, named, tmp_path, capfd):

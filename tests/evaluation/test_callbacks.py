@@ -71,36 +71,36 @@ def trained(data, reference, tmp_path_factory):
 
 
 def test_every_other_epoch(reference, trained):
-    names = {"KD-random_conv", "recall-random_conv"}
+    names = {"KD-general_cnn", "recall-general_cnn"}
     assert [names <= set(logs) for logs in trained.seen] == [False, True, False, True]
     expected = reference.measure(trained.drawn, metrics=["kd"], floor=False)
-    expected = expected["metrics"]["KD-random_conv"]["value"]
-    assert trained.seen[-1]["KD-random_conv"] == pytest.approx(expected, rel=1e-6)
+    expected = expected["metrics"]["KD-general_cnn"]["value"]
+    assert trained.seen[-1]["KD-general_cnn"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_the_best_model_is_kept(reference, trained):
     path = trained.folder / "kept" / "kd.keras"
-    values = trained.history["KD-random_conv"]
+    values = trained.history["KD-general_cnn"]
     record = json.loads(path.with_name("kd.keras.json").read_text())
     assert record == {
-        "metric": "KD-random_conv",
+        "metric": "KD-general_cnn",
         "value": min(values),
         "epoch": 1 + int(np.argmin(values)),
     }
     images = keras.saving.load_model(path).generate(64, seed=0)
     found = reference.measure(images, metrics=["kd"], floor=False)["metrics"]
-    assert found["KD-random_conv"]["value"] == pytest.approx(min(values), rel=1e-5)
+    assert found["KD-general_cnn"]["value"] == pytest.approx(min(values), rel=1e-5)
 
 
 def test_where_higher_is_better(trained):
     record = json.loads((trained.folder / "density.keras.json").read_text())
-    assert record["value"] == max(trained.history["density-random_conv"])
+    assert record["value"] == max(trained.history["density-general_cnn"])
 
 
 def test_a_resumed_run_keeps_the_better_one(data, reference, trained, tmp_path):
     path = shutil.copy(trained.folder / "kept" / "kd.keras", tmp_path / "best.keras")
     record = path.with_name("best.keras.json")
-    record.write_text(json.dumps({"metric": "KD-random_conv", "value": -1.0, "epoch": 1}))
+    record.write_text(json.dumps({"metric": "KD-general_cnn", "value": -1.0, "epoch": 1}))
     kept = path.read_bytes()
 
     def resume(epochs, **options):
@@ -111,7 +111,7 @@ def test_a_resumed_run_keeps_the_better_one(data, reference, trained, tmp_path):
     assert path.read_bytes() == kept, "no epoch was better than the record"
     # A new training, from epoch 0, forgets what an older one had reached.
     history = resume(1)
-    assert json.loads(record.read_text())["value"] == history["KD-random_conv"][0]
+    assert json.loads(record.read_text())["value"] == history["KD-general_cnn"][0]
 
 
 def test_the_figures_do_not_change_the_training(data, trained):
@@ -121,13 +121,13 @@ def test_the_figures_do_not_change_the_training(data, trained):
 
 def test_few_validation_images_do_not_end_the_training(data, trained, tmp_path):
     few = kgen.data.Split(data.validation.images[:4])
-    with pytest.warns(UserWarning, match=r"Left out: recall-random_conv: needs at least 6 real"):
+    with pytest.warns(UserWarning, match=r"Left out: recall-general_cnn: needs at least 6 real"):
         _, history = fit(data, [EvaluateSamples(few, num_samples=64)], 1, trained.model)
-    assert "KD-random_conv" in history and "recall-random_conv" not in history
+    assert "KD-general_cnn" in history and "recall-general_cnn" not in history
     one = kgen.data.Split(data.validation.images[:1])
-    with pytest.warns(UserWarning, match="Left out: KD-random_conv: needs at least 2 real"):
+    with pytest.warns(UserWarning, match="Left out: KD-general_cnn: needs at least 2 real"):
         _, history = fit(data, [EvaluateSamples(one)], 1, trained.model)
-    assert not any("random_conv" in name for name in history)
+    assert not any("general_cnn" in name for name in history)
     before = trained.model.steps_trained
     choice = a_choice(few, "recall", tmp_path / "best.keras")
     with pytest.raises(ValueError, match="cannot be chosen by 'recall', which needs at least 6"):
@@ -144,7 +144,7 @@ def test_a_split_is_enough_and_labels_are_drawn_like_its_own(data, metric, tmp_p
     model.compile()
     evaluation = EvaluateSamples(data.validation, num_samples=400, metrics=[metric])
     history = model.fit(data.train, epochs=1, batch_size=256, callbacks=[evaluation], verbose=0)
-    (value,) = history.history[{"kd": "KD-random_conv", "cas": "CAS"}[metric]]
+    (value,) = history.history[{"kd": "KD-general_cnn", "cas": "CAS"}[metric]]
     assert np.isfinite(value) and (metric == "kd" or 0 <= value <= 1)
     assert evaluation.reference.split == "validation"
 
@@ -161,7 +161,7 @@ def test_a_split_is_enough_and_labels_are_drawn_like_its_own(data, metric, tmp_p
         ({"best": "authenticity", "metrics": ["authenticity"], "path": "x.keras"}, "to choose"),
         ({"metrics": ["fid"]}, "Unknown metric 'fid'"),
         ({"metrics": ["authenticity"]}, "needs the training images"),
-        ({"metrics": ["fd"], "num_samples": 100}, "needs at least 256 images"),
+        ({"metrics": ["fd"], "num_samples": 100}, "needs at least 128 images"),
     ],
 )
 def test_refused_before_the_first_step(options, message, data, reference, trained):

@@ -1,5 +1,8 @@
 import hashlib
+import importlib
+import json
 import os
+import pathlib
 import pickle
 import shutil
 import sys
@@ -46,7 +49,12 @@ class Mean:
 
 # The bundled ones ------------------------------------------------------------------------
 
-BUNDLED = [("lenet128", (28, 28, 1)), ("cifar_cnn", (32, 32, 3)), ("random_conv", (12, 16, 4))]
+BUNDLED = [
+    ("lenet128", (28, 28, 1)),
+    ("cifar_cnn", (32, 32, 3)),
+    ("general_cnn", (12, 20, 4)),
+    ("random_conv", (12, 16, 4)),
+]
 
 
 def accuracy(extractor, images, labels):
@@ -119,7 +127,7 @@ def test_bundled_under_a_mixed_policy(name, shape, policy):
     np.testing.assert_array_equal(found, expected)
 
 
-@pytest.mark.parametrize("name, shape", BUNDLED[:2])
+@pytest.mark.parametrize("name, shape", BUNDLED[:3])
 def test_changed_weights(name, shape, tmp_path, monkeypatch):
     shutil.copytree(features.WEIGHTS, tmp_path / "weights")
     monkeypatch.setattr(features, "WEIGHTS", tmp_path / "weights")
@@ -140,6 +148,7 @@ def test_changed_weights(name, shape, tmp_path, monkeypatch):
 FROZEN = {
     "lenet128": ([1.2409816, 0.33470592], [2.0936925, 0.590724]),
     "cifar_cnn": ([0.33726937, 0.28841543], [0.6191501, 0.6117279]),
+    "general_cnn": ([0.6138821, 0.6776145], [0.6877338, 1.2877662]),
     "random_conv": ([0.21974036, 0.32168216], [0.1823205, 0.38211104]),
 }
 
@@ -160,6 +169,51 @@ RANDOM_CONV = {
     1: "3e92c2de6d9c9aa4d3a90b73ae615ee4c00a4ec0c1de49f25311e33426f4c97d",
     3: "c49dfddb4be5db6a566ed779aeafaacae2e46637222d7328c07b553aa445978a",
 }
+
+
+@pytest.mark.parametrize("size", [(8, 8), (28, 20), (130, 97), (1, 300)])
+def test_general_cnn_takes_images_of_all_sizes(size):
+    """Grey as RGB of equal channels, RGB as RGBA that hides nothing."""
+    grey = noise(3, (*size, 1))
+    rgb = np.repeat(grey, 3, axis=-1)
+    rgba = np.concatenate([rgb, np.full_like(grey, 255)], axis=-1)
+    found = [features.get("general_cnn", x.shape[1:])(x) for x in (grey, rgb, rgba)]
+    np.testing.assert_array_equal(found[0], found[1])
+    np.testing.assert_array_equal(found[0], found[2])
+    given = classifiers.for_general_network(rgba)
+    assert 24 <= max(given.shape[1:3]) <= 96 and given.min() >= -1 and given.max() <= 1
+    assert given.mean() == pytest.approx(rgba.mean() / 127.5 - 1, abs=0.02)
+
+
+def test_general_cnn_does_not_see_what_alpha_hides():
+    images = noise(2, (24, 24, 4))
+    images[..., 3] = 255 * (images[..., 3] > 127)
+    extractor = features.get("general_cnn", (24, 24, 4))
+    expected = extractor(images)
+    images[images[..., 3] == 0] = 0
+    np.testing.assert_allclose(extractor(images), expected, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_general_cnn_orders_what_a_person_would(data_dir, monkeypatch):
+    """Emoji, as they are and ever more spoiled: benchmarks/score_order.py in small."""
+    monkeypatch.syspath_prepend(pathlib.Path(__file__).parents[2] / "benchmarks")
+    score_order = importlib.import_module("score_order")
+    images = []
+    with tarfile.open(data_dir / "emoji64.tar.xz") as archive:
+        for member in archive:
+            if "twemoji" in member.name and member.name.endswith(".png"):
+                with Image.open(archive.extractfile(member)) as image:
+                    images.append(np.asarray(image.convert("RGBA").resize((32, 32))))
+    scores = score_order.measure(np.stack(images), None, "general_cnn", limit=1600)
+    floor = scores["none"][0]
+    for name in ("blur (pixels)", "noise (grey levels)", "palette (degrees)", "mixture (others)"):
+        found = list(scores[name].values())
+        if name == "palette (degrees)":
+            found = found[:2]  # half a turn is no further to the eye than a quarter
+        assert all(np.diff([floor, *found]) > 0), (name, floor, found)
+    assert min(scores["shift (pixels)"].values()) > floor
+    assert min(scores["blobs (pixels)"].values()) > max(list(scores["blur (pixels)"].values())[:3])
 
 
 def test_random_conv_stays_what_it_is():
@@ -186,7 +240,7 @@ def test_random_conv_tells_images_apart():
 
 
 ON_A_BACKEND = """
-import sys
+import json, sys
 if sys.argv[2] == "jax":
     sys.modules["tensorflow"] = None
 import keras, numpy as np
@@ -194,9 +248,8 @@ from kgen.evaluation import classifiers, features
 assert keras.backend.backend() == sys.argv[2]
 rng = np.random.default_rng(0)
 found = {}
-for shape in (28, 28, 1), (32, 32, 3), (12, 16, 4):
-    extractor = features.get("auto", shape)
-    name = extractor.name
+for name, shape in json.loads(sys.argv[3]):
+    extractor = features.get(name, shape)
     images = rng.integers(0, 256, (20, *shape), dtype="uint8")
     found[name] = features.extract(extractor, images, cache_dir=sys.argv[1] + ".cache")
     found[name + "_sha256"] = extractor.sha256
@@ -214,7 +267,7 @@ def test_backends_agree(run_python, tmp_path):
     found = {}
     for backend in ("tensorflow", "jax"):
         path = tmp_path / f"{backend}.npz"
-        run_python(ON_A_BACKEND, path, backend, backend=backend)
+        run_python(ON_A_BACKEND, path, backend, json.dumps(BUNDLED), backend=backend)
         found[backend] = np.load(path)
     one, other = found["tensorflow"], found["jax"]
     for name, _ in BUNDLED:
@@ -232,9 +285,9 @@ def test_backends_agree(run_python, tmp_path):
     [
         ((28, 28, 1), "lenet128"),
         ((32, 32, 3), "cifar_cnn"),
-        ((28, 28, 3), "random_conv"),
-        ((8, 8, 1), "random_conv"),
-        ((64, 48, 4), "random_conv"),
+        ((28, 28, 3), "general_cnn"),
+        ((8, 8, 1), "general_cnn"),
+        ((64, 48, 4), "general_cnn"),
     ],
 )
 def test_auto(shape, name):
@@ -248,7 +301,7 @@ def test_auto(shape, name):
     "name, shape, message",
     [
         ("lenet", (28, 28, 1), "Unknown feature extractor 'lenet'.* Did you mean 'lenet128'"),
-        ("lenet128", (8, 8, 1), "^lenet128 takes images of 28x28x1. Received: 8x8x1. Use random_"),
+        ("lenet128", (8, 8, 1), "^lenet128 takes images of 28x28x1. Received: 8x8x1. Use general_"),
         ("cifar_cnn", (32, 32, 1), "^cifar_cnn takes images of 32x32x3. Received: 32x32x1"),
         ("random_conv", (7, 32, 3), "random_conv takes images of 8x8 or more. Received: 7x32x3"),
         ("random_conv", (16, 16, 2), "with 1, 3 or 4 channels"),

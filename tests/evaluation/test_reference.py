@@ -103,11 +103,11 @@ def test_without_training_images(cache):
 
 def test_what_cannot_be_computed_is_left_out_unless_asked_for(cache):
     (test, labels), (images, _) = pictures(60, 1), pictures(300, 2)
-    plain = Reference(test, cache_dir=cache)  # random_conv: no classifier, no labels, no train
+    plain = Reference(test, cache_dir=cache)  # general_cnn: no classifier, no labels, no train
     assert plain.check(300) == ["fd", "kd", "mind", "precision", "recall", "density", "coverage"]
     for metric, message in (
         ("cas", "The metric 'cas' needs labels of the generated images and of the reference"),
-        ("is", "'is' needs an extractor with classes; random_conv has none"),
+        ("is", "'is' needs an extractor with classes; general_cnn has none"),
         ("authenticity", "'authenticity' needs the training images"),
         ("fid", "Unknown metric 'fid'. Did you mean 'fd'"),
     ):
@@ -153,10 +153,10 @@ def test_class_names(cache):
 def test_few_images(cache):
     test = pictures(60)[0]
     found = Reference(test, cache_dir=cache)
-    with pytest.raises(ValueError, match=r"needs at least 256 images\. Received: 255"):
-        found.measure(pictures(255, 1)[0], metrics=["fd"])
-    forced = found.measure(pictures(255, 1)[0], metrics=["fd"], force=True)
-    assert any("under 2560 compare it with its floor" in text for text in forced["warnings"])
+    with pytest.raises(ValueError, match=r"needs at least 128 images\. Received: 127"):
+        found.measure(pictures(127, 1)[0], metrics=["fd"])
+    forced = found.measure(pictures(127, 1)[0], metrics=["fd"], force=True)
+    assert any("under 1280 compare it with its floor" in text for text in forced["warnings"])
     assert found.measure(pictures(20, 1)[0], metrics=["kd"])["warnings"] == []
 
 

@@ -30,9 +30,9 @@ def test_figures_of_a_vae(vae, images):
     assert likelihood["importance_samples"] == 3 and likelihood["kind"].endswith("bound")
     assert "3 importance samples" in likelihood["protocol"]
     assert figures["sampling"]["images_per_second"] > 0
-    assert set(figures["metrics"]) == {"KD-random_conv", "recall-random_conv"}
+    assert set(figures["metrics"]) == {"KD-general_cnn", "recall-general_cnn"}
     measured = kgen.evaluation.measure(vae.generate(300, seed=0), images, metrics=["kd"])
-    assert figures["metrics"]["KD-random_conv"] == measured["metrics"]["KD-random_conv"]
+    assert figures["metrics"]["KD-general_cnn"] == measured["metrics"]["KD-general_cnn"]
 
 
 def test_a_density_has_no_bits_per_dimension(images):
@@ -101,10 +101,10 @@ def test_one_held_out_image(vae, images, tmp_path):
     figures = kgen.evaluation.evaluate(
         vae, images[:1], kgen.data.Split(images[1:4]), num_samples=8, folder=tmp_path / "page"
     )
-    assert figures["metrics"].keys() == {"authenticity-random_conv"}
+    assert figures["metrics"].keys() == {"authenticity-general_cnn"}
     assert {"reconstruction", "likelihood", "losses"} <= figures.keys()
     page = (tmp_path / "page/report.html").read_text(encoding="utf-8")
-    for title in ("FD-random_conv", "KD-random_conv", "recall-random_conv", "CAS"):
+    for title in ("FD-general_cnn", "KD-general_cnn", "recall-general_cnn", "CAS"):
         assert f"<dt>{title}</dt>" in page and figures["left_out"][title] in page
     assert "neighbours" in figures["pictures"], "of three training images"
     alone = kgen.evaluation.evaluate(vae, images[:1], num_samples=8)
@@ -126,7 +126,7 @@ def test_a_folder_with_a_page(vae, tmp_path):
     assert "draw True" in (folder / "report.html").read_text()
     assert json.loads((folder / "evaluation.json").read_text()) == figures
     assert {"samples", "neighbours", "reconstructions", "interpolation"} <= set(figures["pictures"])
-    assert "KD-random_conv" in (folder / "report.html").read_text()
+    assert "KD-general_cnn" in (folder / "report.html").read_text()
     with pytest.raises(ValueError, match=r"two runs or more\. Received: 1"):
         kgen.evaluation.compare([folder], tmp_path / "page.html")
 
