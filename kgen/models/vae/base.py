@@ -78,6 +78,14 @@ class VariationalGenerator(ImageGenerator):
     #: How many standard normal numbers one image's latent variables are made from.
     noise_dim = None
 
+    def default_optimizer(self, learning_rate=None):
+        # Nats per image have gradients about as long as there are pixels; a posterior far from the
+        # others makes them a hundred times longer, which Adam would remember for a thousand steps.
+        return keras.optimizers.Adam(
+            1e-3 if learning_rate is None else learning_rate,
+            global_clipnorm=float(math.prod(self.image_shape)),
+        )
+
     # The bound ------------------------------------------------------------------------
 
     def objective(self, batch, training):
