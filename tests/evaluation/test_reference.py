@@ -156,7 +156,7 @@ def test_few_images(cache):
     with pytest.raises(ValueError, match=r"needs at least 128 images\. Received: 127"):
         found.measure(pictures(127, 1)[0], metrics=["fd"])
     forced = found.measure(pictures(127, 1)[0], metrics=["fd"], force=True)
-    assert any("under 1280 compare it with its floor" in text for text in forced["warnings"])
+    assert any("under 2048 compare it with its floor" in text for text in forced["warnings"])
     assert found.measure(pictures(20, 1)[0], metrics=["kd"])["warnings"] == []
 
 

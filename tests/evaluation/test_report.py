@@ -76,7 +76,7 @@ def test_wrong_arguments(vae, images):
         kgen.evaluation.evaluate(vae, images.repeat(3, axis=-1))
     with pytest.raises(ValueError, match=r"num_samples must be a positive int"):
         kgen.evaluation.evaluate(vae, images, num_samples=0)
-    with pytest.raises(ValueError, match=r"needs at least 256 images\. Received: 100"):
+    with pytest.raises(ValueError, match=r"needs at least 128 images\. Received: 100"):
         kgen.evaluation.evaluate(vae, images, num_samples=100, metrics=["fd"])
     for name, value in (("num_samples", 2.7), ("batch_size", None), ("importance_samples", 1.5)):
         with pytest.raises(ValueError, match=f"{name} must be a positive int"):

@@ -1,0 +1,61 @@
+"""Every preset of 28 to 64 pixels trains with its defaults, here on emoji of its shape.
+
+Those of 8x8 pixels other tests train.
+"""
+
+import tarfile
+
+import numpy as np
+import pytest
+
+import kgen
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore:.*(trained|Training on|codes|collapse)"),
+]
+
+#: Steps of 8 images for the models that take a tenth of a second, and for all others.
+STEPS, FEWER = 100, 20
+FAST = ("dcgan", "vae", "ladder_vae", "vqvae")
+
+#: A step of them takes many seconds on two cores.
+LEFT_OUT = ("dit_s", "dit_b", "dit_l", "dit_xl", "pixelcnn_pp_32x32", "image_gpt_32x32")
+
+PRESETS = [
+    (name, preset)
+    for name, model in kgen.models.registered().items()
+    for preset, arguments in model.presets.items()
+    if 28 <= max(arguments["image_shape"][:2]) <= 64 and preset not in LEFT_OUT
+]
+
+
+@pytest.fixture(scope="module")
+def emoji(data_dir, tmp_path_factory):
+    """A folder of 200 emoji of 64x64 with alpha."""
+    folder = tmp_path_factory.mktemp("emoji")
+    with tarfile.open(data_dir / "emoji64.tar.xz") as archive:
+        pictures = [m for m in archive if "twemoji" in m.name and m.name.endswith(".png")]
+        for member in pictures[::15][:200]:
+            member.name = member.name.rpartition("/")[2]
+            archive.extract(member, folder, filter="data")
+    return folder
+
+
+@pytest.mark.parametrize("name, preset", PRESETS)
+def test_a_preset_trains(emoji, name, preset):
+    model = kgen.models.registered()[name].from_preset(preset, seed=0)
+    data = kgen.data.load(
+        emoji, image_shape=model.image_shape, validation_fraction=0, test_fraction=0.1
+    )
+    steps = STEPS if name in FAST else FEWER
+    model.compile()
+    history = model.fit(data.train.images[: 8 * steps // 5], batch_size=8, epochs=5, verbose=0)
+    history = history.history
+    assert all(np.isfinite(values).all() for values in history.values()), history
+    if name == "dcgan":  # whose players' losses need not fall
+        assert history["sample_spread"][-1] > 0.2, history
+    else:
+        assert history["loss"][-1] < history["loss"][0], history
+    if "active_units" in history and name == "vae":
+        assert history["active_units"][-1] >= 4, history
