@@ -72,8 +72,8 @@ class AutoregressivePrior(TwoStageGenerator):
     A subclass states `log_prob_of_codes` and `draw_codes`.
 
     Logs, in nats per image: `loss`, the exact negative log-likelihood of the codes, and
-    `decoder_loss`, that of the image given its codes; and where the decoder gives
-    probabilities, `bits_per_dimension` of their sum.
+    `decoder_loss`, that of the image given its codes, in training of one image in eight; and where
+    the decoder gives probabilities, `bits_per_dimension` of their sum.
     """
 
     metric_names = ("loss", "decoder_loss")
