@@ -5,9 +5,9 @@
 
 Measured on a machine with 4 cores (AMD EPYC), TensorFlow, seed 0: lenet128, 12 epochs in
 0.8 minutes, test accuracy 0.9930 on MNIST; cifar_cnn, 16 epochs in 7.8 minutes on a busy
-machine, test accuracy 0.8200 on CIFAR-10 (JPEG copy). On one core of two, busy: general_cnn, 3,000
-steps in 53 minutes, test accuracy 0.572 on CIFAR-10 (JPEG copy), 0.880 on MNIST and 0.113 on 99 kinds
-of emoji.
+machine, test accuracy 0.8200 on CIFAR-10 (JPEG copy). On one core of two, busy: general_cnn,
+3,000 steps in 53 minutes, test accuracy 0.572 on CIFAR-10 (JPEG copy), 0.880 on MNIST and 0.113
+on 99 kinds of emoji.
 
 Weights are stored, and measured, in float16. What is shipped lies in
 `kgen/evaluation/weights`, and its sha256 in `kgen/evaluation/features.py`: a new training

@@ -2,9 +2,7 @@
 
 import dataclasses
 import math
-import numbers
 import pathlib
-import warnings
 
 import keras
 import numpy as np
@@ -16,7 +14,6 @@ from kgen.checks import (
     check_int,
     check_numbers,
     check_seed,
-    unknown_name,
 )
 from kgen.configurable import Configurable, dtype_policy_scope
 from kgen.data import Split
@@ -25,11 +22,9 @@ from kgen.data.datasets import Takes, is_dataset, plain_errors
 from kgen.endpoint import Endpoint, image_spec, label_spec, seed_spec
 from kgen.generation import Generation
 from kgen.presets import Presets
-from kgen.training.schedules import SCHEDULES, RunSchedule
+from kgen.training import fitting
+from kgen.training.schedules import scheduled_optimizer
 from kgen.training.step import TrainingStep, check_image_data_format
-
-#: Of fewer images than this `fit` warns.
-FEW = 100
 
 
 class _Constructing(type(keras.Model)):
@@ -193,7 +188,7 @@ class ImageGenerator(
             "total_steps": total_steps,
         }
         if optimizer is None:
-            optimizer = self._make_optimizer(**rate)
+            optimizer = scheduled_optimizer(self, **rate)
         else:
             for name, value in rate.items():
                 if value is not None:
@@ -205,41 +200,6 @@ class ImageGenerator(
         self._check_optimizer(optimizer, self.trainable_variables)
         self._compile(optimizer, jit_compile, steps_per_execution, run_eagerly, auto_scale_loss)
         self._compile_arguments["optimizer"] = optimizer
-
-    def _make_optimizer(
-        self,
-        learning_rate=None,
-        schedule=None,
-        warmup_steps=None,
-        total_steps=None,
-        updates=1,
-        **options,
-    ):
-        """The default optimizer, whose rate follows a `RunSchedule` where it is to change."""
-        chosen = schedule
-        if schedule is None:
-            fixed = total_steps is None or not isinstance(learning_rate, (numbers.Real, type(None)))
-            schedule = "constant" if fixed else self.default_schedule
-        if schedule not in SCHEDULES:
-            raise ValueError(unknown_name("schedule", str(schedule), SCHEDULES))
-        optimizer = self.default_optimizer(learning_rate, **options)
-        if schedule == "constant" and not warmup_steps:
-            return optimizer
-        if not isinstance(learning_rate, (numbers.Real, type(None))):
-            raise ValueError(
-                "A learning_rate that is a schedule already takes no other, and no warmup_steps. "
-                f"Received: schedule={chosen!r}, warmup_steps={warmup_steps}"
-            )
-        if schedule == "constant":
-            total_steps = max(total_steps or 0, warmup_steps + 1)
-        elif total_steps is None:
-            raise ValueError(
-                f"schedule='{schedule}' is fitted to the length of training: give total_steps, "
-                "epochs * (len(images) // batch_size). Received: total_steps=None"
-            )
-        rate = float(str(np.float32(keras.ops.convert_to_numpy(optimizer.learning_rate))))
-        changing = RunSchedule(schedule, rate, total_steps, warmup_steps, updates)
-        return self.default_optimizer(changing, **options)
 
     def _compile(self, optimizer, jit_compile, steps_per_execution, run_eagerly, auto_scale_loss):
         """Compiles with one optimizer; keeps the other arguments in `_compile_arguments`."""
@@ -393,7 +353,7 @@ class ImageGenerator(
             ValueError: Images or labels are not what the model takes, there are weights, or
                 `trainable` was changed after `compile`.
         """
-        _without_weights(class_weight=class_weight, sample_weight=sample_weight)
+        fitting.without_weights(class_weight=class_weight, sample_weight=sample_weight)
         self._check_trainable()
         epochs = check_int(0, epochs=epochs)
         batch_size = 64 if batch_size is None else batch_size
@@ -411,16 +371,16 @@ class ImageGenerator(
             split = self.check_split(x, y)
             self.adapt(split.images, split.labels)
         x = self._batches(x, y, batch_size, shuffle=shuffle, horizontal_flip=horizontal_flip)
-        _warn_of_few(x)
+        fitting.warn_of_few(x)
         if validation_data is not None:
-            pair = validation_data
-            if not isinstance(pair, (tuple, list)):
-                pair = (pair,)
+            given = validation_data
+            if not isinstance(given, (tuple, list)):
+                given = (given,)
             validation_data = self._batches(
-                *_pair(*pair),
+                *fitting.pair(*given),
                 batch_size=kwargs.pop("validation_batch_size", None) or batch_size,
             )
-        callbacks = self._callbacks(callbacks, _Diagnosis(), _Order(x))
+        callbacks = self._callbacks(callbacks, fitting.Diagnosis(), fitting.Order(x))
         with plain_errors(), self._keeping_state():
             return super().fit(
                 x,
@@ -441,7 +401,7 @@ class ImageGenerator(
         self.test_steps.assign(0)
         if not kwargs.get("_use_cached_eval_dataset"):  # inside `fit`, which has checked them
             batch_size = 64 if batch_size is None else batch_size
-            x = self._batches(*_pair(x, y, sample_weight), batch_size)
+            x = self._batches(*fitting.pair(x, y, sample_weight), batch_size)
         with plain_errors(), self._keeping_state():
             figures = super().evaluate(x, **kwargs)
         # Keras gives a single figure without its list.
@@ -449,13 +409,13 @@ class ImageGenerator(
 
     def train_on_batch(self, x, y=None, sample_weight=None, class_weight=None, return_dict=False):
         """One training step on one batch of arrays, given as for `fit`, on one device."""
-        _without_weights(class_weight=class_weight, sample_weight=sample_weight)
+        fitting.without_weights(class_weight=class_weight, sample_weight=sample_weight)
         self._check_trainable()
         return super().train_on_batch(*self._one_batch(x, y), return_dict=return_dict)
 
     def test_on_batch(self, x, y=None, sample_weight=None, return_dict=False):
         """What `evaluate` measures, of one batch of arrays, on one device."""
-        _without_weights(sample_weight=sample_weight)
+        fitting.without_weights(sample_weight=sample_weight)
         return super().test_on_batch(*self._one_batch(x, y), return_dict=return_dict)
 
     def _check_trainable(self):
@@ -537,29 +497,13 @@ class ImageGenerator(
     def _callbacks(self, given, *ours):
         """The callbacks that `fit` was given, in whatever form Keras takes them, with ours."""
         callbacks = getattr(given, "callbacks", keras.tree.flatten(given))
-        self._check_monitors([callback for callback in callbacks if callback is not None])
+        fitting.check_monitors(self, [callback for callback in callbacks if callback is not None])
         if isinstance(given, keras.callbacks.CallbackList):
             for callback in ours:
                 callback.set_model(self)
                 given.callbacks.append(callback)
             return given
         return [*ours, *(() if given is None else keras.tree.flatten(given))]
-
-    def _check_monitors(self, callbacks):
-        """Refuses callbacks that wait for a loss which the model does not log."""
-        for callback in callbacks:
-            monitor = getattr(callback, "monitor", None)
-            # `ModelCheckpoint` looks at it for the best one alone.
-            waits = getattr(callback, "save_best_only", True)
-            if monitor in ("loss", "val_loss") and "loss" not in self.metric_names and waits:
-                raise ValueError(
-                    f"{type(self).__name__} logs no {monitor}, and the loss of no player says how "
-                    "good its images are: it can fall while they become worse. Measure images by "
-                    "kgen.evaluation.EvaluateSamples, which keeps the best model by best='fd', and "
-                    f"give {type(callback).__name__} after it, with what it logs as monitor, such "
-                    "as 'FD-lenet128', and mode='min'. Logged are also: "
-                    f"{', '.join(self.metric_names)}. Received: monitor='{monitor}'"
-                )
 
     def check_split(self, x, y=None, horizontal_flip=False):
         """A `kgen.data.Split` of what this model takes, from a split or from arrays as for `fit`.
@@ -680,18 +624,6 @@ class ImageGenerator(
         return Endpoint(named, inputs, outputs, description)
 
 
-def _warn_of_few(x):
-    """Says where there are too few images to train on to learn from."""
-    if isinstance(x, Batches) and len(x.split) < FEW:
-        count = "1 image" if len(x.split) == 1 else f"{len(x.split)} images"
-        warnings.warn(
-            f"Training on {count}: of so few a model learns no more than to repeat them. Give it "
-            "hundreds, or horizontal_flip=True (--horizontal-flip), which doubles them, and mind "
-            f"that an epoch of batches of {x.batch_size} is {len(x)} step{'s' * (len(x) > 1)}.",
-            stacklevel=3,
-        )
-
-
 def _is_network(name, value):
     """Whether an attribute is a network, or several; what begins with _ is Keras's own."""
     parts = value if isinstance(value, (tuple, list)) else [value]
@@ -700,58 +632,3 @@ def _is_network(name, value):
 
 def _ids(variables):
     return tuple(id(variable) for variable in variables)
-
-
-def _pair(x, y=None, sample_weight=None):
-    """Images and labels, of which there are no weights."""
-    _without_weights(sample_weight=sample_weight)
-    return x, y
-
-
-def _without_weights(**weights):
-    for name, value in weights.items():
-        if value is not None:
-            raise ValueError(
-                f"{name} must be None: the losses here are no sums over rows that could be "
-                "weighted (free bits, batch statistics, two players). Show what should count "
-                f"more more often. Received: {name} of type {type(value).__name__}"
-            )
-
-
-class _Order(keras.callbacks.Callback):
-    """Gives every epoch its order by the count of steps that the model keeps.
-
-    So the order is one long sequence, in which a `fit` goes on where the last one ended.
-    """
-
-    def __init__(self, batches):
-        super().__init__()
-        self.batches = batches if isinstance(batches, Batches) and batches.shuffle else None
-        self.start = None
-
-    def on_epoch_begin(self, epoch, logs=None):
-        if self.batches is None:
-            return
-        steps = self.model.steps_trained
-        if self.start is None:  # here and not earlier, for a callback may have restored the model
-            self.start = steps
-        # With steps_per_epoch an iterator serves several epochs, and must find things in place.
-        length = len(self.batches)
-        self.batches.go_to(self.start + (steps - self.start) // length * length)
-
-
-class _Diagnosis(keras.callbacks.Callback):
-    """Warns of what `ImageGenerator.diagnose` finds, when it begins."""
-
-    def on_train_begin(self, logs=None):
-        self.found = set()
-        self._warn("Before the first step", self.model.diagnose_before())
-
-    def on_epoch_end(self, epoch, logs=None):
-        self._warn(f"Epoch {epoch + 1}", self.model.diagnose(logs))
-
-    def _warn(self, when, texts):
-        texts = {text.partition(":")[0]: text for text in texts}
-        for name in texts.keys() - self.found:
-            warnings.warn(f"{when}: {texts[name]}", stacklevel=3)
-        self.found = set(texts)

@@ -21,7 +21,12 @@ FLOORS = (
     ("kgen.data",),
     ("kgen.training._parts",),
     ("kgen.training._tensorflow", "kgen.training._jax"),
-    ("kgen.training.step", "kgen.training.average", "kgen.training.schedules"),
+    (
+        "kgen.training.step",
+        "kgen.training.average",
+        "kgen.training.schedules",
+        "kgen.training.fitting",
+    ),
     ("kgen.losses", "kgen.layers"),
     ("kgen.docstrings", "kgen.generation", "kgen.presets"),
     ("kgen.image_generator",),

@@ -1,6 +1,9 @@
 """How the learning rate changes over a run: `RunSchedule`, on Keras's schedules."""
 
+import numbers
+
 import keras
+import numpy as np
 from keras import ops
 from keras.optimizers import schedules
 
@@ -75,6 +78,47 @@ class RunSchedule(schedules.LearningRateSchedule):
             "warmup_steps": self.given_warmup_steps,
             "updates": self.updates,
         }
+
+
+def scheduled_optimizer(
+    model,
+    learning_rate=None,
+    schedule=None,
+    warmup_steps=None,
+    total_steps=None,
+    updates=1,
+    **options,
+):
+    """A model's default optimizer, whose rate follows a `RunSchedule` where it is to change.
+
+    The arguments are those of `ImageGenerator.compile` and of `RunSchedule`; `options` go to
+    `default_optimizer`.
+    """
+    is_number = isinstance(learning_rate, (numbers.Real, type(None)))
+    chosen = schedule
+    if schedule is None:
+        fixed = total_steps is None or not is_number
+        schedule = "constant" if fixed else model.default_schedule
+    if schedule not in SCHEDULES:
+        raise ValueError(unknown_name("schedule", str(schedule), SCHEDULES))
+    optimizer = model.default_optimizer(learning_rate, **options)
+    if schedule == "constant" and not warmup_steps:
+        return optimizer
+    if not is_number:
+        raise ValueError(
+            "A learning_rate that is a schedule already takes no other, and no warmup_steps. "
+            f"Received: schedule={chosen!r}, warmup_steps={warmup_steps}"
+        )
+    if schedule == "constant":
+        total_steps = max(total_steps or 0, warmup_steps + 1)
+    elif total_steps is None:
+        raise ValueError(
+            f"schedule='{schedule}' is fitted to the length of training: give total_steps, "
+            "epochs * (len(images) // batch_size). Received: total_steps=None"
+        )
+    rate = float(str(np.float32(ops.convert_to_numpy(optimizer.learning_rate))))
+    changing = RunSchedule(schedule, rate, total_steps, warmup_steps, updates)
+    return model.default_optimizer(changing, **options)
 
 
 def schedule_of(optimizer):

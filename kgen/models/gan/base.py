@@ -17,6 +17,7 @@ from kgen.layers.conditioning import with_class
 from kgen.layers.scaling import scale_images, unscale_images
 from kgen.models.gan import losses as adversarial
 from kgen.training.average import update_average
+from kgen.training.schedules import scheduled_optimizer
 from kgen.training.step import batch_moments, input_gradient
 
 
@@ -255,7 +256,7 @@ class AdversarialGenerator(ImageGenerator):
                 )
         players = {"generator": 1, "discriminator": self.discriminator_steps}
         generator_optimizer, discriminator_optimizer = (
-            self._make_optimizer(**rate, updates=updates, name=name)
+            scheduled_optimizer(self, **rate, updates=updates, name=name)
             if optimizer is None
             else keras.optimizers.get(optimizer)
             for optimizer, (name, updates) in zip(given, players.items(), strict=True)
