@@ -80,7 +80,7 @@ def test_both_optimizers_of_a_gan_by_their_own_updates(tmp_path):
     model.fit(images, batch_size=8, verbose=0)
     generator, discriminator = model._optimizers()
     assert [int(keras.ops.convert_to_numpy(o.iterations)) for o in model._optimizers()] == [4, 8]
-    assert rate_of(generator) == pytest.approx(2e-4 * (1 - 0.99 * 2 / 4), rel=1e-4)
+    assert rate_of(generator) == pytest.approx(1e-3 * (1 - 0.99 * 2 / 4), rel=1e-4)
     assert rate_of(discriminator) == pytest.approx(rate_of(generator), rel=1e-4)
     model.save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
@@ -178,5 +178,5 @@ for name in ("vae", "dcgan"):
 """
     found = [float(text) for text in on_jax(code, tmp_path / "model.keras").split()]
     vae = rates(RunSchedule("cosine", 1e-3, 8, 2), [4])[0]
-    gan = rates(RunSchedule("cosine", 2e-4, 8, 2), [4])[0]
+    gan = rates(RunSchedule("cosine", 1e-3, 8, 2), [4])[0]
     assert found == pytest.approx([vae, vae, gan, gan, gan, gan], rel=1e-5)

@@ -451,7 +451,7 @@ def test_default_optimizers_are_those_of_the_papers():
         }
         return found.pop() if len(found) == 1 else found
 
-    assert settings("non_saturating") == ("Adam", 2e-4, 0.5)
+    assert settings("non_saturating") == ("Adam", 1e-3, 0.5)
     assert settings("wasserstein") == ("RMSprop", 5e-5, None)
     assert settings("wasserstein_gp", 3) == ("Adam", 1e-4, 0.0)
 
