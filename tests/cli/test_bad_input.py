@@ -93,7 +93,7 @@ def pictures(tmp_path):
         ("evaluate RUN --metrics is", ["'is' needs an extractor with classes"]),
         ("evaluate RUN --features lenet128", ["takes images of 28x28x1. Received: 8x8x1"]),
         ("evaluate RUN --features inception:nowhere.pth", ["nowhere.pth"]),
-        ("evaluate RUN --metrics fd --num-samples 100", ["256 images. Received: 100"]),
+        ("evaluate RUN --metrics fd --num-samples 100", ["128 images. Received: 100"]),
         # runs
         ("train vae_tiny --data digits --run RUN", ["already holds a run", "--resume", "--force"]),
         ("train --resume RUN --batch-size 3", ["batch_size=32", "batch_size=3"]),
