@@ -22,8 +22,11 @@ FAST = (
     *("ladder_vae_28x28", "vqvae_28x28", "vqvae_32x32"),
 )
 
-#: A step of them takes many seconds on two cores.
-LEFT_OUT = ("dit_s", "dit_b", "dit_l", "dit_xl", "pixelcnn_pp_32x32", "image_gpt_32x32")
+#: A step of them takes seconds on two cores.
+LEFT_OUT = (
+    *("dit_s", "dit_b", "dit_l", "dit_xl", "image_gpt_28x28", "image_gpt_32x32", "vit_vae_64x64"),
+    *("pixelcnn_32x32", "gated_pixelcnn_32x32", "pixelcnn_pp_28x28", "pixelcnn_pp_32x32"),
+)
 
 PRESETS = [
     (name, preset)
