@@ -133,21 +133,39 @@ def _release_from(graph, loop, body):
     replace(graph, outside)
 
 
-def _take_out(graph):
-    """Moves nodes that no step of a loop changes to before it."""
+def _take_out(graph, changing=()):
+    """Moves nodes that no step of a loop changes to before it.
+
+    `changing` are names of what each step of a loop around the graph, or its own, makes anew.
+    Not every such step may run a loop in it (PixelCNN++'s coarse pixels): what it makes anew stays
+    there, for it would be computed in vain.
+    """
+    changing = _following(changing, graph.node)
     nodes = []
     for node in graph.node:
         for body in _bodies(node):
-            _take_out(body)
-        if node.op_type == "Loop":
-            nodes += _taken_out(graph, *_bodies(node))
+            own = {value.name for value in body.input}
+            _take_out(body, changing | own)
+            if node.op_type == "Loop":
+                always = changing.isdisjoint(node.input[:2])
+                nodes += _taken_out(graph, body, own if always else changing | own)
         nodes.append(_copy(node))
     del graph.node[:]
     graph.node.extend(nodes)
 
 
-def _taken_out(graph, body):
-    changing = {value.name for value in body.input}
+def _following(names, nodes):
+    """The names, and those of all that nodes make of them."""
+    names = set(names)
+    for node in nodes:
+        if not names.isdisjoint(_used(node)):
+            names.update(node.output)
+    return names
+
+
+def _taken_out(graph, body, changing):
+    """The nodes that nothing of `changing` changes, which leave the body."""
+    changing = set(changing)
     left, moved = [], []
     for node in body.node:
         if _bodies(node) or changing.intersection(node.input):

@@ -72,6 +72,44 @@ def test_loops_carry_and_compute_only_what_changes(count):
     assert len(inner.input) == 3 and len(outer.input) == 4
 
 
+# Of its four steps two run the inner loop, as PixelCNN++ does for the pixels of a coarser level.
+NOT_IN_EVERY_STEP = """
+    main (float[N, 2] x) => (float[N, 2] y)
+    <float[2, 2] w = {1.5, -2, 0.25, 1}, bool true = {1}, int64 four = {4}, int64 one = {1},
+     int64 two = {2}, int64 zero = {0}>
+    {
+        y = Loop (four, true, x) <body = outer (int64 i, bool go, float[N, 2] a)
+            => (bool go_out, float[N, 2] b)
+        {
+            go_out = Identity (go)
+            odd = Mod (i, two)
+            even = Equal (odd, zero)
+            b = Loop (one, CONDITION, a) <body = inner (int64 j, bool going, float[N, 2] c)
+                => (bool going_out, float[N, 2] d)
+            {
+                going_out = Identity (going)
+                turned = Transpose <perm = [1, 0]> (w)
+                dear = MatMul (a, turned)
+                d = Sub (c, dear)
+            }>
+        }>
+    }
+"""
+
+
+@pytest.mark.parametrize("condition", ["even", "true"])
+def test_what_not_every_step_needs_is_not_computed_in_every_step(condition):
+    model = read(NOT_IN_EVERY_STEP.replace("CONDITION", condition))
+    x = np.float32([[1, 2], [3, 4], [-1, 0.5]])
+    [expected] = run(model, x=x)
+    loops.simplify(model)
+    np.testing.assert_array_equal(run(model, x=x)[0], expected)
+    graph, outer, inner = map(operators, loops.subgraphs(model.graph))
+    assert "Transpose" in graph, "it depends on no step"
+    assert ("MatMul" in outer) == (condition == "true")
+    assert ("MatMul" in inner) == (condition == "even")
+
+
 def test_one_name_in_two_graphs():
     """A body's own names hide those around it, which its weights are then moved beside."""
     model = read(
