@@ -38,6 +38,9 @@ class AdversarialGenerator(ImageGenerator):
         discriminator_steps: Int, updates of the discriminator for one of the generator,
             all on the same real images, with fresh generated ones; `None` for what the
             loss's paper says: 5 for the Wasserstein losses, 1 for the others.
+        label_smoothing: Float, 0 to 1, how much less than 1 the discriminator is to say of real
+            images, see `losses.smoothing`; `None` for 0.1 with the cross-entropies of
+            `"minimax"` and `"non_saturating"`, and 0 with the others, which have no labels.
         gradient_penalty_weight: Float, for `"wasserstein_gp"`.
         clip_value: Float, for `"wasserstein"`: the discriminator's weights are kept in
             `-clip_value .. clip_value`.
@@ -124,6 +127,8 @@ class AdversarialGenerator(ImageGenerator):
             logits = self._discriminate(ops.concatenate([real, fake]), twice)
             real_logits, fake_logits = ops.split(logits, 2)
         loss = self.losses_of_players.discriminator(real_logits, fake_logits)
+        if self.label_smoothing:
+            loss = loss + self.label_smoothing * adversarial.smoothing(real_logits)
         if self.loss_name == "wasserstein_gp":
             share = random.uniform(batch.seeds, (1, 1, 1), stream=2 * step + 1)
             gradients = input_gradient(
@@ -321,6 +326,7 @@ class AdversarialGenerator(ImageGenerator):
         latent_dim,
         loss="non_saturating",
         discriminator_steps=None,
+        label_smoothing=None,
         gradient_penalty_weight=10.0,
         clip_value=0.01,
         ema_decay=0.999,
@@ -332,7 +338,15 @@ class AdversarialGenerator(ImageGenerator):
         if discriminator_steps is None:
             self.discriminator_steps = 5 if loss in ("wasserstein", "wasserstein_gp") else 1
         check_ints(1, latent_dim=latent_dim, discriminator_steps=self.discriminator_steps)
-        check_shares(ema_decay=ema_decay)
+        if label_smoothing is None:
+            self.label_smoothing = 0.1 if loss in adversarial.CROSS_ENTROPIES else 0.0
+        check_shares(ema_decay=ema_decay, label_smoothing=self.label_smoothing)
+        if self.label_smoothing and loss not in adversarial.CROSS_ENTROPIES:
+            raise ValueError(
+                f"label_smoothing is for the losses {' and '.join(adversarial.CROSS_ENTROPIES)}, "
+                f"whose discriminator has labels. Received: label_smoothing={label_smoothing}, "
+                f"loss={loss!r}"
+            )
         check_numbers(Number(above=0), clip_value=clip_value)
         check_numbers(Number(least=0), gradient_penalty_weight=gradient_penalty_weight)
 

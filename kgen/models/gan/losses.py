@@ -39,6 +39,16 @@ def cross_entropy_discriminator(real, fake):
     return ops.mean(ops.softplus(-_float(real))) + ops.mean(ops.softplus(_float(fake)))
 
 
+def smoothing(real):
+    """E[D(x)]: what one-sided label smoothing by s adds to the discriminator's loss, s times.
+
+    Salimans et al., "Improved techniques for training GANs" (NIPS 2016; arXiv 1606.03498), section
+    3.4: real images have the label 1 - s, and generated ones keep 0. The cross-entropy of a logit l
+    with 1 - s is softplus(-l) + s l.
+    """
+    return ops.mean(_float(real))
+
+
 def minimax_generator(fake):
     """E[log(1 - sigmoid(D(G(z))))]: Goodfellow et al. (2014), equation 1.
 
@@ -113,6 +123,9 @@ LOSSES = {
     "wasserstein_gp": AdversarialLoss(wasserstein_discriminator, wasserstein_generator, None),
     "hinge": AdversarialLoss(hinge_discriminator, wasserstein_generator, 0.0),
 }
+
+#: Those whose discriminator minimises a cross-entropy, with labels that can be smoothed.
+CROSS_ENTROPIES = ("minimax", "non_saturating")
 
 
 def _float(x):

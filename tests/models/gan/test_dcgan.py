@@ -122,6 +122,7 @@ def test_every_argument_is_kept():
         "discriminator": None,
         "loss": "hinge",
         "discriminator_steps": 2,
+        "label_smoothing": 0.0,
         "gradient_penalty_weight": 3.0,
         "clip_value": 0.1,
         "ema_decay": 0.5,
@@ -142,6 +143,11 @@ def test_every_argument_is_kept():
         ({"loss": "hing"}, "Unknown loss 'hing'. Did you mean 'hinge'"),
         ({"discriminator_steps": 0}, "positive int.*discriminator_steps=0"),
         ({"ema_decay": 1.0}, "below 1. Received: ema_decay=1.0"),
+        ({"label_smoothing": 1.0}, "below 1. Received: label_smoothing=1.0"),
+        (
+            {"label_smoothing": 0.1, "loss": "hinge"},
+            "losses minimax and non_saturating, .* label_smoothing=0.1, loss='hinge'",
+        ),
         ({"clip_value": 0.0}, "above 0. Received: clip_value=0.0"),
         ({"gradient_penalty_weight": -1.0}, "0 or more. Received: gradient_penalty_weight=-1.0"),
         ({"latent_dim": 0}, "positive int.*latent_dim=0"),
@@ -352,6 +358,19 @@ def test_accuracies_and_spread_by_hand(loss, real_accuracy, fake_accuracy, monke
     assert (logs["real_accuracy"], logs["fake_accuracy"]) == (real_accuracy, fake_accuracy)
     spread = fake.std(0).mean() / real.std(0).mean()
     assert logs["sample_spread"] == pytest.approx(spread, rel=1e-4)
+
+
+def test_labels_of_real_images_are_smoothed_by_default():
+    def loss_of(**arguments):
+        loss, _ = tiny(**arguments).discriminator_objective(batch(), pixels, 0 * pixels, 0)
+        return float(ops.convert_to_numpy(loss))
+
+    pixels = ops.convert_to_tensor(np.random.default_rng(0).normal(size=(16, 8, 8, 1)), "float32")
+    logits = tiny()._discriminate(pixels, None)
+    added = 0.1 * float(ops.convert_to_numpy(ops.mean(logits)))
+    assert loss_of() == pytest.approx(loss_of(label_smoothing=0.0) + added, rel=1e-4)
+    assert tiny(loss="minimax").label_smoothing == 0.1
+    assert tiny(loss="hinge").label_smoothing == 0.0
 
 
 def test_a_collapsed_generator_is_named():

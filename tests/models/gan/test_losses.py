@@ -1,5 +1,6 @@
 import math
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -52,6 +53,17 @@ def test_cross_entropy_is_the_textbook_formula():
     assert EXPECTED["minimax"][0] == pytest.approx(discriminator)
     assert EXPECTED["minimax"][1] == pytest.approx(np.log(1 - sigmoid(FAKE)).mean())
     assert EXPECTED["non_saturating"][1] == pytest.approx(-np.log(sigmoid(FAKE)).mean())
+
+
+@pytest.mark.parametrize("name", adversarial.CROSS_ENTROPIES)
+def test_smoothing_is_a_label_below_1(name):
+    """By Keras's own cross-entropy, whose labels are ours: 1 - s for real images, 0 for others."""
+    cross_entropy = keras.losses.BinaryCrossentropy(from_logits=True)
+    expected = cross_entropy(tensor([0.7, 0.7]), tensor(REAL))
+    expected = expected + cross_entropy(tensor([0.0, 0.0]), tensor(FAKE))
+    loss = adversarial.get(name).discriminator(tensor(REAL), tensor(FAKE))
+    smoothed = loss + 0.3 * adversarial.smoothing(tensor(REAL))
+    assert float(smoothed) == pytest.approx(float(expected), rel=1e-6)
 
 
 @pytest.mark.parametrize("name", ["minimax", "non_saturating"])
