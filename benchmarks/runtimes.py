@@ -55,10 +55,10 @@ def measure(preset, args):
             variable.assign(rng.normal(0, 0.3, variable.shape))
     if "generate" not in model.endpoints():
         return
-    endpoint = model.endpoints()["generate"]
-    call = tracing.trace_endpoint("generate", endpoint)
+    endpoints = tracing.publish({"generate": model.endpoints()["generate"]})
+    endpoint, calls = endpoints["generate"], tracing.trace_all(endpoints)
+    call = tracing.trace(calls["generate"], "generate", endpoint)
     with tempfile.TemporaryDirectory() as folder:
-        calls, endpoints = {"generate": call}, {"generate": endpoint}
         onnx.write(folder, calls, endpoints, 18, lambda step: None, {})
         file = pathlib.Path(folder) / onnx.FOLDER / "generate.onnx"
         session = open_session(file, args)

@@ -1,6 +1,7 @@
 """`export`: from a Keras model to a proven artifact."""
 
 import contextlib
+import dataclasses
 import datetime
 import difflib
 import importlib.metadata
@@ -23,6 +24,8 @@ def export(
     *,
     opset=18,
     batch_sizes=(1, 8),
+    options=None,
+    variants=None,
     name=None,
     metadata=None,
     overwrite=False,
@@ -45,6 +48,10 @@ def export(
         formats: Tuple with `"saved_model"`, `"onnx"` or both.
         opset: Int, 18 to 23, the ONNX operator set.
         batch_sizes: Two or more ints: batch sizes to prove, and to warm up in TF Serving.
+        options: Dict of options of the model's `sample`, for all endpoints that draw: those that
+            shape a graph, such as `{"num_steps": 8}`, and the defaults of those that each request
+            may choose, such as `temperature`.
+        variants: Dict of name to such a dict: further endpoints, `generate` with other options.
         name: String for the manifest, the model card and TF Serving; the folder's name by default.
         metadata: Dict for the manifest, such as `{"data": ..., "scores": ...}`.
         overwrite: Bool, replace an artifact that is already there, unless other files are in its
@@ -67,6 +74,7 @@ def export(
 
     >>> artifact = export.export(model, "artifacts/vae", metadata={"data": "mnist"})
     >>> artifact.onnx_session("generate").run(None, {"seed": np.array([7], "int32")})
+    >>> export.export(dit, "artifacts/dit", variants={"generate_4_steps": {"num_steps": 4}})
     """
     formats = _check_formats(formats)
     if opset not in OPSETS:
@@ -74,6 +82,8 @@ def export(
     batch_sizes = _check_batch_sizes(batch_sizes)
     metadata = {} if metadata is None else metadata
     artifact.check_json("metadata", metadata)
+    artifact.check_json("options", options or {})
+    artifact.check_json("variants", variants or {})
     key = None if sign is None else signing.private_key(sign)
     _check_model(model)
     path = pathlib.Path(path)
@@ -87,7 +97,7 @@ def export(
     if "saved_model" in formats:
         parity.check_tensorflow_reads(path)
     model = _in_float32(model)
-    endpoints = model.endpoints()
+    endpoints = tracing.publish(_chosen(model, options or {}, variants or {}))
     described = _describe_model(model, endpoints)
     # Keras numbers its own names (vae_1), so they depend on what was built before.
     name = name or path.absolute().name
@@ -97,7 +107,7 @@ def export(
     }
     num_steps = (
         3  # golden outputs, samples, hashes
-        + sum({"saved_model": 1, "onnx": len(endpoints)}[key] for key in formats)
+        + sum({"saved_model": 1, "onnx": len(tracing.whole(endpoints))}[key] for key in formats)
         + len(batch_sizes) * (len(endpoints) + sum(num_signatures[key] for key in formats))
     )
 
@@ -112,7 +122,7 @@ def export(
         figures = golden.prove_rows(reference, arrays, batch_sizes, step)
         # Traced anew, so that what only seems to be a function, and is another one each time it is
         # traced, differs from the reference; and once for all formats.
-        calls = {key: tracing.trace_endpoint(key, endpoint) for key, endpoint in endpoints.items()}
+        calls = tracing.trace_all(endpoints)
         sections = {}
         if "saved_model" in formats:
             step("writing the SavedModel")
@@ -201,6 +211,37 @@ def _check_model(model):
     artifact.check_json("The model's get_config()", model.get_config())
 
 
+def _chosen(model, options, variants):
+    """The model's endpoints, with the options of `export` chosen."""
+    endpoints = model.endpoints()
+    if not options and not variants:
+        return endpoints
+    if not hasattr(model, "check_options"):
+        raise ValueError(
+            f"options and variants are those of a kgen.ImageGenerator. Received: "
+            f"{type(model).__name__}"
+        )
+    generate, taken = endpoints["generate"], {*endpoints, "serve", "serving_default"}
+    options = model.check_options(options)
+    for name, endpoint in endpoints.items():
+        if "seed" in endpoint.inputs:
+            endpoints[name] = endpoint.choose(**options)
+    for name, others in variants.items():
+        ends = ("_with_options", "image_bytes", "_xla")
+        plain = isinstance(name, str) and name.isidentifier() and name.isascii()
+        if not plain or name in taken or name.endswith(ends):
+            raise ValueError(
+                "A variant needs a name of its own of letters, digits and underscores, such as "
+                f"generate_4_steps. Received: {name!r}"
+            )
+        others = options | model.check_options(others)
+        words = ", ".join(f"{key}={value}" for key, value in others.items())
+        endpoints[name] = dataclasses.replace(
+            generate.choose(**others), description=f"{generate.description}, with {words}"
+        )
+    return endpoints
+
+
 def _check_path(path, overwrite):
     files.recover(path)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
@@ -282,12 +323,14 @@ def _describe_endpoint(endpoint):
                 "minimum": spec.minimum,
                 "maximum": spec.maximum,
                 "description": spec.description,
+                **({} if spec.default is None else {"default": spec.default}),
             }
             for key, spec in specs.items()
         }
 
     return {
         "description": endpoint.description,
+        **({"options": endpoint.options} if endpoint.options else {}),
         "inputs": describe(endpoint.inputs),
         "outputs": describe(endpoint.outputs),
     }

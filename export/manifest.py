@@ -19,6 +19,8 @@ ASSETS = f"{SAVED_MODEL}/assets"
 WARMUP = f"{SAVED_MODEL}/assets.extra/tf_serving_warmup_requests"
 GOLDEN = "golden.npz"
 WEIGHTS = "onnx/weights.bin"
+#: What follows on an endpoint's name where its options may be given.
+WITH_OPTIONS = "_with_options"
 
 
 def _text(pattern):
@@ -79,6 +81,8 @@ class Tensor(_Part):
     minimum: int | float | None
     maximum: int | float | None
     description: str
+    #: Of an input that may be left out where a format can; only there.
+    default: int | float = None
 
     @pydantic.field_validator("shape")
     @classmethod
@@ -90,6 +94,8 @@ class Tensor(_Part):
 
 class Endpoint(_Part):
     description: str
+    #: Those of sampling that were chosen when it was exported; only where some were.
+    options: Plain = {}
     inputs: typing.Annotated[dict[Name, Tensor], pydantic.Field(min_length=1)]
     outputs: typing.Annotated[dict[Name, Tensor], pydantic.Field(min_length=1)]
 
@@ -227,8 +233,10 @@ class Manifest(_Part):
             return
         outputs = endpoint.outputs.keys()
         if isinstance(signature, OnnxSignature):
-            if signature.file != f"onnx/{key}.onnx":
-                yield f"{place}.file", f"should be onnx/{key}.onnx. Received: {signature.file}"
+            # Both of an endpoint with options are in one file, where these may be left out.
+            file = f"onnx/{key.removesuffix(WITH_OPTIONS)}.onnx"
+            if signature.file != file:
+                yield f"{place}.file", f"should be {file}. Received: {signature.file}"
         elif "png" in signature.model_fields_set:
             if "image" not in outputs:
                 yield f"{place}.png", "should stand where the endpoint has an output image"

@@ -4,6 +4,7 @@ import pathlib
 
 import numpy as np
 
+from export.manifest import WITH_OPTIONS
 from kgen import images
 
 SAMPLES = "samples.png"
@@ -61,7 +62,10 @@ def _head(folder, manifest):
 
 def _endpoints(manifest):
     parts = ["## Endpoints"]
-    for name, endpoint in manifest["endpoints"].items():
+    endpoints = manifest["endpoints"]
+    for name, endpoint in endpoints.items():
+        if name + WITH_OPTIONS in endpoints:
+            continue  # it is told with its options
         rows = [
             (
                 kind,
@@ -69,14 +73,17 @@ def _endpoints(manifest):
                 spec["dtype"],
                 f"[{', '.join(map(str, spec['shape']))}]",
                 _range(spec),
+                spec.get("default", ""),
                 spec["description"],
             )
             for kind in ("inputs", "outputs")
             for key, spec in endpoint[kind].items()
         ]
         rows = [(kind.removesuffix("s"), *rest) for kind, *rest in rows]
-        parts.append(f"### {name}\n\n{endpoint['description']}")
-        parts.append(_table(("", "name", "type", "shape", "range", ""), rows))
+        base = name.removesuffix(WITH_OPTIONS)
+        both = f"{base}, {name}" if name != base and base in endpoints else name
+        parts.append(f"### {both}\n\n{endpoint['description']}")
+        parts.append(_table(("", "name", "type", "shape", "range", "default", ""), rows))
     return "\n\n".join(parts)
 
 
@@ -90,6 +97,23 @@ def _saved_model(manifest):
         for key, spec in manifest["endpoints"]["generate"]["inputs"].items()
         if len(spec["shape"]) == 1
     )
+    options = {
+        key: spec["default"]
+        for key, spec in manifest["endpoints"]
+        .get("generate" + WITH_OPTIONS, {"inputs": {}})["inputs"]
+        .items()
+        if "default" in spec
+    }
+    with_options = ""
+    if options:
+        given = ", ".join([inputs, *(f'"{key}": {value}' for key, value in options.items())])
+        with_options = (
+            "\n\nWith options of its own for each image (TensorFlow Serving asks for all inputs of "
+            "a signature):\n\n"
+            f'```sh\ncurl -d \'{{"signature_name": "generate{WITH_OPTIONS}", '
+            f'"instances": [{{{given}}}]}}\' \\\n'
+            f"  http://localhost:8501/v1/models/{name}:predict\n```"
+        )
     rows = [
         (
             f"`{signature}`",
@@ -110,7 +134,7 @@ def _saved_model(manifest):
         f"## TensorFlow Serving\n\n`saved_model` is the model's folder (`--model_base_path`), "
         f"`1` its version.\n\n"
         f"```sh\ncurl -d '{{\"instances\": [{{{inputs}}}]}}' \\\n"
-        f"  http://localhost:8501/v1/models/{name}:predict\n```{png}\n\n"
+        f"  http://localhost:8501/v1/models/{name}:predict\n```{png}{with_options}\n\n"
         + _table(("signature", "endpoint", ""), rows)
         + "\n\nXLA compiles once per batch size. Warmup requests for the batch sizes "
         f"{', '.join(map(str, manifest['batch_sizes']))} are enclosed; with dynamic batching, "
@@ -125,6 +149,20 @@ def _onnx(manifest):
     inputs = manifest["endpoints"]["generate"]["inputs"]
     python = ", ".join(f'"{key}": {_python_array(key, spec)}' for key, spec in inputs.items())
     script = ", ".join(f"{key}: {_script_tensor(key, spec)}" for key, spec in inputs.items())
+    optional = sorted(
+        {
+            f"`{key}`"
+            for endpoint in manifest["endpoints"].values()
+            for key, spec in endpoint["inputs"].items()
+            if "default" in spec
+        }
+    )
+    left_out = ""
+    if optional:
+        left_out = (
+            f" Inputs with a default ({', '.join(optional)}) may be left out; they take one value "
+            "for each image, or one for all."
+        )
     renamed = "".join(
         f" In `{signature['file']}` the input `{key}` is called `{name}`, because the output has "
         f"its name."
@@ -142,7 +180,8 @@ def _onnx(manifest):
             f'`export.load(folder).save_onnx("generate", "generate.onnx")` makes one file of two.'
         )
     return (
-        f"## ONNX Runtime\n\nOpset {section['opset']}, any batch size. {note}{renamed}\n\n"
+        f"## ONNX Runtime\n\nOpset {section['opset']}, any batch size. {note}{left_out}{renamed}"
+        "\n\n"
         f"```python\nimport numpy as np\nimport onnxruntime\n\n"
         f'session = onnxruntime.InferenceSession("onnx/generate.onnx")\n'
         f'image = session.run(["image"], {{{python}}})[0]  # uint8 [B, H, W, C]\n```\n\n'

@@ -34,7 +34,7 @@ _ALIGNMENT = 4096
 
 
 def write(folder, calls, endpoints, opset, step, properties):
-    """Writes `onnx/<endpoint>.onnx` into an artifact's folder.
+    """Writes `onnx/<endpoint>.onnx` into an artifact's folder; options may be left out there.
 
     A single endpoint becomes one self-contained file. Several share `onnx/weights.bin`, in
     which equal tensors are stored once; `Artifact.save_onnx` makes a self-contained file of one.
@@ -47,24 +47,27 @@ def write(folder, calls, endpoints, opset, step, properties):
     folder = pathlib.Path(folder) / FOLDER
     folder.mkdir()
     models = {}
-    for name, endpoint in endpoints.items():
+    for whole, endpoint in tracing.whole(endpoints).items():
+        name = whole.removesuffix(tracing.WITH_OPTIONS)
         step(f"converting to ONNX: {name}")
-        models[name] = _convert(name, calls[name], endpoint, opset)
+        models[name] = _convert(name, calls[whole], endpoint, opset)
         onnx.helper.set_model_props(models[name], {**properties, "endpoint": name})
     if len(models) > 1:
         _share_weights(models.values(), folder / WEIGHTS)
-    signatures = {}
     for name, model in models.items():
         path = folder / f"{name}.onnx"
         path.write_bytes(model.SerializeToString())
         # By path, because the checker then finds the external data too.
         onnx.checker.check_model(str(path), full_check=True)
-        signatures[name] = {
+    signatures = {
+        name: {
             "endpoint": name,
-            "file": f"{FOLDER}/{path.name}",
-            "inputs": tracing.input_names(endpoints[name]),
-            "outputs": {key: key for key in endpoints[name].outputs},
+            "file": f"{FOLDER}/{name.removesuffix(tracing.WITH_OPTIONS)}.onnx",
+            "inputs": tracing.input_names(endpoint),
+            "outputs": {key: key for key in endpoint.outputs},
         }
+        for name, endpoint in endpoints.items()
+    }
     description = {"path": FOLDER, "opset": opset, "signatures": signatures}
     if (folder / WEIGHTS).exists():
         description["external_data"] = f"{FOLDER}/{WEIGHTS}"
@@ -137,13 +140,18 @@ def _finish(model, name, endpoint):
             onnx.helper.make_tensor_value_info(
                 key,
                 onnx.helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype)),
-                ("batch", *spec.shape),
+                # One value of an option stands for all rows.
+                ("batch" if spec.default is None else f"{key}_batch_or_1", *spec.shape),
                 spec.description,
             )
             for key, spec in specs.items()
         ]
         del values[:]
         values.extend(ordered)
+    for key, spec in endpoint.inputs.items():
+        if spec.default is not None:  # an initializer of an input's name is its default
+            default = np.array([spec.default], spec.dtype)
+            graph.initializer.append(onnx.numpy_helper.from_array(default, key))
     imports = [entry for entry in model.opset_import if entry.domain in ("", "ai.onnx")]
     del model.opset_import[:]
     model.opset_import.extend(imports)

@@ -86,8 +86,9 @@ def _signatures(endpoints):
         signatures[name] = {"endpoint": name}
         image = endpoint.outputs.get("image")
         if image and len(image.shape) == 3 and image.shape[-1] in _PNG_CHANNELS:
-            png = "image_bytes" if name == "generate" else f"{name}_image_bytes"
-            signatures[png] = {"endpoint": name, "png": True}
+            base = name.removesuffix(tracing.WITH_OPTIONS)
+            png = "image_bytes" if base == "generate" else f"{base}_image_bytes"
+            signatures[png + name.removeprefix(base)] = {"endpoint": name, "png": True}
     signatures["generate_xla"] = {"endpoint": "generate", "xla": True}
     return signatures
 

@@ -1,24 +1,67 @@
 """From an endpoint, a Python function, to a TensorFlow graph."""
 
+import contextlib
+import dataclasses
 import math
 
 import numpy as np
 import tensorflow as tf
 
 from export.errors import ExportError
+from export.manifest import WITH_OPTIONS
+from kgen.layers.conditioning import sizes_by_values
+
+
+def publish(endpoints):
+    """The endpoints as an artifact has them, by name.
+
+    One whose inputs have defaults is there twice: by its own name without them, as runtimes ask
+    for all inputs of a signature, and as `NAME_with_options` with all.
+    """
+    published = {}
+    for name, endpoint in endpoints.items():
+        required = {key: spec for key, spec in endpoint.inputs.items() if spec.default is None}
+        published[name] = dataclasses.replace(endpoint, inputs=required)
+        if len(required) < len(endpoint.inputs):
+            inputs = required | endpoint.inputs  # the options stand last
+            published[name + WITH_OPTIONS] = dataclasses.replace(endpoint, inputs=inputs)
+    return published
+
+
+def whole(published):
+    """Of the published endpoints those that have a graph of their own: the others call these."""
+    return {k: e for k, e in published.items() if k + WITH_OPTIONS not in published}
+
+
+def trace_all(published):
+    """Functions of positional tensors by name, each graph traced once."""
+    calls = {name: trace_endpoint(name, endpoint) for name, endpoint in whole(published).items()}
+    for name in published.keys() - calls.keys():
+        calls[name] = _by_default(calls[name + WITH_OPTIONS], published[name + WITH_OPTIONS])
+    return calls
+
+
+def _by_default(call, endpoint):
+    """`call` without the options, which stand behind all other inputs."""
+    defaults = [[s.default] for s in endpoint.inputs.values() if s.default is not None]
+    return lambda *tensors: call(*tensors, *(tf.constant(d, "float32") for d in defaults))
 
 
 def function(name, endpoint):
     """`endpoint` as a function of positional tensors, in the order of its inputs.
 
     What models leave open is settled here, alike in every format: a value outside of its input's
-    range is taken as the nearest inside; inputs of unequal batch sizes are an error of the runtime;
-    and a batch of none gives none. The outputs are checked against `endpoint.outputs` while the
-    function is traced.
+    range is taken as the nearest inside; one value of an option stands for all rows; inputs of
+    unequal batch sizes are an error of the runtime; and a batch of none gives none. The outputs are
+    checked against `endpoint.outputs` while the function is traced.
     """
 
     def call(*tensors):
         size = tf.shape(tensors[0])[0]
+        tensors = [
+            tensor if spec.default is None else _for_all(tensor, size)
+            for tensor, spec in zip(tensors, endpoint.inputs.values(), strict=True)
+        ]
         # A row more, of zeros: of none, not every operator makes none.
         tensors = [tf.pad(x, [[0, 1], *[[0, 0]] * (len(x.shape) - 1)]) for x in tensors]
         tensors = [
@@ -38,6 +81,11 @@ def function(name, endpoint):
         }
 
     return call
+
+
+def _for_all(values, size):
+    """The values of an option, of which one stands for all rows."""
+    return tf.broadcast_to(values, [tf.where(tf.equal(tf.size(values), 1), size, tf.size(values))])
 
 
 def _of_one_batch(tensors):
@@ -88,7 +136,8 @@ def trace(call, name, endpoint, names=None, **options):
     """
     # Autograph would rewrite Python that is already written for graphs.
     traced = tf.function(call, autograph=False, **options)
-    concrete = traced.get_concrete_function(*specs(endpoint, names))
+    with contextlib.nullcontext() if options.get("jit_compile") else sizes_by_values():
+        concrete = traced.get_concrete_function(*specs(endpoint, names))
     for captured in concrete.captured_inputs:
         if captured.dtype != tf.resource:
             raise ExportError(

@@ -5,6 +5,7 @@ signature and an ONNX file.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 
 
@@ -20,6 +21,7 @@ class TensorSpec:
             input for it.
         maximum: Largest valid value (inclusive), or `None` for no limit, likewise.
         description: One line for the manifest and the model card.
+        default: Of an input of scalars that may be left out, what it is then; else `None`.
     """
 
     shape: tuple[int, ...]
@@ -27,6 +29,7 @@ class TensorSpec:
     minimum: float | None = None
     maximum: float | None = None
     description: str = ""
+    default: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,18 +38,46 @@ class Endpoint:
 
     Args:
         function: Callable that takes one tensor `[B, ...]` per entry of `inputs`, by
-            keyword, and returns a dict of tensors `[B, ...]` with the keys of `outputs`.
+            keyword, those with a default or without them, and returns a dict of tensors
+            `[B, ...]` with the keys of `outputs`.
             It is written in `keras.ops`, has no state, and row *i* of every output
             depends on row *i* of the inputs alone.
         inputs: Dict of name to `TensorSpec`.
         outputs: Dict of name to `TensorSpec`.
         description: One line that says what the endpoint does.
+        options: Dict of the options of sampling that were chosen for it, by name.
     """
 
     function: Callable[..., dict]
     inputs: dict[str, TensorSpec]
     outputs: dict[str, TensorSpec]
     description: str = ""
+    options: dict = dataclasses.field(default_factory=dict)
+
+    def choose(self, **options):
+        """The endpoint with options of sampling chosen: an input's is its default, that of any
+        other is a constant of what is exported.
+        """
+        inputs = {
+            name: spec
+            if options.get(name) is None
+            else dataclasses.replace(spec, default=options[name])
+            for name, spec in self.inputs.items()
+        }
+        function = functools.partial(self.function, **options)
+        return dataclasses.replace(
+            self, function=function, inputs=inputs, options=self.options | options
+        )
+
+
+#: What an option that must be above 0 is at least, in what is exported.
+LEAST_ABOVE_0 = 1e-6
+
+
+def option_spec(number, default, description=""):
+    """`TensorSpec` of an option of sampling, float32 `[B]`, that is what a `Number` may be."""
+    least = LEAST_ABOVE_0 if number.above == 0 else number.least
+    return TensorSpec((), "float32", least, number.most, description, default)
 
 
 def seed_spec():

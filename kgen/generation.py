@@ -8,7 +8,9 @@ from keras import ops
 
 from kgen import random
 from kgen.checks import check_int, check_seed, unknown_name
-from kgen.layers.conditioning import check_guidance
+from kgen.docstrings import of_sampler
+from kgen.endpoint import option_spec
+from kgen.layers.conditioning import can_guide, check_guidance
 from kgen.training.step import Batch, compile_function
 
 #: So many compiled functions are kept, those that were used last.
@@ -26,7 +28,8 @@ class Generation:
 
     #: The numbers among the options of `sample`: what each may be, a `kgen.checks.Number` by name.
     #: One that is not whole is a tensor of what `generate` compiles, unless it is `None` or `off`,
-    #: so that a new value compiles nothing; all other options are constants of it.
+    #: so that a new value compiles nothing, and every image may have its own; all other options are
+    #: constants of it.
     sampling_numbers = {}
 
     #: Whether `sample` loops over the places of an image, in hundreds of small steps.
@@ -58,7 +61,9 @@ class Generation:
             jit_compile: Bool, whether XLA compiles the sampler, or `"auto"`: on JAX, and on
                 TensorFlow for over 8 batches of a model that draws place by place (pixels, or
                 codes in an order), where the seconds of compiling pay. Images are the same.
-            **options: Further arguments of the model's `sample`, the same for all images.
+            **options: Further arguments of the model's `sample`, the same for all images; those
+                that are numbers, but not whole ones (`temperature`, `top_p`, `guidance_scale`), may
+                be a sequence with one for each.
 
         Returns:
             uint8 NumPy array `[n, H, W, C]`.
@@ -101,13 +106,13 @@ class Generation:
         The other arguments are as for `generate`, a row for an image. Returns a NumPy array
         `[N, ...]`, or a dict of them where the endpoint gives several.
         """
-        options = self.check_options(options)
         batch_size = check_int(1, batch_size=batch_size)
         endpoint = self.endpoints()[name]
         total = len(next(iter(inputs.values()), () if seeds is None else seeds))
-        scalars = {}
+        options = self.check_options(options, total)
+        numbers = {}
         if "seed" in endpoint.inputs:
-            options, scalars = self._part_options(options)
+            options, numbers = self._part_options(options, total)
         if jit_compile == "auto" and self.place_by_place and "seed" in endpoint.inputs:
             jit_compile = total > FEW_BATCHES * batch_size or "auto"
         if "seed" in endpoint.inputs:
@@ -120,10 +125,9 @@ class Generation:
         if "label" in endpoint.inputs:
             inputs = {**inputs, "label": labels}
         outputs = self.run_batched(
-            (name, *options.items(), *scalars),
+            (name, *options.items(), *numbers),
             lambda **tensors: endpoint.function(**tensors, **options),
-            inputs,
-            scalars=scalars,
+            inputs | numbers,
             batch_size=batch_size,
             progress=progress,
             jit_compile=jit_compile,
@@ -147,17 +151,18 @@ class Generation:
 
         return self.run_batched(name, call, inputs, **run)
 
-    def check_options(self, options):
+    def check_options(self, options, total=None):
         """Options of `sample`, sorted by name, numbers as Python has them.
 
-        A `ValueError` where it has no argument of a name, or one is out of range.
+        With a `total` of images a number that is not whole may be a sequence, one for each. A
+        `ValueError` where `sample` has no argument of a name, or one is out of range.
         """
         known = list(inspect.signature(self.sample).parameters)[2:]
         for option in options:
             if option not in known:
                 raise ValueError(unknown_name("option", option, known))
         options = {
-            name: self.sampling_numbers[name].check(name, value)
+            name: _check_number(name, value, self.sampling_numbers[name], total)
             if name in self.sampling_numbers
             else value
             for name, value in options.items()
@@ -166,23 +171,38 @@ class Generation:
             check_guidance(self, options["guidance_scale"])
         return dict(sorted(options.items()))
 
-    def _part_options(self, options):
-        """Checked options: what is constant in a compiled sampler, and its tensors, by name."""
+    def option_specs(self):
+        """The options of which every image may have its own: `TensorSpec`, with default, by name.
+
+        Guidance is among them where a model can be guided.
+        """
+        parameters, said = inspect.signature(self.sample).parameters, of_sampler(type(self))
+        specs = {}
+        for name, number in self.sampling_numbers.items():
+            if number.whole or (name == "guidance_scale" and not can_guide(self)):
+                continue  # it shapes the graph, or there is nothing to compare with
+            default = parameters[name].default
+            default = number.off if default is None else default
+            specs[name] = option_spec(number, default, said[name].partition(". ")[0].rstrip("."))
+        return specs
+
+    def _part_options(self, options, total):
+        """Checked options: what is constant in a compiled sampler, and arrays `[total]`."""
         parameters = inspect.signature(self.sample).parameters
-        constants, scalars = dict(options), {}
+        constants, arrays = dict(options), {}
         for name, number in self.sampling_numbers.items():
             value = options.get(name, parameters[name].default if name in parameters else None)
-            if not number.whole and value is not None and value != number.off:
+            off = np.ndim(value) == 0 and value in (None, number.off)
+            if not number.whole and not off:
                 constants.pop(name, None)
-                scalars[name] = np.float32(value)
-        return constants, scalars
+                arrays[name] = np.broadcast_to(np.float32(value), (total,))
+        return constants, arrays
 
     def run_batched(
         self,
         name,
         function,
         inputs,
-        scalars=None,
         batch_size=64,
         progress="auto",
         jit_compile="auto",
@@ -190,9 +210,9 @@ class Generation:
     ):
         """Runs a pure, row-wise function over arrays, compiled, in batches of one size.
 
-        `function` takes the tensors of `inputs` (arrays `[N, ...]` by name) and of `scalars`
-        (numbers by name, the same for all rows) by keyword and returns a tensor `[B, ...]` or a
-        dict of them. Its compiled form is kept under `name`, which is hashable, until
+        `function` takes the tensors of `inputs` (arrays `[N, ...]` by name) by keyword and returns
+        a tensor `[B, ...]` or a dict of them. Its compiled form is kept under `name`, which is
+        hashable, until
         `MOST_FUNCTIONS` others were used. The last batch is padded to `batch_size`, and a single
         one to a power of two. `jit_compile` is as for `generate`, but that `"auto"` is JAX alone.
         Returns a NumPy array `[N, ...]`, or a dict of them.
@@ -207,7 +227,6 @@ class Generation:
         total = len(next(iter(inputs.values())))
         batch_size = check_int(1, batch_size=batch_size)
         batch_size = max(1, min(batch_size, 1 << max(total - 1, 0).bit_length()))
-        scalars = {k: ops.convert_to_tensor(v) for k, v in (scalars or {}).items()}
         functions, key = self._compiled_functions, (name, batch_size, jit_compile)
         compiled = functions.pop(key, None) or compile_function(self, function, jit_compile)
         functions[key] = compiled  # in the order of their use
@@ -220,15 +239,34 @@ class Generation:
         for start in track(starts, description, progress):
             chunk = {k: np.asarray(v[start : start + batch_size]) for k, v in inputs.items()}
             size = len(next(iter(chunk.values())))
-            chunk = {
-                k: np.concatenate([v, np.zeros((batch_size - size, *v.shape[1:]), v.dtype)])
-                for k, v in chunk.items()
-            }
-            result = compiled(**{k: ops.convert_to_tensor(v) for k, v in chunk.items()}, **scalars)
+            chunk = {k: _filled(v, batch_size) for k, v in chunk.items()}
+            result = compiled(**{k: ops.convert_to_tensor(v) for k, v in chunk.items()})
             outputs.append(
                 keras.tree.map_structure(lambda t, n=size: ops.convert_to_numpy(t)[:n], result)
             )
         return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *outputs)
+
+
+def _check_number(name, value, number, total):
+    """A number, or where they are wanted an array of `total`, as `check_options` has them."""
+    array = np.asarray(value)
+    if total is None or number.whole or array.ndim != 1 or array.dtype.kind not in "iuf":
+        return number.check(name, value)
+    if len(array) != total:
+        raise ValueError(
+            f"{name} must be one number for all images or one for each of {total}. Received: "
+            f"{len(array)} of them"
+        )
+    for extreme in (array.min(), array.max()) if total else ():
+        number.check(name, extreme)
+    return array
+
+
+def _filled(rows, size):
+    """Rows, of which the last is repeated until there are `size` of them."""
+    if not len(rows):
+        return np.zeros((size, *rows.shape[1:]), rows.dtype)
+    return np.concatenate([rows, np.repeat(rows[-1:], size - len(rows), axis=0)])
 
 
 def row_seeds(n, seed):

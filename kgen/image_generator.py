@@ -615,6 +615,8 @@ class ImageGenerator(
             inputs["seed"] = seed_spec()
         if labelled and self.num_classes is not None:
             inputs["label"] = label_spec(self.num_classes)
+        if seeded:
+            inputs |= self.option_specs()
         outputs = outputs or {"image": image_spec(self.image_shape)}
 
         def named(**tensors):

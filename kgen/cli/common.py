@@ -193,13 +193,13 @@ def make_table(*columns, rows, title=None):
 # What is written on a command line -------------------------------------------------------
 
 
-def parse_settings(texts):
+def parse_settings(texts, option="--set"):
     """`["beta=4", "likelihood=gaussian"]` to a dict; values are JSON, or else strings."""
     settings = {}
     for text in texts:
         name, equals, value = text.partition("=")
         if not equals or not name:
-            raise ValueError(f"--set takes name=value. Received: --set {text}")
+            raise ValueError(f"{option} takes name=value. Received: {option} {text}")
         try:
             settings[name.replace("-", "_")] = json.loads(value)
         except ValueError:

@@ -18,6 +18,7 @@ from kgen.cli.common import (
     load,
     make_table,
     parse_integers,
+    parse_settings,
     print_result,
     say,
     work,
@@ -36,6 +37,21 @@ def export_(
     formats: Annotated[str, typer.Option(help="saved_model, onnx or both.")] = "saved_model,onnx",
     opset: Annotated[int, typer.Option(min=18, max=23, help="ONNX operator set.")] = 18,
     batch_sizes: Annotated[str, typer.Option(help="Batch sizes to prove and warm up.")] = "1,8",
+    option: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Option of the sampler, for all that draws, such as num_steps=8; kgen list MODEL "
+            "names them.",
+            metavar="NAME=VALUE",
+        ),
+    ] = None,
+    variant: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A further endpoint, generate with other options: generate_4_steps:num_steps=4.",
+            metavar="ENDPOINT:NAME=VALUE[,...]",
+        ),
+    ] = None,
     name: Annotated[
         str | None, typer.Option(help="Name in the manifest.", show_default="the run's")
     ] = None,
@@ -55,8 +71,12 @@ def export_(
     """Write a model as SavedModel and ONNX, and prove that both equal Keras.
 
     Example: kgen export runs/vae-digits -o artifacts/vae-digits --formats saved_model,onnx
+
+    Example: kgen export runs/dit-photos -o artifacts/dit --option num_steps=16 --variant
+    generate_4_steps:num_steps=4
     """
     os.environ["KERAS_BACKEND"] = "tensorflow"  # a .keras file of either backend loads there
+    options, variants = parse_settings(option or [], "--option"), _parse_variants(variant or [])
     with work(as_json, model):
         artifact = _export(
             model,
@@ -64,6 +84,8 @@ def export_(
             formats=tuple(part.strip() for part in formats.split(",") if part.strip()),
             opset=opset,
             batch_sizes=tuple(parse_integers("--batch-sizes", batch_sizes)),
+            options=options,
+            variants=variants,
             name=name,
             overwrite=overwrite,
             sign=sign,
@@ -81,6 +103,19 @@ def export_(
         _parity_table(artifact.summary(), f"{artifact.path}: proven against Keras"),
         f"Next: kgen verify {artifact.path}",
     )
+
+
+def _parse_variants(variants):
+    parsed = {}
+    for text in variants:
+        name, colon, settings = text.partition(":")
+        if not colon or name in parsed:
+            raise ValueError(
+                "--variant takes a name of its own and options, such as "
+                f"generate_4_steps:num_steps=4. Received: {text}"
+            )
+        parsed[name] = parse_settings(settings.split(","), "--variant")
+    return parsed
 
 
 def _export(model, output, name=None, **options):

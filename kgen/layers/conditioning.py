@@ -5,6 +5,9 @@ Guidance without a classifier: Ho and Salimans, "Classifier-free diffusion guida
 with and without their class; sampling goes further in the direction of the class (equation 6).
 """
 
+import contextlib
+import contextvars
+
 import keras
 import numpy as np
 from keras import layers, ops
@@ -51,22 +54,27 @@ GUIDANCE = Number(off=1)
 
 
 def guides(guidance_scale):
-    """Whether a scale is another than 1; that of a tensor is."""
-    return ops.is_tensor(guidance_scale) or guidance_scale != GUIDANCE.off
+    """Whether a scale is another than 1; those of a tensor or an array are."""
+    several = ops.is_tensor(guidance_scale) or np.ndim(guidance_scale) > 0
+    return several or guidance_scale != GUIDANCE.off
+
+
+def can_guide(model):
+    """Whether a model knows images both with and without their class."""
+    return model.num_classes is not None and model.label_dropout > 0
 
 
 def check_guidance(model, guidance_scale):
     """Raises a ValueError where a scale compares with what a model never learnt."""
-    if not guides(guidance_scale):
+    if not guides(guidance_scale) or can_guide(model):
         return
     if model.num_classes is None:
         raise _no_classes(guidance_scale)
-    if not model.label_dropout:
-        raise ValueError(
-            "guidance_scale compares with the model that is told no class, which label_dropout=0 "
-            "never trained: leave it at 1, or train with label_dropout=0.1. Received: "
-            f"guidance_scale={guidance_scale}, label_dropout={model.label_dropout}"
-        )
+    raise ValueError(
+        "guidance_scale compares with the model that is told no class, which label_dropout=0 "
+        "never trained: leave it at 1, or train with label_dropout=0.1. Received: "
+        f"guidance_scale={guidance_scale}, label_dropout={model.label_dropout}"
+    )
 
 
 def _no_classes(guidance_scale):
@@ -79,15 +87,63 @@ def _no_classes(guidance_scale):
 def guided(network, inputs, labels, num_classes, guidance_scale):
     """What a network says without a class, plus so many times what the class changes; float32.
 
-    With w + 1 for the scale it is equation 6 of Ho and Salimans: 1 is the network itself, 0 the
-    one without classes. Both are computed in one pass of twice the batch. A `ValueError` where a
-    network without classes is to be guided by them; see `check_guidance`.
+    With w + 1 for the scale, a number or one for each row, it is equation 6 of Ho and Salimans: 1
+    is the network itself, 0 the one without classes. Both are computed in one pass, that without
+    classes for so many rows as `guided_rows` says. A `ValueError` where a network without classes
+    is to be guided by them; see `check_guidance`.
     """
     if not guides(guidance_scale):
         return ops.cast(network(*inputs, labels), "float32")
     if labels is None:
         raise _no_classes(guidance_scale)
-    labels = ops.concatenate([labels, ops.full_like(labels, num_classes)], axis=0)
-    inputs = [ops.concatenate([x, x], axis=0) for x in inputs]
-    told, free = ops.split(ops.cast(network(*inputs, labels), "float32"), 2, axis=0)
-    return free + guidance_scale * (told - free)
+    batch, rows = ops.shape(labels)[0], guided_rows(guidance_scale, labels)
+    labels = ops.concatenate([labels, ops.full_like(labels, num_classes)[:rows]], axis=0)
+    inputs = [ops.concatenate([x, x[:rows]], axis=0) for x in inputs]
+    outputs = ops.cast(network(*inputs, labels), "float32")
+    told = outputs[:batch]
+    free = ops.concatenate([outputs[batch:], told], axis=0)[:batch]
+    scale = per_row(guidance_scale, told)
+    # A row that is not guided is the network's own to the last bit, whatever stands beside it.
+    return ops.where(ops.equal(scale, 1.0), told, free + scale * (told - free))
+
+
+def guided_rows(guidance_scale, labels):
+    """How many rows of a batch, whose labels are given, `guided` computes without a class too."""
+    if not guides(guidance_scale):
+        return 0
+    if not ops.is_tensor(guidance_scale):
+        return ops.shape(labels)[0]
+    return rows_needed(ops.not_equal(guidance_scale, 1.0))
+
+
+# Options of sampling, of which each row may have its own -------------------------------
+
+
+def per_row(value, x):
+    """A number, or a tensor `[B]` of one for each row of `x` `[B, ...]`, as it broadcasts."""
+    return ops.reshape(value, (-1, *[1] * (len(x.shape) - 1))) if ops.is_tensor(value) else value
+
+
+_SIZES_BY_VALUES = contextvars.ContextVar("sizes_by_values", default=False)
+
+
+@contextlib.contextmanager
+def sizes_by_values():
+    """What is traced in the block may have tensors whose sizes depend on values.
+
+    XLA, and so JAX, must know all sizes before it runs; other runtimes need not compute what no
+    row of a batch asks for.
+    """
+    token = _SIZES_BY_VALUES.set(True)
+    try:
+        yield
+    finally:
+        _SIZES_BY_VALUES.reset(token)
+
+
+def rows_needed(asked):
+    """Of how many rows something is computed that those ask for where `asked`, bool `[B]`, is true:
+    all, or with `sizes_by_values` none where no row does.
+    """
+    size = ops.shape(asked)[0]
+    return ops.where(ops.any(asked), size, 0) if _SIZES_BY_VALUES.get() else size

@@ -356,12 +356,16 @@ def test_export_and_verify(kgen, result, refused, vae_run, tmp_path, tensorflow_
     public.write_bytes(pair.public_key().public_bytes(pem, info))
 
     out = tmp_path / "artifacts" / "vae"
-    options = ("--formats", "onnx", "--batch-sizes", "1,3")
-    exported = result("export", vae_run, "-o", out, *options, "--sign", key)
+    options = ("--formats", "onnx", "--batch-sizes", "1,3", "--option", "temperature=0.7")
+    assert "its own and options, such as" in refused("export", vae_run, "-o", out, "--variant", "x")
+    options += ("--variant", "mean:temperature=0", "--sign", key)
+    exported = result("export", vae_run, "-o", out, *options)
     assert exported["artifact"] == str(out) and len(exported["signed_by"]) == 64
     assert {row["format"] for row in exported["signatures"]} == {"onnx"}
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["batch_sizes"] == [1, 3]
+    chosen = {name: each.get("options") for name, each in manifest["endpoints"].items()}
+    assert chosen["generate"] == {"temperature": 0.7} and chosen["mean"] == {"temperature": 0}
     assert manifest["metadata"]["data"]["name"] == "digits"
     assert manifest["metadata"]["training"]["epochs"] == 2
     assert manifest["metadata"]["training"]["metrics"]["epoch"] == 2

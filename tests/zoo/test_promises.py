@@ -88,8 +88,40 @@ def test_one_seed_per_image_at_batch_64(case):
     assert len(np.unique(batch.reshape(64, -1), axis=0)) == 64
 
 
-def run_endpoints(case):
-    """What the endpoints gave: dict of name to a dict of arrays, and of inputs for `generate`.
+def options_of(case):
+    """Options of which every image may have its own: some for each, the default in every fourth."""
+    specs = case.model.endpoints()["generate"].inputs
+    rng = np.random.default_rng(0)
+    options = {}
+    for name, spec in specs.items():
+        if spec.default is not None:
+            values = spec.default + 0.5 * rng.normal(size=8) * (np.arange(8) % 4 > 0)
+            options[name] = np.clip(values, spec.minimum, spec.maximum).astype("float32")
+    return options
+
+
+def test_every_image_may_have_its_own_options(case):
+    options, labels = options_of(case), case.labels_of(SEEDS)
+    assert bool(options) == (case.name != "vqvae")
+    images = case.model.generate(seeds=SEEDS, labels=labels, **options)
+    plain = case.draw(SEEDS)
+    assert close(images[::4], plain[::4])
+    for i in (0, 3):
+        one = {name: float(values[i]) for name, values in options.items()}
+        seeds = SEEDS[i : i + 1]
+        alone = case.model.generate(seeds=seeds, labels=case.labels_of(seeds), **one)
+        assert close(alone, images[i : i + 1])
+    if keras.backend.backend() == "tensorflow":
+        session = case.artifact.onnx_session()
+        inputs = {"seed": SEEDS.astype("int32")} | ({} if labels is None else {"label": labels})
+        assert close(session.run(["image"], inputs)[0], plain), "all options left out"
+        assert close(session.run(["image"], inputs | options)[0], images)
+        one = {name: values[3:4] for name, values in options.items()}
+        assert close(session.run(["image"], inputs | one)[0][3:4], images[3:4]), "one for all"
+
+
+def run_endpoints(case, name="generate"):
+    """What the endpoints gave: dict of name to a dict of arrays, and of inputs of one of them.
 
     On TensorFlow these are the golden outputs that the artifact was proven by.
     """
@@ -98,9 +130,9 @@ def run_endpoints(case):
         from export import parity
 
         golden = parity.load_golden(case.artifact.path / parity.GOLDEN)
-        assert golden.keys() == endpoints.keys()
-        outputs = {name: arrays["outputs"] for name, arrays in golden.items()}
-        return outputs, golden["generate"]["inputs"]
+        assert {key.removesuffix("_with_options") for key in golden} == endpoints.keys()
+        outputs = {key: arrays["outputs"] for key, arrays in golden.items()}
+        return outputs, golden[name]["inputs"]
     rng = np.random.default_rng(0)
     outputs = {}
     for name, endpoint in endpoints.items():
@@ -109,11 +141,22 @@ def run_endpoints(case):
             if spec.dtype == "float32"
             else rng.integers(spec.minimum, spec.maximum + 1, (8, *spec.shape), spec.dtype)
             for key, spec in endpoint.inputs.items()
+            if spec.default is None
         }
         outputs[name] = case.model.run_batched(("endpoint", name), endpoint.function, inputs)
         if name == "generate":
             drawn = inputs
     return outputs, drawn
+
+
+def with_options(case):
+    """The endpoint of the sampler that takes all there is."""
+    return "generate_with_options" if options_of(case) else "generate"
+
+
+def onnx_files(artifact):
+    signatures = artifact.manifest["formats"]["onnx"]["signatures"].values()
+    return [artifact.path / name for name in sorted({each["file"] for each in signatures})]
 
 
 def test_endpoints_are_what_they_say(case):
@@ -379,12 +422,12 @@ def test_onnx_loads_from_memory_and_through_links(case, tmp_path, tensorflow_onl
                     yield from inner(attribute.g)
 
     folder = case.artifact.path / "onnx"
-    for name in case.artifact.endpoints:
-        model = onnx.load(folder / f"{name}.onnx", load_external_data=False)
+    for path in onnx_files(case.artifact):
+        model = onnx.load(path, load_external_data=False)
         assert b"__inference" not in model.SerializeToString()
         for graph in inner(model.graph):
             for tensor in graph.initializer:
-                assert tensor.data_location != onnx.TensorProto.EXTERNAL, (name, tensor.name)
+                assert tensor.data_location != onnx.TensorProto.EXTERNAL, (path, tensor.name)
 
     results, inputs = run_endpoints(case)
     options = onnxruntime.SessionOptions()
@@ -407,8 +450,7 @@ def test_onnx_loops_do_only_what_changes(case, tensorflow_only):
 
     from export import loops
 
-    for name in case.artifact.endpoints:
-        path = case.artifact.path / "onnx" / f"{name}.onnx"
+    for path in onnx_files(case.artifact):
         graph = onnx.load(path, load_external_data=False).graph
         for node in [node for part in loops.subgraphs(graph) for node in part.node]:
             if node.op_type != "Loop":
@@ -416,11 +458,11 @@ def test_onnx_loops_do_only_what_changes(case, tensorflow_only):
             body = next(a.g for a in node.attribute if a.HasField("g"))
             carried = [value.name for value in body.input]
             for before, after in zip(carried[2:], list(body.output)[1:], strict=False):
-                assert before != after.name, (name, before)
+                assert before != after.name, (path, before)
             changing = {*carried, *(result for inner in body.node for result in inner.output)}
             for inner in body.node:
                 if inner.op_type not in ("Loop", "Identity"):
-                    assert changing.intersection(inner.input), (name, inner.name)
+                    assert changing.intersection(inner.input), (path, inner.name)
 
 
 def test_what_is_no_batch_in_range(case, tensorflow_only):
@@ -439,9 +481,9 @@ def test_what_is_no_batch_in_range(case, tensorflow_only):
         for result, (key, spec) in zip(run(0), endpoint["outputs"].items(), strict=True):
             assert result.shape == (0, *spec["shape"][1:]), (name, key)
         if len(endpoint["inputs"]) > 1:
-            for key in endpoint["inputs"]:
+            for key, spec in endpoint["inputs"].items():
                 with pytest.raises(Exception, match="dimensions must match"):
-                    run(3, **{key: 1})
+                    run(3, **{key: 2 if "default" in spec else 1})  # one option stands for all
     session = case.artifact.onnx_session()
     last = case.model.num_classes and case.model.num_classes - 1
     rows = {"seed": [[5, -7, 9, 9], [5, 0, 9, 9]], "label": [[-1, 1, 99, last], [0, 1, last, last]]}
@@ -482,21 +524,23 @@ def test_runs_in_the_reference_implementation_of_onnx(case, tensorflow_only):
     import onnx
     import onnx.reference
 
-    results, inputs = run_endpoints(case)
+    name = with_options(case)
+    results, inputs = run_endpoints(case, name)
     model = onnx.load(case.artifact.path / "onnx" / "generate.onnx")
     [images] = onnx.reference.ReferenceEvaluator(model).run(["image"], inputs)
-    assert close(images, results["generate"]["image"])
+    assert close(images, results[name]["image"])
 
 
 @pytest.mark.slow
 def test_the_same_pixels_in_onnxruntime_web(case, on_node, tmp_path, tensorflow_only):
     """In WebAssembly, as a browser runs it, with the weights given from memory."""
-    results, inputs = run_endpoints(case)
+    name = with_options(case)
+    results, inputs = run_endpoints(case, name)
     on_node(
         folder=case.artifact.path / "onnx",
         inputs={name: array.tolist() for name, array in inputs.items()},
         out=tmp_path / "image",
     )
     image = np.frombuffer((tmp_path / "image").read_bytes(), "uint8")
-    expected = results["generate"]["image"]
+    expected = results[name]["image"]
     assert close(image.reshape(expected.shape), expected)

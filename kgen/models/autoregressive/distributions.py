@@ -10,6 +10,7 @@ other, each after a pass of the network that sees the ones before), and the meth
 from keras import ops
 
 from kgen import random
+from kgen.layers.conditioning import per_row
 from kgen.losses.likelihood import logistic_bin
 
 
@@ -45,13 +46,14 @@ class Categorical:
         """Draws channel `step` of a pixel and sets it in `x`, the scaled channels `[B, C]`.
 
         From logits, those of all channels `[B, C * Q]` or of this one alone `[B, Q]`, divided by
-        the temperature, and Gumbel noise `[B, *noise_shape]`.
+        the temperature, a number or one for each row, and Gumbel noise `[B, *noise_shape]`.
         """
         if parameters.shape[-1] == self.num_parameters:
             start = step * self.num_levels
             parameters = parameters[:, start : start + self.num_levels]
         logits = ops.cast(parameters, "float32")
-        drawn = random.categorical(logits / temperature, ops.take(noise, step, axis=1))
+        logits = logits / per_row(temperature, logits)
+        drawn = random.categorical(logits, ops.take(noise, step, axis=1))
         drawn = scale(drawn, self.num_levels)
         if self.channels == 1:
             return ops.expand_dims(drawn, -1)
@@ -95,6 +97,7 @@ class LogisticMixture:
         """As for `Categorical`, but all channels in one step, so that `x` is not looked at; the
         temperature divides mixture logits and multiplies scales."""
         logits, means, log_scales, coefficients = self._parts(parameters)
+        temperature = per_row(temperature, logits)
         chosen = random.categorical(logits / temperature, noise[:, : self.num_choice_numbers])
         chosen = ops.one_hot(chosen, self.num_mixtures, dtype="float32")
 

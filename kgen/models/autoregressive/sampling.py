@@ -12,7 +12,7 @@ from keras import ops
 from kgen import random
 from kgen.checks import Number
 from kgen.layers.causal_conv import held_kernels
-from kgen.layers.conditioning import GUIDANCE, guided, guides
+from kgen.layers.conditioning import GUIDANCE, guided, guided_rows, per_row, rows_needed
 
 #: What the options of a draw from logits may be.
 CHOICE = {
@@ -31,27 +31,37 @@ def check_choice(**options):
 
 
 def keep_likeliest(logits, top_k=None, top_p=None):
-    """Logits `[B, Q]`, of which all but the `top_k` likeliest, and of these all but the likeliest
-    that together have the probability `top_p`, are never drawn; `None` keeps all. Of equal ones
-    the first are kept.
+    """Logits `[B, ..., Q]`, of which all but the `top_k` likeliest, and of these all but the
+    likeliest that together have the probability `top_p`, a number or one for each row, are never
+    drawn; `None` keeps all. Of equal ones the first are kept.
     """
     num_choices = logits.shape[-1]
     if top_k is not None and top_k < num_choices:
-        logits = _keep(logits, int(top_k), ops.top_k(logits, int(top_k))[0][:, -1:])
-    if top_p is not None and (ops.is_tensor(top_p) or top_p < 1):
-        ordered = ops.top_k(logits, num_choices)[0]
-        shares = ops.softmax(ordered, axis=-1)
-        before = ops.cumsum(shares, axis=-1) - shares
-        # The likeliest one has nothing before it: it always stays.
-        places = np.arange(1, num_choices + 1, dtype="int32")
-        count = ops.max(ops.where(before < top_p, places, np.int32(1)), axis=-1, keepdims=True)
-        least = ops.min(ops.where(places <= count, ordered, np.inf), axis=-1, keepdims=True)
-        logits = _keep(logits, count, least)
-    return logits
+        logits = _keep(logits, int(top_k), ops.top_k(logits, int(top_k))[0][..., -1:])
+    if top_p is None or not (ops.is_tensor(top_p) or top_p < 1):
+        return logits
+    if not ops.is_tensor(top_p):
+        return _keep_share(logits, top_p)
+    asked, batch = top_p < 1, ops.shape(logits)[0]
+    rows = rows_needed(asked)
+    kept = _keep_share(logits[:rows], per_row(top_p[:rows], logits))
+    kept = ops.concatenate([kept, logits], axis=0)[:batch]
+    return ops.where(per_row(asked, logits), kept, logits)
+
+
+def _keep_share(logits, top_p):
+    ordered = ops.top_k(logits, logits.shape[-1])[0]
+    shares = ops.softmax(ordered, axis=-1)
+    before = ops.cumsum(shares, axis=-1) - shares
+    # The likeliest one has nothing before it: it always stays.
+    places = np.arange(1, logits.shape[-1] + 1, dtype="int32")
+    count = ops.max(ops.where(before < top_p, places, np.int32(1)), axis=-1, keepdims=True)
+    least = ops.min(ops.where(places <= count, ordered, np.inf), axis=-1, keepdims=True)
+    return _keep(logits, count, least)
 
 
 def _keep(logits, count, least):
-    """The `count` likeliest of each row, the last of which is `least`, `[B, 1]`."""
+    """The `count` likeliest of the last axis, the last of which is `least`, `[B, ..., 1]`."""
     likelier, equal = logits > least, ops.equal(logits, least)
     left = count - ops.sum(ops.cast(likelier, "int32"), axis=-1, keepdims=True)
     first = ops.cumsum(ops.cast(equal, "int32"), axis=-1) <= left
@@ -187,7 +197,7 @@ def draw_tokens(
 
         last = ops.take(tokens, ops.maximum(position - 1, 0), axis=0)
         logits = guided(step, (last,), labels, network.num_classes, guidance_scale)
-        logits = keep_likeliest(logits / temperature, top_k, top_p)
+        logits = keep_likeliest(logits / per_row(temperature, logits), top_k, top_p)
         drawn = random.categorical(logits, ops.take(noise, position, axis=0))
         if known is not None:
             keep = ops.take(mask, position, axis=0)
@@ -196,6 +206,6 @@ def draw_tokens(
 
     tokens = ops.zeros((length, batch), "int32")
     # With guidance also that of the pass without a class.
-    cache = network.start(2 * batch if guides(guidance_scale) else batch)
+    cache = network.start(batch + guided_rows(guidance_scale, seeds))
     tokens, _ = ops.fori_loop(0, length, draw_token, (tokens, cache))
     return ops.transpose(tokens)

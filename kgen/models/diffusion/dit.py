@@ -215,8 +215,8 @@ class DiT(AveragedWeights, ImageGenerator):
         inputs = {"image": images, "strength": np.broadcast_to(strength, images.shape[:1])}
         return self.run_endpoint("vary", inputs, labels, seed, **options)
 
-    def _vary(self, image, strength, seed, label=None, **options):
-        start = ops.clip(strength, 0.0, 1.0)
+    def _vary(self, image, seed, label=None, strength=0.5, **options):
+        start = ops.clip(strength, 0.0, 1.0) * ops.ones((ops.shape(image)[0],))
         noise = random.normal(seed, self.latent_shape)
         x = flow.mix(self.encode(image, label), noise, start)
         return self.decode(self._solve(x, label, start=start, **options), label)
@@ -235,7 +235,7 @@ class DiT(AveragedWeights, ImageGenerator):
                 self._vary,
                 "draws a variation of an image",
                 image=image,
-                strength=TensorSpec((), "float32", 0, 1, "how far from the image"),
+                strength=TensorSpec((), "float32", 0, 1, "how far from the image", 0.5),
             ),
         }
         if self.autoencoder is not None:

@@ -8,13 +8,14 @@ import numpy as np
 from keras import ops
 
 from kgen.checks import check_ints, unknown_name
+from kgen.layers.conditioning import per_row
 
 SAMPLERS = ("euler", "heun", "multistep")
 
 
 def mix(x, noise, times):
     """The point at times `[B]` on the straight way from data to noise: (1 - t) x + t noise."""
-    times = _beside(times, x)
+    times = per_row(times, x)
     return (1 - times) * x + times * noise
 
 
@@ -43,7 +44,7 @@ def integrate(velocity, x, num_steps, sampler="multistep", start=None, path=None
     def advance(step, carry):
         x, before = carry
         times, later = start * ops.take(grid, step), start * ops.take(grid, step + 1)
-        length = _beside(later - times, x)
+        length = per_row(later - times, x)
         now = velocity(x, times)
         if sampler == "euler":
             x = x + length * now
@@ -59,8 +60,3 @@ def integrate(velocity, x, num_steps, sampler="multistep", start=None, path=None
 
     x, _ = ops.fori_loop(0, num_steps, advance, (x, ops.zeros_like(x)))
     return x
-
-
-def _beside(times, x):
-    """Times `[B]` as they broadcast against `x` `[B, ...]`."""
-    return ops.reshape(times, (-1, *[1] * (len(x.shape) - 1)))

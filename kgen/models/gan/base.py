@@ -13,7 +13,7 @@ from kgen import random
 from kgen.checks import Number, check_ints, check_numbers, check_shares
 from kgen.endpoint import TensorSpec
 from kgen.image_generator import ImageGenerator
-from kgen.layers.conditioning import with_class
+from kgen.layers.conditioning import per_row, with_class
 from kgen.layers.scaling import scale_images, unscale_images
 from kgen.models.gan import losses as adversarial
 from kgen.training.average import update_average
@@ -173,8 +173,14 @@ class AdversarialGenerator(ImageGenerator):
     # Sampling and shipping ------------------------------------------------------------
 
     def sample(self, seeds, labels=None, temperature=1.0):
-        """Draws images; `temperature` scales the latent vector: below 1, more alike and typical."""
-        latents = random.normal(seeds, (self.latent_dim,)) * temperature
+        """Draws images.
+
+        Args:
+            temperature: Float of 0 or more, times which the latent vector is taken: below 1, images
+                are more alike and typical.
+        """
+        latents = random.normal(seeds, (self.latent_dim,))
+        latents = latents * per_row(temperature, latents)
         return self.decode(latents, labels)
 
     def decode(self, latents, labels=None):

@@ -18,7 +18,7 @@ from keras import layers, ops
 from kgen import random
 from kgen.checks import Number, check_ints, check_mask, check_shares
 from kgen.endpoint import image_spec, mask_spec
-from kgen.layers.conditioning import check_guidance, guided, hide_labels
+from kgen.layers.conditioning import check_guidance, guided, hide_labels, per_row
 from kgen.layers.network import Network
 from kgen.layers.transformer import (
     TransformerSpec,
@@ -178,7 +178,7 @@ class MaskGIT(TwoStageGenerator):
         done = np.arange(1, num_steps + 1) / num_steps
         shares = np.cos(done[:-1] * (np.pi / 2)).astype("float32")
         shares, least = np.append(shares, np.float32(0)), (done < 1).astype("int32")
-        noises = choice_temperature * (1 - done).astype("float32")
+        fading = (1 - done).astype("float32")
 
         def noise_of(step):
             stream = 2 * step + SAMPLING_STREAM
@@ -189,13 +189,13 @@ class MaskGIT(TwoStageGenerator):
             codes, (of_codes, of_choice) = carry
             unknown = ops.equal(codes, hidden)
             logits = guided(self.network, (codes,), labels, self.num_classes, guidance_scale)
-            rows = ops.reshape(logits / temperature, (-1, self.num_codes))
-            rows = keep_likeliest(rows, top_k, top_p)
-            drawn = random.categorical(ops.reshape(rows, (-1, *logits.shape[1:])), of_codes)
+            likely = keep_likeliest(logits / per_row(temperature, logits), top_k, top_p)
+            drawn = random.categorical(likely, of_codes)
             # How sure the model itself is: with top_k=1 all that is drawn would be certain.
             log_probs = ops.log_softmax(logits, axis=-1)
             confidence = ops.take_along_axis(log_probs, drawn[..., None], axis=-1)[..., 0]
-            confidence = confidence + ops.take(noises, step) * of_choice
+            noise = ops.take(fading, step) * per_row(choice_temperature, of_choice)
+            confidence = confidence + noise * of_choice
             confidence = ops.where(unknown, confidence, CERTAIN)
             left = ops.cast(ops.floor(ops.take(shares, step) * to_draw), "int32")
             left = ops.maximum(left, ops.take(least, step))

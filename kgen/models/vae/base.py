@@ -17,6 +17,7 @@ from kgen import random
 from kgen.checks import Number, check_ints, check_numbers, unknown_name
 from kgen.endpoint import TensorSpec, image_spec
 from kgen.image_generator import ImageGenerator
+from kgen.layers.conditioning import per_row
 from kgen.losses import pixels
 from kgen.losses.pixels import BINARIZATIONS, LIKELIHOODS
 from kgen.training.step import batch_moments
@@ -273,9 +274,11 @@ class VariationalGenerator(ImageGenerator):
     def sample(self, seeds, labels=None, temperature=1.0, draw=False):
         """Draws latent variables and gives the mean of every pixel.
 
-        `temperature` scales the noise of the latent variables: below 1, likelier images. With
-        `draw` every pixel is drawn from its distribution, as a likelihood has it, in place of its
-        mean, which people rather look at.
+        Args:
+            temperature: Float of 0 or more, times which the noise of the latent variables is taken:
+                below 1, likelier images.
+            draw: Bool, draw every pixel from its distribution, as a likelihood has it, in place of
+                its mean, which people rather look at.
         """
         if draw not in (True, False):
             raise ValueError(f"draw must be True or False. Received: draw={draw!r}")
@@ -290,7 +293,8 @@ class VariationalGenerator(ImageGenerator):
 
     def sample_latents(self, seeds, temperature=1.0):
         """Latent variables from the prior, float32 `[B, noise_dim]`, see `sample`."""
-        return random.normal(seeds, (self.noise_dim,)) * temperature
+        noise = random.normal(seeds, (self.noise_dim,))
+        return noise * per_row(temperature, noise)
 
     def decode_outputs(self, latents, labels=None):
         """What the decoder says of latent variables: `[B, H, W, C]`, see `kgen.losses.pixels`."""
