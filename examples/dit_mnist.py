@@ -16,8 +16,8 @@ parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--data", required=True, help="mnist.npz in the Keras layout")
 parser.add_argument("--out", default="runs/dit_mnist")
 parser.add_argument("--epochs", type=int, default=4)
-parser.add_argument("--batch-size", type=int, default=32)
-parser.add_argument("--learning-rate", type=float, help="default: that of the model's width")
+parser.add_argument("--batch-size", type=int, default=128)
+parser.add_argument("--learning-rate", type=float, default=2e-3)
 parser.add_argument("--num-samples", type=int, default=10_000, help="for FD")
 parser.add_argument("--num-steps", type=int, default=16, help="of the sampler")
 parser.add_argument("--dtype", default="mixed_bfloat16", help="in which the layers compute")
@@ -31,7 +31,9 @@ data = kgen.data.load(args.data, validation_fraction=0.0)
 
 model = kgen.models.DiT.from_preset("dit_28x28", dtype=args.dtype, seed=args.seed)
 steps = args.epochs * (len(data.train) // args.batch_size)
-model.compile(learning_rate=args.learning_rate, total_steps=steps)  # warm-up and cosine
+model.compile(
+    learning_rate=keras.optimizers.schedules.CosineDecay(args.learning_rate, steps, alpha=0.01)
+)
 
 start, cpu_start = time.perf_counter(), time.process_time()
 model.fit(
