@@ -44,6 +44,9 @@ class SavedModel:
             "TF_Dim": ctypes.c_int64,
             "TF_StringGetDataPointer": Pointer,
             "TF_StringGetSize": ctypes.c_size_t,
+            "TF_StringInit": None,
+            "TF_StringCopy": None,
+            "TF_StringDealloc": None,
         }.items():
             getattr(self.lib, function).restype = result
         self.status = Pointer(self.lib.TF_NewStatus())
@@ -84,6 +87,8 @@ class SavedModel:
             for name, result in zip(outputs, results, strict=True)
         }
         for tensor in (*values, *results):
+            for address in self._strings(Pointer(tensor)):
+                self.lib.TF_StringDealloc(Pointer(address))
             self.lib.TF_DeleteTensor(Pointer(tensor))
         return arrays
 
@@ -101,10 +106,17 @@ class SavedModel:
     def _tensor(self, array):
         array = np.ascontiguousarray(array)
         dims = (ctypes.c_int64 * array.ndim)(*array.shape)
-        tensor = self.lib.TF_AllocateTensor(
-            CODES[array.dtype], dims, array.ndim, ctypes.c_size_t(array.nbytes)
-        )
-        ctypes.memmove(self.lib.TF_TensorData(Pointer(tensor)), array.ctypes.data, array.nbytes)
+        strings = array.dtype == object
+        code = STRING if strings else CODES[array.dtype]
+        size = array.size * STRING_SIZE if strings else array.nbytes
+        tensor = self.lib.TF_AllocateTensor(code, dims, array.ndim, ctypes.c_size_t(size))
+        if strings:
+            for address, string in zip(self._strings(Pointer(tensor)), array, strict=True):
+                self.lib.TF_StringInit(Pointer(address))
+                self.lib.TF_StringCopy(Pointer(address), string, ctypes.c_size_t(len(string)))
+        else:
+            data = self.lib.TF_TensorData(Pointer(tensor))
+            ctypes.memmove(data, array.ctypes.data, array.nbytes)
         return tensor
 
     def _array(self, tensor):
@@ -112,12 +124,17 @@ class SavedModel:
         code = self.lib.TF_TensorType(tensor)
         data = self.lib.TF_TensorData(tensor)
         if code == STRING:
-            return np.array(
-                [self._string(data + STRING_SIZE * row) for row in range(shape[0])], dtype=object
-            )
+            return np.array([self._string(a) for a in self._strings(tensor)], dtype=object)
         array = np.empty(shape, TYPES[code])
         ctypes.memmove(array.ctypes.data, data, array.nbytes)
         return array
+
+    def _strings(self, tensor):
+        """Addresses of a vector's strings; of a tensor of numbers none."""
+        if self.lib.TF_TensorType(tensor) != STRING:
+            return []
+        start = self.lib.TF_TensorData(tensor)
+        return [start + STRING_SIZE * row for row in range(self.lib.TF_Dim(tensor, 0))]
 
     def _string(self, address):
         start = self.lib.TF_StringGetDataPointer(Pointer(address))
@@ -134,10 +151,25 @@ def flatten(arrays):
             yield name, array
 
 
+def unflatten(arrays):
+    """Undoes `flatten`: a dict of the arrays of a file that holds its pairs."""
+    result = {}
+    for key in arrays.files:
+        name, slash, part = key.partition("/bytes")
+        if slash and not part:
+            ends = np.cumsum(arrays[f"{name}/lengths"])
+            data = arrays[key].tobytes()
+            parts = [data[a:b] for a, b in zip([0, *ends[:-1]], ends, strict=True)]
+            result[name] = np.array(parts, dtype=object)
+        elif not key.endswith("/lengths"):
+            result[key] = arrays[key]
+    return result
+
+
 def main(folder):
     folder = pathlib.Path(folder)
     job = json.loads((folder / "job.json").read_text())
-    golden = np.load(folder / "inputs.npz")
+    golden = unflatten(np.load(folder / "inputs.npz"))
     model = SavedModel(job["library"], job["saved_model"], job["tags"])
     for number, call in enumerate(job["calls"]):
         inputs = {name: golden[key][: call["rows"]] for name, key in call["inputs"].items()}

@@ -51,7 +51,7 @@ SAVED_MODEL = _names(
     MatMul BatchMatMulV2 BatchMatMulV3 Einsum BiasAdd Softmax LogSoftmax FusedBatchNormV3
     Conv2D Conv2DBackpropInput Conv3D Conv3DBackpropInputV2 DepthwiseConv2dNative
     AvgPool MaxPool AvgPool3D MaxPool3D
-    ResizeBilinear ResizeNearestNeighbor ResizeBicubic ResizeArea EncodePng
+    ResizeBilinear ResizeNearestNeighbor ResizeBicubic ResizeArea DecodePng EncodePng
 
     PartitionedCall StatefulPartitionedCall While StatelessWhile If StatelessIf Case StatelessCase
     EmptyTensorList TensorListReserve TensorListFromTensor TensorListLength TensorListElementShape

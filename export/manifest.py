@@ -92,6 +92,18 @@ class Tensor(_Part):
         return shape
 
 
+def picture(dtype, shape):
+    """What uint8 of the shape `(batch, ...)` is that PNG can hold: "image", "mask", or `None`."""
+    if dtype != "uint8" or len(shape) not in (3, 4):
+        return None
+    return "mask" if len(shape) == 3 else "image" if shape[-1] in (1, 3, 4) else None
+
+
+def png_name(name):
+    """What an input or output is called where it is a PNG; TF Serving gives `*_bytes` in base64."""
+    return f"{name}_bytes"
+
+
 class Endpoint(_Part):
     description: str
     #: Those of sampling that were chosen when it was exported; only where some were.
@@ -231,17 +243,20 @@ class Manifest(_Part):
         if endpoint is None or (key in self.endpoints and key != signature.endpoint):
             yield f"{place}.endpoint", f"should be one of endpoints. Received: {signature.endpoint}"
             return
-        outputs = endpoint.outputs.keys()
+        sides = {"inputs": set(endpoint.inputs), "outputs": set(endpoint.outputs)}
         if isinstance(signature, OnnxSignature):
             # Both of an endpoint with options are in one file, where these may be left out.
             file = f"onnx/{key.removesuffix(WITH_OPTIONS)}.onnx"
             if signature.file != file:
                 yield f"{place}.file", f"should be {file}. Received: {signature.file}"
         elif "png" in signature.model_fields_set:
-            if "image" not in outputs:
-                yield f"{place}.png", "should stand where the endpoint has an output image"
-            outputs = {"image_bytes"}
-        for side, names in (("inputs", endpoint.inputs.keys()), ("outputs", outputs)):
+            plain = sides["inputs"]
+            sides = {side: _as_png(getattr(endpoint, side)) for side in sides}
+            if sides == {"inputs": set(endpoint.inputs), "outputs": set(endpoint.outputs)}:
+                yield f"{place}.png", "should stand where the endpoint has an image"
+            if signature.inputs.keys() == plain:  # the first artifacts gave PNG and took none
+                sides["inputs"] = plain
+        for side, names in sides.items():
             given = getattr(signature, side)
             if given.keys() != names or len(set(given.values())) < len(given):
                 yield f"{place}.{side}", f"should name each of {', '.join(sorted(names))}"
@@ -249,13 +264,10 @@ class Manifest(_Part):
     def _of_parity(self, rows):
         expected = set()
         for name, key, endpoint in rows:
-            signature = getattr(self.formats, name).signatures[key] if name != "keras" else None
-            png = "png" in getattr(signature, "model_fields_set", ())
-            outputs = ["image"] if png else self.endpoints[endpoint].outputs
             expected |= {
                 (name, key, endpoint, size, output)
                 for size in self.batch_sizes
-                for output in outputs
+                for output in self.endpoints[endpoint].outputs
             }
         keys = ("format", "signature", "endpoint", "batch_size", "output")
         found = [tuple(getattr(row, key) for key in keys) for row in self.parity]
@@ -265,6 +277,14 @@ class Manifest(_Part):
             yield "parity", f"{said} figures of {where}"
         if len(found) > len(expected):
             yield "parity", "should hold figures once"
+
+
+def _as_png(tensors):
+    """The names of an endpoint's inputs or outputs where pictures are PNG."""
+    return {
+        png_name(name) if picture(tensor.dtype, tensor.shape) else name
+        for name, tensor in tensors.items()
+    }
 
 
 def check(manifest):

@@ -20,6 +20,8 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
+from export import _c_api
+from export import manifest as schema
 from export.errors import ExportError
 
 # The one place for them; the manifest repeats them. A float's limit grows with the largest
@@ -202,7 +204,13 @@ def _run_saved_model(folder, section, golden, batch_sizes, step):
     ]
     with tempfile.TemporaryDirectory() as job_folder:
         job_folder = pathlib.Path(job_folder)
-        save_golden(job_folder / "inputs.npz", golden)
+        # In the names that `_call` gives them.
+        inputs = {
+            f"{endpoint}/{name}": array
+            for endpoint, kinds in golden.items()
+            for name, array in _with_pngs(kinds["inputs"]).items()
+        }
+        np.savez(job_folder / "inputs.npz", **dict(_c_api.flatten(inputs)))
         # TensorFlow would take brackets in the path of the folder for a pattern.
         saved_model = job_folder / "saved_model"
         saved_model.symlink_to(pathlib.Path(folder, section["path"]).absolute())
@@ -218,11 +226,11 @@ def _run_saved_model(folder, section, golden, batch_sizes, step):
             signature, batch_size = calls[number]
             if number + 1 < len(calls):
                 step(f"TensorFlow's C API: {calls[number + 1][0]}")
-            tensors = _unflatten(np.load(job_folder / f"{number}.npz"))
+            tensors = _c_api.unflatten(np.load(job_folder / f"{number}.npz"))
             description = section["signatures"][signature]
             outputs = _by_key(description, tensors)
-            if description.get("png"):
-                outputs = {"image": _decode_png(signature, outputs["image_bytes"])}
+            if "image_bytes" in outputs:
+                outputs["image"] = _decode_png(signature, outputs.pop("image_bytes"))
             yield signature, batch_size, outputs
 
 
@@ -236,9 +244,7 @@ def _call(section, golden, signature, batch_size):
     endpoint = description["endpoint"]
     return {
         "signature": signature,
-        "inputs": {
-            tensor: f"{endpoint}/inputs/{name}" for name, tensor in description["inputs"].items()
-        },
+        "inputs": {tensor: f"{endpoint}/{name}" for name, tensor in description["inputs"].items()},
         "outputs": list(description["outputs"].values()),
         "batch_size": batch_size,
         "rows": whole_batches(golden[endpoint]["inputs"], batch_size),
@@ -304,19 +310,21 @@ def tensorflow_library():
     )
 
 
-def _unflatten(arrays):
-    """Undoes `flatten` of `_c_api.py`."""
-    result = {}
-    for key in arrays.files:
-        name, slash, part = key.partition("/bytes")
-        if slash and not part:
-            ends = np.cumsum(arrays[f"{name}/lengths"])
-            data = arrays[key].tobytes()
-            starts = [0, *ends[:-1]]
-            result[name] = [data[a:b] for a, b in zip(starts, ends, strict=True)]
-        elif not key.endswith("/lengths"):
-            result[key] = arrays[key]
-    return result
+def _with_pngs(inputs):
+    """Golden inputs, and pictures among them as PNG too, by the names of those signatures."""
+    pngs = {}
+    for name, array in inputs.items():
+        if kind := schema.picture(array.dtype.name, array.shape):
+            pictures = array if kind == "image" else array[..., None] * np.uint8(255)
+            strings = [_encode_png(picture) for picture in pictures]
+            pngs[schema.png_name(name)] = np.array(strings, dtype=object)
+    return inputs | pngs
+
+
+def _encode_png(array):
+    file = io.BytesIO()
+    Image.fromarray(array.squeeze(-1) if array.shape[-1] == 1 else array).save(file, "PNG")
+    return file.getvalue()
 
 
 def _decode_png(signature, strings):

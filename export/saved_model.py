@@ -5,11 +5,11 @@ import pathlib
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from export import manifest as schema
 from export import tracing, warmup
 
 # TF Serving serves the numbered folders under a model's folder.
 VERSION = "saved_model/1"
-_PNG_CHANNELS = (1, 3, 4)
 _WARM = ("serving_default", "generate", "image_bytes", "generate_xla")
 
 
@@ -17,9 +17,9 @@ def write(folder, calls, endpoints, name, batch_sizes, golden):
     """Writes `saved_model/1` into an artifact's folder.
 
     Signatures: one per endpoint; `serving_default`, which is `generate`; `generate_xla`, the
-    same sampler compiled by XLA once per batch size; and for every endpoint with an output
-    `image` one that gives PNG, `image_bytes` for `generate` and `<endpoint>_image_bytes` for
-    the others.
+    same sampler compiled by XLA once per batch size; and for every endpoint with an image one that
+    takes and gives PNG, `image_bytes` for `generate` and `<endpoint>_image_bytes` for the others.
+    There an image `NAME` is a string `NAME_bytes`, as is a mask, white where it is 1.
 
     Beside them stand callables, for `tf.saved_model.load` and `keras.layers.TFSMLayer`, which give
     a function one argument: `serve`, which is `generate`, and one by the name of each endpoint.
@@ -38,8 +38,11 @@ def write(folder, calls, endpoints, name, batch_sizes, golden):
             # does not have.
             call, options = tracing.function(key, endpoints[key]), {"jit_compile": True}
         else:
-            call, options = _png(calls[key]) if details.get("png") else calls[key], {}
-        traced[signature] = tracing.trace(call, key, endpoints[key], **options)
+            call, options = calls[key], {}
+        if details.get("png"):
+            traced[signature] = _trace_png(call, key, endpoints[key])
+        else:
+            traced[signature] = tracing.trace(call, key, endpoints[key], **options)
 
     # Only the weights that the signatures use: no optimizer, no discriminator.
     module = tf.train.Checkpoint()
@@ -84,8 +87,7 @@ def _signatures(endpoints):
     signatures = {"serving_default": {"endpoint": "generate"}}
     for name, endpoint in endpoints.items():
         signatures[name] = {"endpoint": name}
-        image = endpoint.outputs.get("image")
-        if image and len(image.shape) == 3 and image.shape[-1] in _PNG_CHANNELS:
+        if any(_picture(s) for s in (*endpoint.inputs.values(), *endpoint.outputs.values())):
             base = name.removesuffix(tracing.WITH_OPTIONS)
             png = "image_bytes" if base == "generate" else f"{base}_image_bytes"
             signatures[png + name.removeprefix(base)] = {"endpoint": name, "png": True}
@@ -93,13 +95,45 @@ def _signatures(endpoints):
     return signatures
 
 
-def _png(call):
-    """The same endpoint with its image as PNG; TF Serving's REST gives `*_bytes` as base64."""
+def _picture(spec):
+    return schema.picture(spec.dtype, (None, *spec.shape))
+
+
+def _trace_png(call, name, endpoint):
+    """The same endpoint with its pictures as PNG; TF Serving's REST has `*_bytes` in base64."""
 
     def call_png(*tensors):
-        return {"image_bytes": tf.io.encode_png(call(*tensors)["image"])}
+        specs = endpoint.inputs.values()
+        decoded = [
+            _decoded(tensor, spec) if _picture(spec) else tensor
+            for tensor, spec in zip(tensors, specs, strict=True)
+        ]
+        return {
+            schema.png_name(key) if _picture(endpoint.outputs[key]) else key: (
+                tf.io.encode_png(tensor) if _picture(endpoint.outputs[key]) else tensor
+            )
+            for key, tensor in call(*decoded).items()
+        }
 
-    return call_png
+    specs = [
+        tf.TensorSpec((None,), tf.string, schema.png_name(key))
+        if _picture(spec)
+        else tf.TensorSpec((None, *spec.shape), spec.dtype, key)
+        for key, spec in endpoint.inputs.items()
+    ]
+    return tf.function(call_png, autograph=False).get_concrete_function(*specs)
+
+
+def _decoded(strings, spec):
+    """PNG `[B]` as images or masks; a picture of another size is an error of the runtime."""
+    mask = _picture(spec) == "mask"
+    shape = (*spec.shape, 1) if mask else spec.shape
+
+    def decode(string):
+        return tf.ensure_shape(tf.io.decode_png(string, channels=shape[-1]), shape)
+
+    pictures = tf.map_fn(decode, strings, fn_output_signature=tf.TensorSpec(shape, tf.uint8))
+    return tf.cast(pictures[..., 0] > 127, tf.uint8) if mask else pictures
 
 
 def _callable(call, name, endpoint):

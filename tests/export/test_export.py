@@ -55,7 +55,7 @@ def test_parity_covers_everything(artifact):
     runs = {(row["runtime"], row["signature"], row["batch_size"]) for row in rows}
     endpoints = {"generate", "encode", "decode", "reconstruct"}
     signatures = endpoints | {"serving_default", "generate_xla", "image_bytes"}
-    signatures |= {"decode_image_bytes", "reconstruct_image_bytes"}
+    signatures |= {"encode_image_bytes", "decode_image_bytes", "reconstruct_image_bytes"}
     assert runs == {
         (runtime, signature, batch_size)
         for runtime, names in (
@@ -73,7 +73,7 @@ def test_parity_covers_everything(artifact):
 
 def test_summary(artifact):
     rows = {(row["format"], row["signature"]): row for row in artifact.summary()}
-    assert len(rows) == 9 + 4
+    assert len(rows) == 10 + 4
     assert rows["onnx", "encode"]["path"] == "onnx/encode.onnx"
     assert 0 < rows["onnx", "encode"]["max_difference"] < 1e-4
     assert artifact.size == sum(
@@ -99,6 +99,7 @@ def test_samples_and_model_card(artifact):
     text = (artifact.path / "README.md").read_text()
     for wanted in ("# painter", "8x12", "3 classes", '"instances": [{"seed": 7, "label": 0}]',
                    "image_bytes", "weights.bin", "`input_image`", "TensorFlow C API", "OpenVINO",
+                   '"signature_name": "encode_image_bytes", "instances": [{"image_bytes": {"b64"',
                    keras.__version__):  # fmt: skip
         assert wanted in text
     assert str(artifact.path.parent) not in text

@@ -22,7 +22,7 @@ def loaded(artifact):
 def test_loads_in_tensorflow(loaded, model, requests):
     assert set(loaded.signatures) == {
         *("serving_default", "generate", "generate_xla", "encode", "decode", "reconstruct"),
-        *("image_bytes", "decode_image_bytes", "reconstruct_image_bytes"),
+        *("image_bytes", "encode_image_bytes", "decode_image_bytes", "reconstruct_image_bytes"),
     }
     expected = np.asarray(model.generate(**requests)["image"])
     tensors = {name: tf.constant(array) for name, array in requests.items()}
@@ -61,16 +61,24 @@ def test_the_table_of_quantiles_is_stored_once(artifact):
     assert sum(node.op == "Const" and node.ByteSize() > 4 * 65536 for node in nodes) == 1
 
 
+def png(array):
+    return tf.io.encode_png(array).numpy()
+
+
 def run_all(artifact, loaded, endpoint, inputs):
     """What each format makes of inputs of an endpoint with an image; an error is `None`."""
     description = artifact.manifest["formats"]["onnx"]["signatures"][endpoint]
     named = {description["inputs"][key]: array for key, array in inputs.items()}
-    tensors = {key: tf.constant(array) for key, array in inputs.items()}
     calls = {"onnx": lambda: artifact.onnx_session(endpoint).run(["image"], named)[0]}
     for name, signature in artifact.manifest["formats"]["saved_model"]["signatures"].items():
         if signature["endpoint"] == endpoint:
             key = "image_bytes" if signature.get("png") else "image"
-            calls[name] = lambda s=loaded.signatures[name], k=key: s(**tensors)[k].numpy()
+            given = inputs
+            if "image_bytes" in signature["inputs"]:
+                given = {"image_bytes": np.array(list(map(png, inputs["image"])), dtype=object)}
+            tensors = {k: tf.constant(v, v.dtype if v.dtype != object else tf.string)
+                       for k, v in given.items()}  # fmt: skip
+            calls[name] = lambda s=loaded.signatures[name], k=key, t=tensors: s(**t)[k].numpy()
     results = {}
     for name, call in calls.items():
         try:
@@ -96,6 +104,32 @@ def test_a_batch_of_none_gives_none(artifact, loaded, endpoint):
     }
     for name, images in run_all(artifact, loaded, endpoint, inputs).items():
         assert images.shape == ((0,) if "bytes" in name else (0, 8, 12, 3)), name
+
+
+def test_pictures_come_and_go_as_png(artifact, loaded, golden):
+    images = golden["reconstruct"]["inputs"]["image"]
+    expected = golden["reconstruct"]["outputs"]["image"].astype("int32")
+    strings = tf.constant([png(image) for image in images])
+    (drawn,) = loaded.signatures["reconstruct_image_bytes"](image_bytes=strings).values()
+    drawn = np.stack([tf.io.decode_png(string) for string in drawn.numpy()])
+    assert np.abs(drawn - expected).max() <= 1
+    mean = loaded.signatures["encode_image_bytes"](image_bytes=strings)["mean"]
+    np.testing.assert_allclose(mean, golden["encode"]["outputs"]["mean"], atol=1e-4)
+    # A grey picture is an image too; one of another size is an error.
+    grey = tf.constant([png(images[0, ..., :1])])
+    loaded.signatures["reconstruct_image_bytes"](image_bytes=grey)
+    for wrong in (png(images[0, :, :-1]), b"no picture"):
+        with pytest.raises(tf.errors.InvalidArgumentError):
+            loaded.signatures["encode_image_bytes"](image_bytes=tf.constant([wrong]))
+
+
+def test_a_mask_is_white_where_a_pixel_is_known():
+    from export import saved_model
+    from kgen.endpoint import mask_spec
+
+    mask = np.random.default_rng(0).integers(0, 2, (2, 4, 6), "uint8")
+    strings = tf.constant([png(255 * each[..., None]) for each in mask])
+    np.testing.assert_array_equal(saved_model._decoded(strings, mask_spec((4, 6, 3))), mask)
 
 
 def test_out_of_range_is_the_nearest_inside(artifact, loaded):
@@ -132,7 +166,7 @@ def test_other_batch_sizes_in_the_c_api(artifact, golden):
     steps = []
     rows = parity.prove(artifact.path, formats, golden, [3, 5], steps.append)
     assert {row["batch_size"] for row in rows} == {3, 5}
-    assert len(rows) == 2 * 9
+    assert len(rows) == 2 * 10
     assert len(steps) == parity.num_runs(formats, [3, 5])
 
 
