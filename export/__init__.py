@@ -10,12 +10,21 @@ _NAMES = {
     "Artifact": "export.artifact",
     "ExportError": "export.errors",
     "VerificationError": "export.errors",
+    "deploy": "export.deployment",
     "export": "export.exporter",
     "load": "export.artifact",
     "verify": "export.verification",
 }
 
-__all__ = ["Artifact", "ExportError", "VerificationError", "export", "load", "verify"]
+__all__ = [
+    "Artifact",
+    "ExportError",
+    "VerificationError",
+    "deploy",
+    "export",
+    "load",
+    "verify",
+]
 
 
 def __getattr__(name):

@@ -4,6 +4,7 @@ import pathlib
 
 import numpy as np
 
+from export import calls
 from export.manifest import WITH_OPTIONS
 from kgen import images
 
@@ -91,54 +92,46 @@ def _saved_model(manifest):
     section = manifest["formats"].get("saved_model")
     if not section:
         return ""
-    name = manifest["name"]
-    inputs = ", ".join(
-        f'"{key}": {7 if key == "seed" else 0}'
-        for key, spec in manifest["endpoints"]["generate"]["inputs"].items()
-        if len(spec["shape"]) == 1
-    )
-    options = {
-        key: spec["default"]
-        for key, spec in manifest["endpoints"]
-        .get("generate" + WITH_OPTIONS, {"inputs": {}})["inputs"]
-        .items()
-        if "default" in spec
-    }
-    with_options = ""
-    if options:
-        given = ", ".join([inputs, *(f'"{key}": {value}' for key, value in options.items())])
-        with_options = (
-            "\n\nWith options of its own for each image (TensorFlow Serving asks for all inputs of "
-            "a signature):\n\n"
-            f'```sh\ncurl -d \'{{"signature_name": "generate{WITH_OPTIONS}", '
-            f'"instances": [{{{given}}}]}}\' \\\n'
-            f"  http://localhost:8501/v1/models/{name}:predict\n```"
-        )
+    takers = [key for key, d in section["signatures"].items() if "image_bytes" in d["inputs"]]
+    examples = [
+        ("An image as numbers:", "generate"),
+        ("As PNG, in base64 under `predictions[0].b64`:", "image_bytes"),
+        (
+            "With options of its own for each image (TensorFlow Serving asks for all inputs of a "
+            "signature):",
+            "generate" + WITH_OPTIONS,
+        ),
+        (
+            "Pictures go in as PNG too, of the image's size, and masks, white where a pixel is "
+            "known:",
+            min(takers, default=None),
+        ),
+    ]
+    shown = [
+        f"{text}\n\n```sh\n{calls.curl(manifest, signature)}\n```"
+        for text, signature in examples
+        if signature in section["signatures"]
+    ]
     rows = [
         (
             f"`{signature}`",
             description["endpoint"],
             "PNG" if description.get("png") else "XLA" if description.get("xla") else "",
+            ", ".join(f"`{key}`" for key in description["inputs"]),
         )
         for signature, description in section["signatures"].items()
     ]
-    png = ""
-    if "image_bytes" in section["signatures"]:
-        png = (
-            "\n\nThe same as PNG, in base64 under `predictions[0].b64`:\n\n"
-            f'```sh\ncurl -d \'{{"signature_name": "image_bytes", '
-            f'"instances": [{{{inputs}}}]}}\' \\\n'
-            f"  http://localhost:8501/v1/models/{name}:predict\n```"
-        )
-    return (
-        f"## TensorFlow Serving\n\n`saved_model` is the model's folder (`--model_base_path`), "
-        f"`1` its version.\n\n"
-        f"```sh\ncurl -d '{{\"instances\": [{{{inputs}}}]}}' \\\n"
-        f"  http://localhost:8501/v1/models/{name}:predict\n```{png}{with_options}\n\n"
-        + _table(("signature", "endpoint", ""), rows)
-        + "\n\nXLA compiles once per batch size. Warmup requests for the batch sizes "
-        f"{', '.join(map(str, manifest['batch_sizes']))} are enclosed; with dynamic batching, "
-        "allow these sizes only."
+    return "\n\n".join(
+        [
+            "## TensorFlow Serving",
+            "`saved_model` is the model's folder (`--model_base_path`), `1` its version. `kgen "
+            "deploy` writes all else that TensorFlow Serving is mounted with.",
+            *shown,
+            _table(("signature", "endpoint", "", "inputs"), rows),
+            "`serving_default` is `generate`. XLA compiles once per batch size. Warmup requests "
+            f"for the batch sizes {', '.join(map(str, manifest['batch_sizes']))} are enclosed; "
+            "with dynamic batching, allow these sizes only.",
+        ]
     )
 
 

@@ -1,4 +1,4 @@
-"""The commands `export`, `verify` and `quickstart`."""
+"""The commands `export`, `verify`, `deploy` and `quickstart`."""
 
 import contextlib
 import json
@@ -237,6 +237,49 @@ def _said_of_signature(found, key):
             f"checked: --key PUBLIC does."
         )
     return "It is not signed: who made it, these checks cannot tell."
+
+
+@app.command()
+def deploy(
+    artifacts: Annotated[
+        list[pathlib.Path],
+        typer.Argument(metavar="ARTIFACT...", help="Folders that `kgen export` wrote."),
+    ],
+    output: Annotated[pathlib.Path, typer.Option("-o", "--output", help="Folder to write.")],
+    target: Annotated[str, typer.Option(help="What serves them: tf-serving.")] = "tf-serving",
+    image: Annotated[
+        str | None,
+        typer.Option(help="Container image of the engine.", show_default="that of its release"),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the deployment that is there.")
+    ] = False,
+    as_json: Json = False,
+):
+    """Write all that a serving engine is mounted with: models, configuration, how to call it.
+
+    Artifacts of one name are versions of one model.
+
+    Example: kgen deploy artifacts/vae-digits -o deployments/digits
+
+    Example: kgen deploy artifacts/vae artifacts/dit -o deployments/both --target tf-serving
+    """
+    import export
+
+    for artifact in artifacts:
+        files.recover(artifact)
+    record = export.deploy(artifacts, output, target, image=image, overwrite=overwrite)
+    rows = [
+        (name, version, next((k for k, v in model["labels"].items() if v == version), ""))
+        for name, model in record["models"].items()
+        for version in model["versions"]
+    ]
+    print_result(
+        {"deployment": str(output), **record},
+        as_json,
+        make_table("model", "version", "label", rows=rows, title=f"{output}: {record['image']}"),
+        f"Next: cd {output} && docker compose up; {output / 'README.md'} has a call of everything",
+    )
 
 
 def _is_quickstart(folder):

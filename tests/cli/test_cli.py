@@ -371,6 +371,8 @@ def test_export_and_verify(kgen, result, refused, vae_run, tmp_path, tensorflow_
     assert manifest["metadata"]["training"]["metrics"]["epoch"] == 2
     assert "already holds an artifact" in refused("export", vae_run, "-o", out)
 
+    refusal = refused("deploy", out, "-o", tmp_path / "deployment")
+    assert f"{out} has no SavedModel" in refusal and not (tmp_path / "deployment").exists()
     verified = result("verify", out, "--key", public)
     assert verified["verified"] is verified["authentic"] is True and verified["parity"]
     assert verified["files"] == len(manifest["files"])

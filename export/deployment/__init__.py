@@ -1,0 +1,74 @@
+"""What operators mount: an artifact's models with the configuration of an engine that serves them.
+
+One module for each engine, which fills the templates in a folder of its name.
+"""
+
+import json
+import pathlib
+
+from export import verification
+from kgen import files
+from kgen.checks import unknown_name
+
+#: Written last, so that a folder which has it is whole: what it was made of.
+RECORD = "deployment.json"
+
+TARGETS = ("tf-serving",)
+
+
+def deploy(artifacts, path, target="tf-serving", *, image=None, overwrite=False):
+    """Writes a folder that an engine serves artifacts from: models, configuration, instructions.
+
+    Artifacts of one name are versions of one model, 1 for the first; the first is labelled
+    `stable` and the last, if there are several, `canary`. Every artifact's files are held to its
+    manifest before they are copied (`export.verify` repeats the proof as well).
+
+    Args:
+        artifacts: Sequence of paths of artifacts' folders.
+        path: Path of the folder to write.
+        target: `"tf-serving"`: the configuration files, `docker-compose.yml`, Kubernetes manifests
+            and a README with a call of every signature.
+        image: String, the engine's container image; one that goes with this release by default.
+        overwrite: Bool, replace a deployment that is already there.
+
+    Returns:
+        Dict, what `deployment.json` holds: target, image, and for each model its versions and
+        labels.
+
+    Raises:
+        ValueError: An unknown target, or artifacts that the engine would refuse; the message names
+            the artifact and the remedy.
+        VerificationError: An artifact is none, or was changed.
+        FileExistsError: `path` is not empty and `overwrite` is not set, or holds other files.
+    """
+    if target not in TARGETS:
+        raise ValueError(unknown_name("target", str(target), TARGETS))
+    from export.deployment import tf_serving
+
+    if isinstance(artifacts, str | pathlib.Path) or not artifacts:
+        raise ValueError(f"Give a sequence of one artifact or more. Received: {artifacts!r}")
+    found = [verification.verify(each, hashes_only=True).artifact for each in artifacts]
+    models = tf_serving.models_of(found)
+    path = pathlib.Path(path)
+    _check_path(path, overwrite)
+    with files.new_folder(path, overwrite) as folder:
+        return tf_serving.write(folder, models, image or tf_serving.IMAGE)
+
+
+def _check_path(path, overwrite):
+    files.recover(path)
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not (path / RECORD).is_file():
+        raise FileExistsError(f"{path} exists and is no deployment; give a path that does not.")
+    if not overwrite:
+        raise FileExistsError(
+            f"{path} holds a deployment already. Give another path, or overwrite."
+        )
+    own = set(json.loads((path / RECORD).read_text(encoding="utf-8"))["files"])
+    there = {p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()}
+    if others := sorted(there - own - {RECORD}):
+        raise FileExistsError(
+            f"{path} holds files that no deployment wrote, so it is not overwritten: "
+            f"{', '.join(others[:3])}. Move them, or give another path."
+        )

@@ -1,0 +1,109 @@
+"""A folder for TF Serving: models, configuration, containers, and a call of every signature."""
+
+import json
+import pathlib
+import re
+import shutil
+
+import jinja2
+
+from export import calls
+from export import manifest as schema
+
+#: The release that goes with the TensorFlow which kgen is tested with.
+IMAGE = "tensorflow/serving:2.21.0"
+
+#: What a name may be that stands in URLs, in paths and, in lower case, in Kubernetes.
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
+
+_TEMPLATES = pathlib.Path(__file__).with_name("templates") / "tf-serving"
+
+
+def models_of(artifacts):
+    """Artifacts by the name of their model, in their order; a ValueError where TF Serving would
+    refuse one.
+    """
+    models = {}
+    for artifact in artifacts:
+        name, section = artifact.name, artifact.manifest["formats"].get("saved_model")
+        if section is None:
+            raise ValueError(
+                f"{artifact.path} has no SavedModel, which is what TF Serving runs: export it with "
+                "--formats saved_model,onnx."
+            )
+        if not _NAME.fullmatch(name):
+            raise ValueError(
+                f"{artifact.path} has the name '{name}', which does not stand in a URL: export it "
+                "with --name, of letters, digits, '-', '_' and '.'."
+            )
+        models.setdefault(name, []).append(artifact)
+    sizes = [set(artifact.manifest["batch_sizes"]) for artifact in artifacts]
+    if not set.intersection(*sizes):
+        described = ", ".join(f"{a.path}: {a.manifest['batch_sizes']}" for a in artifacts)
+        raise ValueError(
+            "TF Serving has one list of batch sizes for all models, and these were proven and are "
+            f"warmed up at none in common ({described}): export them with the same --batch-sizes."
+        )
+    return models
+
+
+def write(folder, models, image):
+    """Fills a folder; returns what its `deployment.json` holds."""
+    folder = pathlib.Path(folder)
+    described = {
+        name: {"versions": list(range(1, len(versions) + 1)), "labels": _labels(versions)}
+        for name, versions in models.items()
+    }
+    for name, versions in models.items():
+        for number, artifact in enumerate(versions, 1):
+            shutil.copytree(
+                artifact.path / schema.SAVED_MODEL, folder / "models" / name / str(number)
+            )
+    every = [artifact for versions in models.values() for artifact in versions]
+    sizes = sorted(set.intersection(*(set(a.manifest["batch_sizes"]) for a in every)))
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    values = {
+        "models": described,
+        "image": image,
+        "batch_sizes": sizes,
+        "bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
+        "first_has_classes": "label" in every[0].endpoints["generate"]["inputs"],
+        "calls": {name: _calls(versions[-1].manifest) for name, versions in models.items()},
+    }
+    for template in sorted(environment.list_templates()):
+        target = folder / template
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(environment.get_template(template).render(values), encoding="utf-8")
+    record = {
+        "target": "tf-serving",
+        "image": image,
+        "models": {
+            name: {
+                **described[name],
+                "artifacts": [artifact.manifest["sha256"] for artifact in versions],
+            }
+            for name, versions in models.items()
+        },
+        "batch_sizes": sizes,
+        "files": sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()),
+    }
+    (folder / "deployment.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return record
+
+
+def _calls(manifest):
+    """A call of every signature but `serving_default`, which is `generate`: name and command."""
+    signatures = manifest["formats"]["saved_model"]["signatures"].keys() - {"serving_default"}
+    commands = {signature: calls.curl(manifest, signature) for signature in sorted(signatures)}
+    return {signature: command for signature, command in commands.items() if command}
+
+
+def _labels(versions):
+    labels = {"stable": 1}
+    return labels if len(versions) == 1 else {**labels, "canary": len(versions)}
