@@ -55,8 +55,7 @@ GUIDANCE = Number(off=1)
 
 def guides(guidance_scale):
     """Whether a scale is another than 1; those of a tensor or an array are."""
-    several = ops.is_tensor(guidance_scale) or np.ndim(guidance_scale) > 0
-    return several or guidance_scale != GUIDANCE.off
+    return _several(guidance_scale) or guidance_scale != GUIDANCE.off
 
 
 def can_guide(model):
@@ -121,7 +120,11 @@ def guided_rows(guidance_scale, labels):
 
 def per_row(value, x):
     """A number, or a tensor `[B]` of one for each row of `x` `[B, ...]`, as it broadcasts."""
-    return ops.reshape(value, (-1, *[1] * (len(x.shape) - 1))) if ops.is_tensor(value) else value
+    return ops.reshape(value, (-1, *[1] * (len(x.shape) - 1))) if _several(value) else value
+
+
+def _several(value):
+    return ops.is_tensor(value) or np.ndim(value) > 0
 
 
 _SIZES_BY_VALUES = contextvars.ContextVar("sizes_by_values", default=False)
