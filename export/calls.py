@@ -2,6 +2,8 @@
 
 import math
 
+from export import manifest as schema
+
 #: Where TF Serving listens by default.
 ADDRESS = "http://localhost:8501"
 
@@ -23,11 +25,10 @@ def _instance(manifest, signature):
     description = manifest["formats"]["saved_model"]["signatures"][signature]
     specs = manifest["endpoints"][description["endpoint"]]["inputs"]
     given = []
-    for key in description["inputs"]:
-        spec = specs.get(key)
-        if spec is None:  # a PNG, as its name ends in _bytes
-            file = key.removesuffix("_bytes")
-            value = f"""{{"b64": "'"$(base64 -w0 {file}.png)"'"}}"""
+    for name, spec in specs.items():
+        key = name if name in description["inputs"] else schema.png_name(name)
+        if key != name:
+            value = f"""{{"b64": "'"$(base64 -w0 {name}.png)"'"}}"""
         elif len(spec["shape"]) == 1:
             value = spec.get("default", 7 if key == "seed" else 0)
         elif spec["dtype"] == "float32":
