@@ -34,6 +34,7 @@ SMALLER = {
     "kgen compare": "",
     "kgen export": "--batch-sizes 1,2",
     "kgen verify": "",
+    "kgen deploy": "",
     "kgen list": "",
     "kgen cache": "",
 }
