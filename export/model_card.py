@@ -154,7 +154,7 @@ def _onnx(manifest):
     if optional:
         left_out = (
             f" Inputs with a default ({', '.join(optional)}) may be left out; they take one value "
-            "for each image, or one for all."
+            "for each image, or one for all. (onnxruntime-web takes none of these.)"
         )
     renamed = "".join(
         f" In `{signature['file']}` the input `{key}` is called `{name}`, because the output has "

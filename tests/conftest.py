@@ -197,12 +197,8 @@ async function run({ folder, inputs, out }) {
   const model = fs.readFileSync(`${folder}/generate.onnx`);
   const session = await ort.InferenceSession.create(model, { externalData: [weights] });
   const feeds = {};
-  for (const [name, values] of Object.entries(inputs)) {
-    const whole = name === "seed" || name === "label";  // the others are options
-    feeds[name] = whole
-      ? new ort.Tensor("int32", Int32Array.from(values), [values.length])
-      : new ort.Tensor("float32", Float32Array.from(values), [values.length]);
-  }
+  for (const [name, values] of Object.entries(inputs))
+    feeds[name] = new ort.Tensor("int32", Int32Array.from(values), [values.length]);
   const { image } = await session.run(feeds);
   fs.writeFileSync(out, image.data);
   await session.release();
@@ -219,7 +215,7 @@ def on_node():
     """Draws with onnxruntime-web, in one process of Node.js for all that ask.
 
     `on_node(folder=..., inputs=..., out=...)` runs `generate.onnx` of a folder with lists of
-    numbers by name, and writes the pixels to the file `out`. `npm install onnxruntime-web`, and
+    int32 by name, and writes the pixels to the file `out`. `npm install onnxruntime-web`, and
     where it went in `NODE_PATH`, are up to the caller; without them the test is skipped.
     """
     if not shutil.which("node"):
