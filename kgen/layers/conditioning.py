@@ -144,9 +144,9 @@ def sizes_by_values():
         _SIZES_BY_VALUES.reset(token)
 
 
-def rows_needed(asked):
+def rows_needed(asked, least=0):
     """Of how many rows something is computed that those ask for where `asked`, bool `[B]`, is true:
-    all, or with `sizes_by_values` none where no row does.
+    all, or with `sizes_by_values` the `least` where no row does.
     """
     size = ops.shape(asked)[0]
-    return ops.where(ops.any(asked), size, 0) if _SIZES_BY_VALUES.get() else size
+    return ops.where(ops.any(asked), size, least) if _SIZES_BY_VALUES.get() else size

@@ -43,7 +43,7 @@ def keep_likeliest(logits, top_k=None, top_p=None):
     if not ops.is_tensor(top_p):
         return _keep_share(logits, top_p)
     asked, batch = top_p < 1, ops.shape(logits)[0]
-    rows = rows_needed(asked)
+    rows = rows_needed(asked, least=1)  # onnxruntime-web cannot put none in order
     kept = _keep_share(logits[:rows], per_row(top_p[:rows], logits))
     kept = ops.concatenate([kept, logits], axis=0)[:batch]
     return ops.where(per_row(asked, logits), kept, logits)
