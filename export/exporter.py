@@ -227,7 +227,7 @@ def _chosen(model, options, variants):
         if "seed" in endpoint.inputs:
             endpoints[name] = endpoint.choose(**options)
     for name, others in variants.items():
-        ends = ("_with_options", "image_bytes", "_xla")
+        ends = (schema.WITH_OPTIONS, "image_bytes", "_xla")
         plain = isinstance(name, str) and name.isidentifier() and name.isascii()
         if not plain or name in taken or name.endswith(ends):
             raise ValueError(

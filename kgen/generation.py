@@ -1,5 +1,6 @@
 """Pure row-wise functions over arrays: compiled, in batches of one size, with a progress bar."""
 
+import functools
 import inspect
 
 import keras
@@ -176,7 +177,7 @@ class Generation:
 
         Guidance is among them where a model can be guided.
         """
-        parameters, said = inspect.signature(self.sample).parameters, of_sampler(type(self))
+        parameters, said = inspect.signature(self.sample).parameters, _meanings(type(self))
         specs = {}
         for name, number in self.sampling_numbers.items():
             if number.whole or (name == "guidance_scale" and not can_guide(self)):
@@ -212,10 +213,9 @@ class Generation:
 
         `function` takes the tensors of `inputs` (arrays `[N, ...]` by name) by keyword and returns
         a tensor `[B, ...]` or a dict of them. Its compiled form is kept under `name`, which is
-        hashable, until
-        `MOST_FUNCTIONS` others were used. The last batch is padded to `batch_size`, and a single
-        one to a power of two. `jit_compile` is as for `generate`, but that `"auto"` is JAX alone.
-        Returns a NumPy array `[N, ...]`, or a dict of them.
+        hashable, until `MOST_FUNCTIONS` others were used. The last batch is padded to `batch_size`,
+        and a single one to a power of two, by its last row. `jit_compile` is as for `generate`, but
+        that `"auto"` is JAX alone. Returns a NumPy array `[N, ...]`, or a dict of them.
         """
         if jit_compile not in ("auto", True, False):
             raise ValueError(
@@ -245,6 +245,11 @@ class Generation:
                 keras.tree.map_structure(lambda t, n=size: ops.convert_to_numpy(t)[:n], result)
             )
         return keras.tree.map_structure(lambda *parts: np.concatenate(parts), *outputs)
+
+
+@functools.cache  # every `generate` asks for its endpoint
+def _meanings(model_class):
+    return of_sampler(model_class)
 
 
 def _check_number(name, value, number, total):

@@ -32,8 +32,8 @@ def deploy(artifacts, path, target="tf-serving", *, image=None, overwrite=False)
         overwrite: Bool, replace a deployment that is already there.
 
     Returns:
-        Dict, what `deployment.json` holds: target, image, and for each model its versions and
-        labels.
+        Dict, what `deployment.json` holds: target, image, batch sizes, for each model its versions
+        and labels, and the files.
 
     Raises:
         ValueError: An unknown target, or artifacts that the engine would refuse; the message names
@@ -52,7 +52,14 @@ def deploy(artifacts, path, target="tf-serving", *, image=None, overwrite=False)
     path = pathlib.Path(path)
     _check_path(path, overwrite)
     with files.new_folder(path, overwrite) as folder:
-        return tf_serving.write(folder, models, image or tf_serving.IMAGE)
+        written = tf_serving.write(folder, models, image or tf_serving.IMAGE)
+        record = {"target": target, **written, "files": sorted(_files(folder))}
+        (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return record
+
+
+def _files(folder):
+    return {p.relative_to(folder).as_posix() for p in folder.rglob("*") if not p.is_dir()}
 
 
 def _check_path(path, overwrite):
@@ -66,8 +73,7 @@ def _check_path(path, overwrite):
             f"{path} holds a deployment already. Give another path, or overwrite."
         )
     own = set(json.loads((path / RECORD).read_text(encoding="utf-8"))["files"])
-    there = {p.relative_to(path).as_posix() for p in path.rglob("*") if not p.is_dir()}
-    if others := sorted(there - own - {RECORD}):
+    if others := sorted(_files(path) - own - {RECORD}):
         raise FileExistsError(
             f"{path} holds files that no deployment wrote, so it is not overwritten: "
             f"{', '.join(others[:3])}. Move them, or give another path."

@@ -1,6 +1,5 @@
 """A folder for TF Serving: models, configuration, containers, and a call of every signature."""
 
-import json
 import pathlib
 import re
 import shutil
@@ -37,8 +36,7 @@ def models_of(artifacts):
                 "with --name, of letters, digits, '-', '_' and '.'."
             )
         models.setdefault(name, []).append(artifact)
-    sizes = [set(artifact.manifest["batch_sizes"]) for artifact in artifacts]
-    if not set.intersection(*sizes):
+    if not _common_sizes(artifacts):
         described = ", ".join(f"{a.path}: {a.manifest['batch_sizes']}" for a in artifacts)
         raise ValueError(
             "TF Serving has one list of batch sizes for all models, and these were proven and are "
@@ -48,7 +46,7 @@ def models_of(artifacts):
 
 
 def write(folder, models, image):
-    """Fills a folder; returns what its `deployment.json` holds."""
+    """Fills a folder with models as from `models_of`; returns what was made of them, as a dict."""
     folder = pathlib.Path(folder)
     described = {
         name: {"versions": list(range(1, len(versions) + 1)), "labels": _labels(versions)}
@@ -60,7 +58,7 @@ def write(folder, models, image):
                 artifact.path / schema.SAVED_MODEL, folder / "models" / name / str(number)
             )
     every = [artifact for versions in models.values() for artifact in versions]
-    sizes = sorted(set.intersection(*(set(a.manifest["batch_sizes"]) for a in every)))
+    sizes = _common_sizes(every)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
         undefined=jinja2.StrictUndefined,
@@ -80,8 +78,7 @@ def write(folder, models, image):
         target = folder / template
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(environment.get_template(template).render(values), encoding="utf-8")
-    record = {
-        "target": "tf-serving",
+    return {
         "image": image,
         "models": {
             name: {
@@ -91,10 +88,12 @@ def write(folder, models, image):
             for name, versions in models.items()
         },
         "batch_sizes": sizes,
-        "files": sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file()),
     }
-    (folder / "deployment.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    return record
+
+
+def _common_sizes(artifacts):
+    """The batch sizes that all of them were proven at, in their order."""
+    return sorted(set.intersection(*(set(a.manifest["batch_sizes"]) for a in artifacts)))
 
 
 def _calls(manifest):
