@@ -104,6 +104,13 @@ def png_name(name):
     return f"{name}_bytes"
 
 
+def png_signature(endpoint):
+    """The name of the signature of an endpoint that takes and gives its pictures as PNG."""
+    base = endpoint.removesuffix(WITH_OPTIONS)
+    png = "image_bytes" if base == "generate" else f"{base}_image_bytes"
+    return png + endpoint.removeprefix(base)
+
+
 class Endpoint(_Part):
     description: str
     #: Those of sampling that were chosen when it was exported; only where some were.

@@ -88,9 +88,7 @@ def _signatures(endpoints):
     for name, endpoint in endpoints.items():
         signatures[name] = {"endpoint": name}
         if any(_picture(s) for s in (*endpoint.inputs.values(), *endpoint.outputs.values())):
-            base = name.removesuffix(tracing.WITH_OPTIONS)
-            png = "image_bytes" if base == "generate" else f"{base}_image_bytes"
-            signatures[png + name.removeprefix(base)] = {"endpoint": name, "png": True}
+            signatures[schema.png_signature(name)] = {"endpoint": name, "png": True}
     signatures["generate_xla"] = {"endpoint": "generate", "xla": True}
     return signatures
 

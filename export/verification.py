@@ -117,6 +117,16 @@ def check_files(found, follow_links=False):
             )
 
 
+def check_graphs(found):
+    """Raises `VerificationError` naming the first operator that kgen does not export."""
+    from export import graphs
+
+    try:
+        graphs.check(found.path, found.manifest["formats"])
+    except ExportError as error:
+        raise VerificationError(f"{found.path}: {error}") from error
+
+
 def _check_entries(root, own, follow_links):
     """Everything in the folder is a file of its own, or one of the folders above these."""
     above = {str(folder) for name in own for folder in pathlib.PurePosixPath(name).parents}

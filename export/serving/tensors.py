@@ -1,0 +1,121 @@
+"""From what a request says to arrays that an endpoint takes, held to the manifest's ranges."""
+
+import io
+
+import numpy as np
+
+from export import manifest as schema
+from export.serving.errors import bad
+
+_WORDS = {"u": "integers", "i": "integers", "f": "numbers"}
+
+
+def checked(name, spec, values):
+    """Rows of one input, as its array `[B, ...]`; a `RequestError` where they are none."""
+    dtype = np.dtype(spec["dtype"])
+    array = values if isinstance(values, np.ndarray) else _array(name, values, dtype)
+    shape = tuple(spec["shape"][1:])
+    if array.ndim == 0 or array.shape[1:] != shape:
+        raise bad(
+            f"{name} should have the shape {_said(('rows', *shape))}. "
+            f"Received: {_said(array.shape)}"
+        )
+    low, high = spec["minimum"], spec["maximum"]
+    if dtype.kind == "f" and not np.isfinite(array).all():
+        raise bad(f"{name} should be finite numbers. Received: NaN or infinity")
+    wrong = np.zeros(array.shape, bool)
+    if low is not None:
+        wrong |= array < low
+    if high is not None:
+        wrong |= array > high
+    if wrong.any():
+        place = tuple(int(i) for i in np.argwhere(wrong)[0])
+        ends = (
+            f"{_end(low)} to {_end(high)}"
+            if None not in (low, high)
+            else (f"at least {_end(low)}" if high is None else f"at most {_end(high)}")
+        )
+        raise bad(f"{name} should be {ends}. Received: {array[place]} in row {place[0]}")
+    return np.ascontiguousarray(array, dtype)
+
+
+def _array(name, values, dtype):
+    try:
+        array = np.asarray(values)
+    except (ValueError, OverflowError):  # rows of unequal lengths, or integers of many digits
+        raise bad(f"{name} should be an array: its rows have unequal shapes.") from None
+    kinds = "iu" if dtype.kind in "iu" else "iuf"
+    if array.dtype.kind not in kinds or (array.size == 0 and array.dtype.kind not in "iuf"):
+        raise bad(f"{name} should be {_WORDS[dtype.kind]}. Received: {_short(values)}")
+    return array
+
+
+def decoded(name, spec, png):
+    """One picture, a PNG's bytes, as an array `[H, W, C]`, or `[H, W]` of 0 and 1 for a mask.
+
+    Its size is looked at before its pixels are decoded, so that none is large.
+    """
+    import PIL.Image
+
+    mask = schema.picture(spec["dtype"], tuple(spec["shape"])) == "mask"
+    height, width, *channels = spec["shape"][1:]
+    mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels[0] if channels else 1]
+    try:
+        with PIL.Image.open(io.BytesIO(png), formats=("PNG",)) as picture:
+            if picture.size != (width, height):
+                raise bad(
+                    f"{name} should be {width} x {height} pixels. Received: "
+                    f"{picture.size[0]} x {picture.size[1]}"
+                )
+            array = np.asarray(picture.convert(mode))
+    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        raise bad(f"{name} should be a PNG, which it is not, or a damaged one.") from error
+    if mask:
+        return (array > 127).astype("uint8")
+    return array.reshape(height, width, *channels)
+
+
+def encoded(array):
+    """An image or a mask as a PNG's bytes."""
+    from kgen.images import encode_png
+
+    return encode_png(array)
+
+
+def filled(specs, arrays):
+    """Inputs by name, all of one number of rows, with the defaults of those that are left out."""
+    given = {name: checked(name, specs[name], values) for name, values in arrays.items()}
+    rows = {len(array) for array in given.values()}
+    if len(rows) != 1:
+        sizes = ", ".join(f"{name}: {len(array)}" for name, array in given.items())
+        raise bad(f"All inputs should have as many rows as the others. Received: {sizes}")
+    size = rows.pop()
+    if size == 0:
+        raise bad("At least one row is needed. Received: none")
+    for name, spec in specs.items():
+        if name not in given:
+            given[name] = np.full(size, spec["default"], spec["dtype"])
+    return given
+
+
+def check_names(names, specs, taken=()):
+    """Every input is there that has no default, and no other."""
+    if unknown := sorted(set(names) - set(specs)):
+        hint = f" It is an option: call {taken[unknown[0]]}." if unknown[0] in taken else ""
+        raise bad(f"There is no input {_short(unknown[0])}; there are {', '.join(specs)}.{hint}")
+    required = [name for name, spec in specs.items() if spec.get("default") is None]
+    if missing := [name for name in required if name not in names]:
+        raise bad(f"The input {missing[0]} is missing.")
+
+
+def _said(shape):
+    return "[" + ", ".join(map(str, shape)) + "]"
+
+
+def _end(number):
+    return int(number) if float(number).is_integer() else number
+
+
+def _short(value):
+    said = repr(value)
+    return said if len(said) <= 60 else f"{said[:60]}..."
