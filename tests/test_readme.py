@@ -3,6 +3,7 @@
 Smaller is `SMALLER` alone: fewer epochs and images, and tiny networks, in place of minutes.
 """
 
+import contextlib
 import importlib.metadata
 import pathlib
 import re
@@ -35,6 +36,7 @@ SMALLER = {
     "kgen export": "--batch-sizes 1,2",
     "kgen verify": "",
     "kgen deploy": "",
+    "kgen serve": "--port 0",
     "kgen list": "",
     "kgen cache": "",
 }
@@ -49,7 +51,7 @@ kgen evaluate runs/dcgan-photos
 #: What other tests run, or continuous integration before any.
 ELSEWHERE = ("pip install", "pytest", "kgen quickstart")
 
-COMMAND = re.compile(r"(\w+=\S+ )?(kgen|pip|pytest|openssl)\b")
+COMMAND = re.compile(r"(\w+=\S+ )?(kgen|pip|pytest|openssl|curl)\b")
 
 
 def blocks():
@@ -97,7 +99,7 @@ def test_no_block_is_left_out():
     assert {language for language, _ in blocks()} == {"", "python"}
     assert len(others) == 1 and others[0].startswith("artifacts/vae/\n")
     for command in commands():
-        if not command.startswith((*ELSEWHERE, "openssl", "KERAS_BACKEND=jax ")):
+        if not command.startswith((*ELSEWHERE, "openssl", "curl", "KERAS_BACKEND=jax ")):
             smaller(command)
 
 
@@ -114,12 +116,28 @@ def test_python(home, tensorflow_only):
     assert (home / "artifacts" / "vae" / "manifest.json").is_file()
 
 
+@contextlib.contextmanager
+def serving(command):
+    """The address of a server that a command starts."""
+    with subprocess.Popen(
+        [shutil.which("kgen"), *smaller(command)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            address = next(line.split()[-1] for line in process.stderr if " at http" in line)
+            yield address
+        finally:
+            process.terminate()
+
+
 @pytest.mark.slow
 def test_commands(home, tensorflow_only, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     given = dict(zip(("complete", "vary", "compare"), GIVEN.strip().splitlines(), strict=True))
     for command in commands():
-        if command.startswith((*ELSEWHERE, "KERAS_BACKEND=")):
+        if command.startswith((*ELSEWHERE, "KERAS_BACKEND=", "curl")):
             continue
         before = given.get(command.split()[1])
         if command.startswith("openssl"):
@@ -127,6 +145,13 @@ def test_commands(home, tensorflow_only, monkeypatch):
             continue
         if before is not None:
             assert kgen(smaller(before)) == 0, before
+        if command.startswith("kgen serve"):
+            with serving(command) as address:
+                for call in commands() if "--port" in command else ():
+                    if call.startswith("curl"):
+                        call = call.replace("http://localhost:8501", address)
+                        subprocess.run([*shlex.split(call), "--fail"], check=True)
+            continue
         if command.split()[1] in ("list", "cache"):  # in a moment, in a process of its own
             result = subprocess.run([shutil.which("kgen"), *smaller(command)], capture_output=True)
             status = result.returncode

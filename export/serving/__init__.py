@@ -8,12 +8,12 @@ import importlib
 _NAMES = {
     "Client": "export.serving.client",
     "Limits": "export.serving.service",
+    "Server": "export.serving.server",
     "Service": "export.serving.service",
     "create_app": "export.serving.app",
-    "run": "export.serving.server",
 }
 
-__all__ = ["Client", "Limits", "Service", "create_app", "run"]
+__all__ = ["Client", "Limits", "Server", "Service", "create_app"]
 
 
 def __getattr__(name):

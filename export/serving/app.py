@@ -1,6 +1,8 @@
 """The application: its routes in one place. ASGI, for uvicorn here and for engines elsewhere."""
 
+import functools
 import pathlib
+import re
 
 import fastapi
 import fastapi.staticfiles
@@ -13,7 +15,7 @@ from export.serving.guard import Guard
 from export.serving.http import json_response
 
 _HERE = pathlib.Path(__file__).parent
-#: The page is served from here, and by any static server from an artifact's folder `web`.
+#: `index.html` of the page, and under `/static/` its other files.
 PAGE = _HERE / "page"
 
 
@@ -37,11 +39,54 @@ def create_app(service, *, token=None, log=lambda entry: None):
     for router in (tensorflow_serving.router, open_inference.router, pictures.router, _router):
         app.include_router(router)
     app.mount("/docs", fastapi.staticfiles.StaticFiles(directory=_HERE / "docs", html=True))
-    app.mount("/", fastapi.staticfiles.StaticFiles(directory=PAGE, html=True))
+    app.mount("/static", fastapi.staticfiles.StaticFiles(directory=PAGE))
+    app.openapi = functools.cache(functools.partial(_described, app.openapi, token is not None))
     app.add_exception_handler(RequestError, _refused)
     app.add_exception_handler(HTTPException, _http_error)
-    public = {"/", *(f"/{p.relative_to(PAGE).as_posix()}" for p in PAGE.rglob("*") if p.is_file())}
+    public = {"/", *(f"/static/{path.name}" for path in PAGE.iterdir())}
     return Guard(app, service, token, public, log)
+
+
+_ERRORS = {
+    "400": "What was asked for is not as it should be",
+    "404": "There is no such model, version, label or endpoint",
+    "408": "The request did not arrive in time",
+    "413": "The body is too large",
+    "415": "The body is of another type, or compressed",
+    "429": "Too much waits already; Retry-After says when to come again",
+    "503": "The answer took too long, or too many connections are open",
+}
+
+
+def _described(openapi, has_token):
+    """FastAPI's description with what it does not see: names in paths, errors, the token."""
+    described = openapi()
+    schema = {
+        "type": "object",
+        "required": ["error"],
+        "properties": {"error": {"type": "string"}},
+    }
+    errors = _ERRORS | ({"401": "The token is missing or wrong"} if has_token else {})
+    for path, operations in described["paths"].items():
+        names = re.findall(r"{(\w+)}", path)
+        for operation in operations.values():
+            given = operation.setdefault("parameters", [])
+            there = {parameter["name"] for parameter in given if parameter["in"] == "path"}
+            given += [
+                {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+                for name in names
+                if name not in there
+            ]
+            for status, description in errors.items():
+                operation["responses"][status] = {
+                    "description": description,
+                    "content": {"application/json": {"schema": schema}},
+                }
+    if has_token:
+        schemes = described.setdefault("components", {}).setdefault("securitySchemes", {})
+        schemes["bearer"] = {"type": "http", "scheme": "bearer"}
+        described["security"] = [{"bearer": []}]
+    return described
 
 
 async def _refused(request, error):
@@ -56,10 +101,14 @@ async def _http_error(request, error):
 _router = fastapi.APIRouter(tags=["Server"])
 
 
+@_router.get("/", include_in_schema=False)
+async def page():
+    return fastapi.responses.FileResponse(PAGE / "index.html")
+
+
 @_router.get("/healthz", summary="Whether the server takes requests")
 async def healthz(request: fastapi.Request):
-    draining = request.app.state.service.draining
-    return json_response({"status": "draining" if draining else "ok"}, 503 if draining else 200)
+    return json_response({"status": "ok"})
 
 
 @_router.get("/models.json", summary="All models, as the page needs them")

@@ -64,8 +64,7 @@ async def live(request: fastapi.Request):
 
 @router.get("/health/ready", summary="Whether the server takes requests")
 async def ready(request: fastapi.Request):
-    draining = request.app.state.service.draining
-    return json_response({"ready": not draining}, 503 if draining else 200)
+    return json_response({"ready": True})
 
 
 def _find(request):
@@ -121,9 +120,7 @@ async def metadata(request: fastapi.Request):
 @_routes("GET", "/ready", summary="Whether a model takes requests")
 async def model_ready(request: fastapi.Request):
     _find(request)
-    name = request.path_params["model"]
-    draining = request.app.state.service.draining
-    return json_response({"name": name, "ready": not draining}, 503 if draining else 200)
+    return json_response({"name": request.path_params["model"], "ready": True})
 
 
 @_routes("POST", "/infer", summary="Outputs of a model", openapi_extra=_BODY)

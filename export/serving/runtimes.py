@@ -26,6 +26,7 @@ class OnnxRuntime:
 
         section = artifact.manifest["formats"]["onnx"]
         self._calls, self.loops = {}, set()
+        self._run_options = onnxruntime.RunOptions()
         weights = section.get("external_data")
         data = _bytes(artifact, weights) if weights else None
         for endpoint in endpoints:
@@ -50,9 +51,15 @@ class OnnxRuntime:
     def call(self, endpoint, inputs):
         session, names, outputs = self._calls[endpoint]
         values = session.run(
-            list(outputs.values()), {names[key]: array for key, array in inputs.items()}
+            list(outputs.values()),
+            {names[key]: array for key, array in inputs.items()},
+            self._run_options,
         )
         return dict(zip(outputs, values, strict=True))
+
+    def stop(self):
+        """Has a call that runs end at its next operator."""
+        self._run_options.terminate = True
 
 
 class SavedModelRuntime:
@@ -79,6 +86,9 @@ class SavedModelRuntime:
     def call(self, endpoint, inputs):
         tensors = {key: self._constant(array) for key, array in inputs.items()}
         return {key: value.numpy() for key, value in self._calls[endpoint](**tensors).items()}
+
+    def stop(self):
+        """TensorFlow ends no call that runs."""
 
 
 RUNTIMES = {"onnx": OnnxRuntime, "saved_model": SavedModelRuntime}

@@ -9,6 +9,7 @@ import threading
 
 import orjson
 import uvicorn
+import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from export.serving.app import create_app
@@ -16,18 +17,8 @@ from export.serving.app import create_app
 _HEAD_BYTES = 2**16
 
 
-def run(
-    service,
-    *,
-    host="127.0.0.1",
-    port=8501,
-    token=None,
-    log=None,
-    poll=2.0,
-    grace=30.0,
-    ready=lambda address: None,
-):
-    """Serves a loaded `Service` until SIGINT or SIGTERM; what was accepted is finished first.
+class Server:
+    """A server of a loaded `Service`, which runs in this thread or beside it.
 
     Args:
         service: `export.serving.Service`, loaded.
@@ -37,86 +28,104 @@ def run(
         log: Text stream that gets a line of JSON for each request, or `None`.
         poll: Float, seconds between two looks for new versions; 0 for none.
         grace: Float, seconds that requests have to finish when the server is stopped.
-        ready: Callable, called with the server's address once it listens.
+
+    Raises:
+        OSError: The address cannot be had.
+
+    Example:
+
+    >>> service = export.serving.Service(["artifacts/vae"])
+    >>> service.load()
+    >>> with export.serving.Server(service, port=0) as server:
+    ...     images = export.serving.Client(server.address).generate(seeds=[1, 2, 3])
     """
-    app = create_app(service, token=token, log=_lines(log))
-    limits = service.limits
-    config = uvicorn.Config(
-        app,
-        host=host,
-        port=port,
-        http=_protocol(limits),
-        loop="uvloop",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        backlog=limits.connections,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=grace,
-    )
-    config.load()
-    with contextlib.closing(config.bind_socket()) as sock:
-        uvloop_run(_serve(_Server(config), sock, service, poll, ready))
+
+    def __init__(
+        self,
+        service,
+        *,
+        host="127.0.0.1",
+        port=8501,
+        token=None,
+        log=None,
+        poll=2.0,
+        grace=30.0,
+    ):
+        self._service = service
+        self._poll = poll
+        self._socket = _listening(host, port)
+        host, port = self._socket.getsockname()[:2]
+        #: Where it listens, such as `http://127.0.0.1:8501`.
+        self.address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        config = uvicorn.Config(
+            create_app(service, token=token, log=lines(log)),
+            http=_protocol(service.limits),
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            backlog=service.limits.connections,
+            timeout_keep_alive=30,
+            timeout_graceful_shutdown=grace,
+        )
+        self._server = _Uvicorn(config)
+        self._thread = threading.Thread(target=self.run, daemon=True, name="kgen-server")
+
+    def run(self):
+        """Serves until `stop`, SIGINT or SIGTERM; what was accepted is finished first."""
+        with contextlib.closing(self._socket):
+            uvloop.run(self._serve())
+
+    async def _serve(self):
+        watching = asyncio.create_task(self._service.watch(self._poll)) if self._poll else None
+        await self._server.serve(sockets=[self._socket])
+        if watching:
+            watching.cancel()
+        self._service.stop()
+
+    def stop(self):
+        """Has `run` end, from another thread."""
+        self._server.should_exit = True
+
+    def __enter__(self):
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error):
+        self.stop()
+        self._thread.join()
 
 
-def uvloop_run(coroutine):
-    import uvloop
-
-    return uvloop.run(coroutine)
-
-
-async def _serve(server, sock, service, poll, ready):
-    watching = asyncio.create_task(service.watch(poll)) if poll else None
-    host, port = sock.getsockname()[:2]
-    address = (
-        f"http://[{host}]:{port}" if sock.family == socket.AF_INET6 else f"http://{host}:{port}"
-    )
-    server.ready = lambda: ready(address)
-    server.service = service
-    await server.serve(sockets=[sock])
-    if watching:
-        watching.cancel()
-    await service.close()
+def _listening(host, port):
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.create_server(found[4][:2], family=found[0], backlog=2048)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(
+            f"{host}:{port} cannot be listened at: {reason}. Try another --port."
+        ) from error
+    listening.setblocking(False)
+    return listening
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's, which ends with 0 where it was told to end: nothing went wrong."""
-
-    async def startup(self, sockets=None):
-        await super().startup(sockets)
-        if self.started:
-            self.ready()
-
-    async def shutdown(self, sockets=None):
-        # What is on its way is answered; a load balancer that asks hears that nothing more is.
-        await super().shutdown(sockets)
+class _Uvicorn(uvicorn.Server):
+    """uvicorn's, which ends as usual where a signal ends it: nothing went wrong."""
 
     @contextlib.contextmanager
     def capture_signals(self):
-        if threading.current_thread() is not threading.main_thread():
+        with super().capture_signals():
             yield
-            return
-        import signal
-
-        loop = asyncio.get_running_loop()
-        before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
-        for signum in before:
-            loop.add_signal_handler(signum, self.handle_exit, signum, None)
-        try:
-            yield
-        finally:
-            for signum, handler in before.items():
-                loop.remove_signal_handler(signum)
-                signal.signal(signum, handler)
+            self._captured_signals.clear()
 
 
 def _protocol(limits):
-    """uvicorn's protocol with limits on what it leaves open: heads and connections."""
+    """uvicorn's protocol with limits on what it leaves open: heads, answers and connections."""
 
     class Protocol(HttpToolsProtocol):
         _timer = None
+        _unsent = float("inf")
 
         def connection_made(self, transport):
             super().connection_made(transport)
@@ -125,26 +134,12 @@ def _protocol(limits):
             else:
                 self._expect_head()
 
-        def _expect_head(self):
-            self._head = 0
-            self._timer = self.loop.call_later(
-                limits.receive_seconds, self._refuse, 408, "The head of a request did not arrive."
-            )
-
-        def _refuse(self, status, message):
-            if self.transport.is_closing():
-                return
-            body = orjson.dumps({"error": message})
-            self.transport.write(
-                b"HTTP/1.1 %d \r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
-                b"retry-after: 1\r\nconnection: close\r\n\r\n%s" % (status, len(body), body)
-            )
-            self.transport.close()
-
         def data_received(self, data):
+            if self._timer is None and (self.cycle is None or self.cycle.response_complete):
+                self._expect_head()
             if self._timer is not None:
                 self._head += len(data)
-                # A body may begin in the same piece, so a head is too long only without its end.
+                # A body may begin in the same piece: without its end, a head is too long.
                 if self._head > _HEAD_BYTES and b"\r\n\r\n" not in data:
                     self._refuse(431, f"The head of a request has at most {_HEAD_BYTES} bytes.")
                     return
@@ -154,25 +149,48 @@ def _protocol(limits):
             self._got_head()
             super().on_headers_complete()
 
-        def on_response_complete(self):
-            super().on_response_complete()
-            if not self.transport.is_closing() and self._timer is None:
-                self._head = 0
-
         def connection_lost(self, exc):
             self._got_head()
             super().connection_lost(exc)
+
+        def timeout_keep_alive_handler(self):
+            # A client that does not take its answer would be waited for without an end.
+            unsent = self.transport.get_write_buffer_size()
+            if 0 < unsent < self._unsent:
+                self._unsent = unsent
+                self.timeout_keep_alive_task = self.loop.call_later(
+                    self.timeout_keep_alive, self.timeout_keep_alive_handler
+                )
+            else:
+                self.transport.abort()
+
+        def _expect_head(self):
+            self._head = 0
+            self._timer = self.loop.call_later(
+                limits.receive_seconds, self._refuse, 408, "The head of a request did not arrive."
+            )
 
         def _got_head(self):
             if self._timer is not None:
                 self._timer.cancel()
                 self._timer = None
 
+        def _refuse(self, status, message):
+            self._got_head()
+            if self.transport.is_closing():
+                return
+            body = orjson.dumps({"error": message})
+            self.transport.write(
+                b"HTTP/1.1 %d \r\ncontent-type: application/json\r\ncontent-length: %d\r\n"
+                b"retry-after: 1\r\nconnection: close\r\n\r\n%s" % (status, len(body), body)
+            )
+            self.transport.close()
+
     return Protocol
 
 
-def _lines(stream):
-    """A callable that writes a dict as a line of JSON."""
+def lines(stream):
+    """A callable that writes a dict as a line of JSON to a text stream, if there is one."""
     if stream is None:
         return lambda entry: None
 
@@ -180,15 +198,13 @@ def _lines(stream):
         try:
             stream.write(orjson.dumps(entry, str).decode() + "\n")
             stream.flush()
-        except OSError:  # a disk that is full does not stop the answers
-            logging.getLogger(__name__).warning("The access log could not be written.")
-        except ValueError:  # closed
-            pass
+        except OSError as error:  # a disk that is full does not stop the answers
+            logging.getLogger(__name__).warning("The log could not be written: %s", error)
 
     return write
 
 
-def report_to(stream=sys.stderr):
-    """A `report` for `Service` that writes what happens as lines of JSON."""
-    write = _lines(stream)
+def report(stream=None):
+    """A `report` for `Service` that writes what happens as lines of JSON, to standard error."""
+    write = lines(stream or sys.stderr)
     return lambda event, **details: write({"event": event, **details})

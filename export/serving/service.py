@@ -133,11 +133,16 @@ class Version:
         return {endpoint: batcher.rows for endpoint, batcher in self._batchers.items()}
 
     async def close(self):
-        """Waits for what was accepted, and frees the threads."""
+        """Waits for what was accepted, then stops."""
         while not all(batcher.idle for batcher in self._batchers.values()):
             await asyncio.sleep(0.02)
+        self.stop()
+
+    def stop(self):
+        """Frees the threads; a batch that nobody waits for any more is broken off."""
+        self.runtime.stop()
         for executor in self._executors:
-            executor.shutdown(wait=False)
+            executor.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclasses.dataclass
@@ -186,7 +191,6 @@ class Service:
         self.metrics = metrics or Metrics()
         self.metrics.waiting_of(self)
         self.models = {}  # name to versions by number
-        self.draining = False
         self._runtime = runtime
         self._threads = threads or os.cpu_count()
         self._hashes_only = hashes_only
@@ -328,14 +332,11 @@ class Service:
         self._retired.add(task)
         task.add_done_callback(self._retired.discard)
 
-    async def close(self):
-        """Waits for what was accepted."""
-        self.draining = True
-        for versions in list(self.models.values()):
-            for version in list(versions.values()):
-                await version.close()
-        for task in list(self._retired):
-            await task
+    def stop(self):
+        """Frees what all versions hold, when no request is left."""
+        for versions in self.models.values():
+            for version in versions.values():
+                version.stop()
 
     # Answers --------------------------------------------------------------------------------
 
@@ -401,8 +402,6 @@ class Service:
 
     async def run(self, version, endpoint, inputs):
         """`Version.run` in the time that a request has."""
-        if self.draining:
-            raise RequestError(503, "The server shuts down.", retry_after=1)
         try:
             async with asyncio.timeout(self.limits.seconds):
                 return await version.run(endpoint, inputs)

@@ -13,8 +13,13 @@ _WORDS = {"u": "integers", "i": "integers", "f": "numbers"}
 def checked(name, spec, values):
     """Rows of one input, as its array `[B, ...]`; a `RequestError` where they are none."""
     dtype = np.dtype(spec["dtype"])
-    array = values if isinstance(values, np.ndarray) else _array(name, values, dtype)
     shape = tuple(spec["shape"][1:])
+    if isinstance(values, np.ndarray):
+        array = values
+    elif values == []:
+        array = np.zeros((0, *shape), dtype)
+    else:
+        array = _array(name, values, dtype)
     if array.ndim == 0 or array.shape[1:] != shape:
         raise bad(
             f"{name} should have the shape {_said(('rows', *shape))}. "
@@ -45,7 +50,7 @@ def _array(name, values, dtype):
     except (ValueError, OverflowError):  # rows of unequal lengths, or integers of many digits
         raise bad(f"{name} should be an array: its rows have unequal shapes.") from None
     kinds = "iu" if dtype.kind in "iu" else "iuf"
-    if array.dtype.kind not in kinds or (array.size == 0 and array.dtype.kind not in "iuf"):
+    if array.dtype.kind not in kinds:
         raise bad(f"{name} should be {_WORDS[dtype.kind]}. Received: {_short(values)}")
     return array
 
@@ -68,7 +73,11 @@ def decoded(name, spec, png):
                     f"{picture.size[0]} x {picture.size[1]}"
                 )
             array = np.asarray(picture.convert(mode))
-    except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+    except PIL.Image.DecompressionBombError:
+        raise bad(
+            f"{name} should be {width} x {height} pixels. Received: millions of them"
+        ) from None
+    except (OSError, SyntaxError, ValueError) as error:
         raise bad(f"{name} should be a PNG, which it is not, or a damaged one.") from error
     if mask:
         return (array > 127).astype("uint8")

@@ -101,20 +101,15 @@ def serve(
         threads=threads,
         hashes_only=hashes_only,
         key=key,
-        report=server.report_to(sys.stderr),
+        report=server.report(),
     )
     service.load()
     log = sys.stdout if access_log == "-" else open(access_log, "a", encoding="utf-8")  # noqa: SIM115
-    serving.run(
-        service,
-        host=host,
-        port=port,
-        token=token,
-        log=log,
-        poll=poll,
-        grace=grace,
-        ready=lambda address: say(f"Serving {', '.join(service.models)} at {address}"),
+    running = serving.Server(
+        service, host=host, port=port, token=token, log=log, poll=poll, grace=grace
     )
+    say(f"Serving {', '.join(service.models)} at {running.address}")
+    running.run()
 
 
 def _token(path):
