@@ -117,14 +117,14 @@ class Version:
         taken = dict.fromkeys(options, f"{endpoint}{schema.WITH_OPTIONS}")
         tensors.check_names(inputs, specs, taken)
         whole = self._whole[endpoint]
-        arrays = tensors.filled(specs, inputs)
-        rows, most = len(next(iter(arrays.values()))), self.max_rows(endpoint)
-        if rows > most:
+        arrays, rows = tensors.rows(specs, inputs)
+        if rows > (most := self.max_rows(endpoint)):
             raise bad(f"{endpoint} takes at most {most} rows in a request. Received: {rows}")
-        if whole != endpoint:
-            arrays = tensors.filled(self.endpoints[whole]["inputs"], arrays)
-        # All requests have their inputs in one order, to go together.
-        arrays = {name: arrays[name] for name in self.endpoints[whole]["inputs"]}
+        # All requests have the same inputs in the same order, to go together.
+        for name, spec in self.endpoints[whole]["inputs"].items():
+            arrays[name] = arrays.pop(name, None)
+            if arrays[name] is None:
+                arrays[name] = np.full(rows, spec["default"], spec["dtype"])
         return await self._batchers[whole].run(arrays)
 
     @property

@@ -91,20 +91,17 @@ def encoded(array):
     return encode_png(array)
 
 
-def filled(specs, arrays):
-    """Inputs by name, all of one number of rows, with the defaults of those that are left out."""
-    given = {name: checked(name, specs[name], values) for name, values in arrays.items()}
-    rows = {len(array) for array in given.values()}
-    if len(rows) != 1:
-        sizes = ", ".join(f"{name}: {len(array)}" for name, array in given.items())
-        raise bad(f"All inputs should have as many rows as the others. Received: {sizes}")
-    size = rows.pop()
+def rows(specs, inputs):
+    """Inputs by name, held to their ranges, all of one number of rows; and that number."""
+    arrays = {name: checked(name, specs[name], values) for name, values in inputs.items()}
+    sizes = {len(array) for array in arrays.values()}
+    if len(sizes) != 1:
+        said = ", ".join(f"{name}: {len(array)}" for name, array in arrays.items())
+        raise bad(f"All inputs should have as many rows as the others. Received: {said}")
+    [size] = sizes
     if size == 0:
         raise bad("At least one row is needed. Received: none")
-    for name, spec in specs.items():
-        if name not in given:
-            given[name] = np.full(size, spec["default"], spec["dtype"])
-    return given
+    return arrays, size
 
 
 def check_names(names, specs, taken=()):
