@@ -2,14 +2,18 @@
 
 import pathlib
 
+import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from export import manifest as schema
 from export import tracing, warmup
+from kgen.images import encode_png
 
 # TF Serving serves the numbered folders under a model's folder.
 VERSION = "saved_model/1"
+#: Warmed up at every batch size; the other signatures, whose graphs are made ready by the first
+#: request whatever its size, at the smallest.
 _WARM = ("serving_default", "generate", "image_bytes", "generate_xla")
 
 
@@ -58,14 +62,14 @@ def write(folder, calls, endpoints, name, batch_sizes, golden):
     except tf.errors.OpError as error:
         raise OSError(error.message) from error  # what a full disk is everywhere else
 
-    warm = [signature for signature in _WARM if signature in traced]
+    warm = [*_WARM, *(signature for signature in traced if signature not in _WARM)]
     warmup.write(
         path,
         name,
         (
-            (signature, _rows(golden["generate"]["inputs"], size))
+            (signature, _request(description[signature], endpoints, golden, size))
             for size in batch_sizes
-            for signature in warm
+            for signature in (warm if size == batch_sizes[0] else _WARM)
         ),
     )
     for signature, tensors in _tensor_names(path).items():
@@ -149,8 +153,24 @@ def _callable(call, name, endpoint):
     return serve
 
 
-def _rows(inputs, size):
-    return {name: array[:size] for name, array in inputs.items()}
+def _request(description, endpoints, golden, size):
+    """Inputs of a signature: rows of the golden ones, with pictures as PNG where it takes these."""
+    name = description["endpoint"]
+    rows = {key: array[:size] for key, array in golden[name]["inputs"].items()}
+    if not description.get("png"):
+        return rows
+    specs = endpoints[name].inputs
+    return {
+        schema.png_name(key) if _picture(specs[key]) else key: (
+            np.array([_png(row) for row in array], object) if _picture(specs[key]) else array
+        )
+        for key, array in rows.items()
+    }
+
+
+def _png(row):
+    """An image, or a mask, which is white where it is 1."""
+    return encode_png(row if row.ndim == 3 else 255 * row)
 
 
 def _tensor_names(path):

@@ -6,11 +6,14 @@ They are declared here under a package name of their own, so that they never col
 real ones; on the wire a message has no name, only field numbers.
 """
 
+import itertools
 import pathlib
 
 import tensorflow as tf
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
+#: TF Serving refuses a model with more.
+MOST = 1000
 PATH = "assets.extra/tf_serving_warmup_requests"
 
 _PACKAGE = "kgen.warmup"
@@ -59,12 +62,12 @@ def write(folder, model_name, requests):
     """Writes warmup requests into the version folder of a SavedModel, such as `saved_model/1`.
 
     `model_name` is the name under which TF Serving will serve the model, `requests` are tuples
-    `(signature name, dict of input name to array)`.
+    `(signature name, dict of input name to array)`, of which the first `MOST` are written.
     """
     path = pathlib.Path(folder) / PATH
     path.parent.mkdir(parents=True, exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for signature, inputs in requests:
+        for signature, inputs in itertools.islice(requests, MOST):
             log = PredictionLog()
             request = log.predict_log.request
             request.model_spec.name = model_name

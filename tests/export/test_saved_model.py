@@ -184,8 +184,20 @@ def test_warmup_requests(artifact, loaded):
         )
         assert request.model_spec.name == "painter"
         seen.append((request.model_spec.signature_name, len(next(iter(outputs.values())))))
-    signatures = ("serving_default", "generate", "image_bytes", "generate_xla")
-    assert seen == [(signature, size) for size in (1, 8) for signature in signatures]
+    at_all_sizes = ("serving_default", "generate", "image_bytes", "generate_xla")
+    others = set(loaded.signatures) - set(at_all_sizes)
+    assert seen[:4] == [(signature, 1) for signature in at_all_sizes]
+    assert sorted(seen[4:-4]) == [(signature, 1) for signature in sorted(others)]
+    assert seen[-4:] == [(signature, 8) for signature in at_all_sizes]
+    warmed = artifact.manifest["formats"]["saved_model"]["warmup"]["signatures"]
+    assert set(warmed) == set(loaded.signatures)
+
+
+def test_more_warmup_requests_than_tf_serving_takes(tmp_path):
+    from export import warmup
+
+    warmup.write(tmp_path, "painter", (("generate", {"seed": np.int32([7])}) for _ in range(1001)))
+    assert sum(1 for _ in tf.data.TFRecordDataset(str(tmp_path / warmup.PATH))) == 1000
 
 
 def test_warmup_field_numbers(artifact):
