@@ -1,40 +1,105 @@
-"""How the signatures of a SavedModel are called over TF Serving's REST interface, as examples."""
-
-import math
+"""How the signatures of a SavedModel are called in TF Serving, as examples."""
 
 from export import manifest as schema
 
 #: Where TF Serving listens by default.
 ADDRESS = "http://localhost:8501"
 
+#: Pixels of a picture in a file, for calls that take arrays; a mask is 1 where it is white.
+PIXELS = """\
+def pixels(path, mode, *shape):
+    return np.asarray(PIL.Image.open(path).convert(mode)).reshape(shape)
+"""
+
 
 def curl(manifest, signature, address=ADDRESS):
-    """A call of one row in the shell, or `None` where an input is an array of pixels.
+    """A call of one row over REST, in the shell.
 
     `manifest` is an artifact's; pictures are read from files by the names of their inputs, such as
-    `image.png`. Latent vectors are those of the mean.
+    `image.png`: where the signature takes arrays, by Python, whose JSON curl is given. Latent
+    vectors are those of the mean.
     """
-    given = _instance(manifest, signature)
-    if given is None:
-        return None
+    url = f"{address}/v1/models/{manifest['name']}:predict"
+    inputs = _inputs(manifest, signature)
+    if any(_kind(spec) and not png for spec, png in inputs.values()):
+        given = ", ".join(
+            f'"{name}": {_python(name, spec, png, rows=False)}'
+            for name, (spec, png) in inputs.items()
+        )
+        body = f'{{"signature_name": "{signature}", "instances": [{{{given}}}]}}'
+        return (
+            f"python3 -c 'import json, numpy as np, PIL.Image\n{PIXELS}"
+            f"print(json.dumps({body}, default=np.ndarray.tolist))' |\n  curl -d @- {url}"
+        )
+    given = ", ".join(f'"{key}": {_shell(name, *inputs[name])}' for name, key in _keys(inputs))
     body = f'"signature_name": "{signature}", "instances": [{{{given}}}]'
-    return f"curl -d '{{{body}}}' \\\n  {address}/v1/models/{manifest['name']}:predict"
+    return f"curl -d '{{{body}}}' \\\n  {url}"
 
 
-def _instance(manifest, signature):
+def grpc(manifest, signature):
+    """A call of one row over gRPC, in Python: of `predict(model, signature, **inputs)`, as the
+    README of a deployment has it.
+    """
+    inputs = _inputs(manifest, signature)
+    given = [f"{key}={_python(name, *inputs[name], rows=True)}" for name, key in _keys(inputs)]
+    line = f'predict("{manifest["name"]}", "{signature}", {", ".join(given)})'
+    if len(line) <= 100:
+        return line
+    return "\n    ".join([f'predict("{manifest["name"]}", "{signature}",', *_comma(given)]) + "\n)"
+
+
+def _comma(given):
+    return [f"{each}," for each in given]
+
+
+def _inputs(manifest, signature):
+    """The endpoint's inputs by name: what each is, and whether the signature takes it as PNG."""
     description = manifest["formats"]["saved_model"]["signatures"][signature]
     specs = manifest["endpoints"][description["endpoint"]]["inputs"]
-    given = []
-    for name, spec in specs.items():
-        key = name if name in description["inputs"] else schema.png_name(name)
-        if key != name:
-            value = f"""{{"b64": "'"$(base64 -w0 {name}.png)"'"}}"""
-        elif len(spec["shape"]) == 1:
-            value = spec.get("default", 7 if key == "seed" else 0)
-        elif spec["dtype"] == "float32":
-            size = math.prod(spec["shape"][1:])
-            value = f"""'"$(python3 -c 'print([0.0] * {size})')"'"""
-        else:
-            return None
-        given.append(f'"{key}": {value}')
-    return ", ".join(given)
+    return {name: (spec, name not in description["inputs"]) for name, spec in specs.items()}
+
+
+def _keys(inputs):
+    return [(name, schema.png_name(name) if png else name) for name, (_, png) in inputs.items()]
+
+
+def _kind(spec):
+    return schema.picture(spec["dtype"], tuple(spec["shape"]))
+
+
+def _scalar(name, spec):
+    return spec.get("default", 7 if name == "seed" else 0)
+
+
+def _shell(name, spec, png):
+    """One value, within a JSON body in single quotes."""
+    if png:
+        return f"""{{"b64": "'"$(base64 -w0 {name}.png)"'"}}"""
+    shape = spec["shape"][1:]
+    if not shape:
+        return _scalar(name, spec)
+    return f"""'"$(python3 -c 'print({_zeros(spec)})')"'"""
+
+
+def _zeros(spec):
+    """A nested list of zeros, in Python."""
+    text = "0.0" if spec["dtype"] == "float32" else "0"
+    for size in reversed(spec["shape"][1:]):
+        text = f"[{text}] * {size}"
+    return text
+
+
+def _python(name, spec, png, rows):
+    """A value, or an array of one row, in Python; pictures by `pixels`."""
+    if png:
+        return f'[open("{name}.png", "rb").read()]'
+    shape, kind = spec["shape"][1:], _kind(spec)
+    if kind:
+        mode = {1: "L", 3: "RGB", 4: "RGBA"}[shape[-1] if kind == "image" else 1]
+        sides = ", ".join(map(str, [1, *shape] if rows else shape))
+        return f'pixels("{name}.png", "{mode}", {sides})' + (" // 128" if kind == "mask" else "")
+    if not rows:
+        return _zeros(spec) if shape else _scalar(name, spec)
+    if not shape:
+        return f"np.{spec['dtype']}([{_scalar(name, spec)}])"
+    return f'np.zeros({[1, *shape]}, "{spec["dtype"]}")'

@@ -8,9 +8,13 @@ import jinja2
 
 from export import calls
 from export import manifest as schema
+from export.deployment import tf_serving_lint
 
 #: The release that goes with the TensorFlow which kgen is tested with.
 IMAGE = "tensorflow/serving:2.21.0"
+
+#: Where it listens to gRPC.
+GRPC_ADDRESS = "localhost:8500"
 
 #: What a name may be that stands in URLs, in paths and, in lower case, in Kubernetes.
 _NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
@@ -36,11 +40,18 @@ def models_of(artifacts):
                 "with --name, of letters, digits, '-', '_' and '.'."
             )
         models.setdefault(name, []).append(artifact)
-    if not _common_sizes(artifacts):
-        described = ", ".join(f"{a.path}: {a.manifest['batch_sizes']}" for a in artifacts)
+    sizes = _common_sizes(artifacts)
+    described = ", ".join(f"{a.path}: {a.manifest['batch_sizes']}" for a in artifacts)
+    if not sizes:
         raise ValueError(
             "TF Serving has one list of batch sizes for all models, and these were proven and are "
             f"warmed up at none in common ({described}): export them with the same --batch-sizes."
+        )
+    if any(artifact.manifest["batch_sizes"][-1] > sizes[-1] for artifact in artifacts):
+        raise ValueError(
+            "TF Serving would not load a model whose warmup requests have more rows than the "
+            f"largest batch of all models together, which is {sizes[-1]} ({described}): export "
+            "them with the same --batch-sizes."
         )
     return models
 
@@ -71,13 +82,16 @@ def write(folder, models, image):
         "image": image,
         "batch_sizes": sizes,
         "bytes": sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
-        "first_has_classes": "label" in every[0].endpoints["generate"]["inputs"],
-        "calls": {name: _calls(versions[-1].manifest) for name, versions in models.items()},
+        "pixels": calls.PIXELS,
+        "grpc_address": GRPC_ADDRESS,
+        "calls": _calls(models, calls.curl),
+        "grpc_calls": {name: lines.values() for name, lines in _calls(models, calls.grpc).items()},
     }
     for template in sorted(environment.list_templates()):
         target = folder / template
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(environment.get_template(template).render(values), encoding="utf-8")
+    tf_serving_lint.check(folder)
     return {
         "image": image,
         "models": {
@@ -96,11 +110,16 @@ def _common_sizes(artifacts):
     return sorted(set.intersection(*(set(a.manifest["batch_sizes"]) for a in artifacts)))
 
 
-def _calls(manifest):
-    """A call of every signature but `serving_default`, which is `generate`: name and command."""
-    signatures = manifest["formats"]["saved_model"]["signatures"].keys() - {"serving_default"}
-    commands = {signature: calls.curl(manifest, signature) for signature in sorted(signatures)}
-    return {signature: command for signature, command in commands.items() if command}
+def _calls(models, make):
+    """By model a call of every signature of its last version, by the signature's name, but of
+    `serving_default`, which is `generate`.
+    """
+    found = {}
+    for name, versions in models.items():
+        manifest = versions[-1].manifest
+        signatures = manifest["formats"]["saved_model"]["signatures"].keys() - {"serving_default"}
+        found[name] = {signature: make(manifest, signature) for signature in sorted(signatures)}
+    return found
 
 
 def _labels(versions):

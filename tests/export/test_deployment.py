@@ -1,10 +1,14 @@
 """What `deploy` writes for TF Serving, as TF Serving, Kubernetes and a shell read it."""
 
+import base64
 import filecmp
 import json
+import os
+import pathlib
 import re
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -18,7 +22,10 @@ from google.protobuf import (
 )
 
 import export
+from export import parity
 from export.artifact import write_manifest
+from export.deployment import tf_serving_lint
+from kgen.images import encode_png
 
 
 @pytest.fixture(scope="module")
@@ -122,15 +129,23 @@ def test_kubernetes_manifests_are_valid(folder):
 def test_every_signature_is_called(folder, artifact, tmp_path):
     """The bodies of the calls are JSON, for the signatures and inputs that there are."""
     text = (folder / "README.md").read_text()
-    found = dict(re.findall(r"^`(\w+)`:\n\n```sh\n(curl .*?)\n```", text, re.S | re.M))
+    found = dict(re.findall(r"^`(\w+)`:\n\n```sh\n(.*?)\n```", text, re.S | re.M))
     signatures = artifact.manifest["formats"]["saved_model"]["signatures"]
-    pixels = {"encode", "reconstruct"}  # which take arrays of pixels; as PNG they are there
-    assert found.keys() == signatures.keys() - pixels - {"serving_default"}
-    (tmp_path / "image.png").write_bytes(b"\x89PNG")
+    assert found.keys() == signatures.keys() - {"serving_default"}
+    picture = np.arange(8 * 12 * 3, dtype="uint8").reshape(8, 12, 3)
+    (tmp_path / "image.png").write_bytes(encode_png(picture))
+    # What the shell gives curl: its standard input, its arguments.
+    (tmp_path / "curl").write_text(CURL)
+    (tmp_path / "curl").chmod(0o755)
+    path = f"{tmp_path}:{pathlib.Path(sys.executable).parent}:{os.environ['PATH']}"
     for name, command in found.items():
-        # What the shell gives curl.
-        script = command.replace("curl -d", "printf '%s\\n'", 1)
-        said = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True)
+        said = subprocess.run(
+            ["bash", "-c", command],
+            cwd=tmp_path,
+            env={**os.environ, "PATH": path},
+            capture_output=True,
+            text=True,
+        )
         body, address = said.stdout.splitlines()
         body = json.loads(body)
         assert address == "http://localhost:8501/v1/models/painter:predict"
@@ -138,9 +153,21 @@ def test_every_signature_is_called(folder, artifact, tmp_path):
         [instance] = body["instances"]
         assert instance.keys() == signatures[name]["inputs"].keys()
         if "image_bytes" in instance:
-            assert instance["image_bytes"] == {"b64": "iVBORw=="}
+            png = base64.b64encode((tmp_path / "image.png").read_bytes()).decode()
+            assert instance["image_bytes"] == {"b64": png}
+        if "image" in instance:
+            np.testing.assert_array_equal(instance["image"], picture)
         if "latent" in instance:
             assert np.shape(instance["latent"]) == (8,)
+    for name in found:
+        assert re.search(rf'^predict\(\s*"painter",\s*"{name}",', text, re.M), name
+
+
+CURL = """\
+#!/usr/bin/env bash
+[ "$2" = "@-" ] && cat || printf '%s\\n' "$2"
+printf '%s\\n' "$3"
+"""
 
 
 def test_a_deployment_is_replaced_when_asked(folder, artifact, tmp_path):
@@ -189,3 +216,80 @@ def test_what_tf_serving_would_refuse(artifact, tmp_path):
     with pytest.raises(export.VerificationError, match=r"samples\.png is missing"):
         export.deploy([spaced], tmp_path / "d")
     assert not (tmp_path / "d").exists()
+
+
+def test_a_deployed_model_runs_as_tf_serving_runs_it(folder, artifact, golden):
+    """The copy, loaded through TensorFlow's C API, gives what the artifact's proof holds."""
+    section = {**artifact.manifest["formats"]["saved_model"], "path": "models/painter/2"}
+    rows = parity.prove(folder, {"saved_model": section}, golden, [8], lambda step: None)
+    assert {row["signature"] for row in rows} == section["signatures"].keys()
+    assert all(row["passed"] for row in rows)
+
+
+def test_warmup_of_more_rows_than_a_batch_may_have(artifact, tmp_path):
+    parity_ = [{**row, "batch_size": {1: 1, 8: 4}[row["batch_size"]]} for row in
+               artifact.manifest["parity"]]  # fmt: skip
+    smaller = copied(artifact, tmp_path / "smaller", batch_sizes=[1, 4], parity=parity_)
+    with pytest.raises(ValueError, match=r"largest batch of all models together, which is 1 \("):
+        export.deploy([artifact.path, smaller], tmp_path / "d")
+
+
+def broken(folder, path, file, before, after):
+    """A copy of a deployment with one thing changed in one file."""
+    shutil.copytree(folder, path)
+    text = (path / file).read_bytes()
+    assert before in text
+    (path / file).write_bytes(text.replace(before, after, 1))
+    return path
+
+
+WARMUP = "models/painter/1/assets.extra/tf_serving_warmup_requests"
+GRAPH = "models/painter/1/saved_model.pb"
+
+
+@pytest.mark.parametrize(
+    "file, before, after, said",
+    [
+        ("config/models.config", b"value: 2", b"value: 3", "'canary' is of version 3, not served"),
+        ("config/models.config", b'"canary"', b'"stable"', "label 'stable' is there 2 times"),
+        ("config/models.config", b"versions: 2", b"versions: 7", "version 7 has no folder"),
+        ("config/models.config", b'name: "painter"', b'name: "a/b"', "not stand in a URL"),
+        ("config/models.config", b'"/models', b'"models', "base_path should be absolute"),
+        ("config/models.config", b'"tensorflow"', b'"other"', "platform should be tensorflow"),
+        ("config/models.config", b"config {", b"config [", "models.config: it cannot be read"),
+        ("config/batching.config", b"sizes: 8", b"sizes: 9", "9, should be max_batch_size, 8"),
+        ("config/batching.config", b"sizes: 1", b"sizes: 8", "should be increasing"),
+        ("config/batching.config", b"value: 8", b"value: 4", "8 rows, and max_batch_size is 4"),
+        ("config/batching.config", b"value: 2 }", b"value: 0 }", "threads should be at least 1"),
+        ("config/monitoring.config", b'"/mon', b'"mon', "path should begin with /"),
+        (GRAPH, b"\x22\x05serve", b"\x22\x05train", "no graph with the tag serve"),
+        (GRAPH, b"\x0fserving_default", b"\x0fserving_defualt", "no signature serving_default"),
+        (GRAPH, b"serving/predict", b"serving/regress", "its method is tensorflow/serving/regress"),
+        (GRAPH, b"\x08\x01", b"\x08\xff", "saved_model.pb: it cannot be read"),
+        (WARMUP, b"generate", b"genarate", "there is no signature 'genarate'"),
+        (WARMUP, b"label", b"lable", "takes label, seed. Received: "),
+    ],
+)
+def test_the_lint_refuses_what_tf_serving_would(folder, tmp_path, file, before, after, said):
+    path = broken(folder, tmp_path / "d", file, before, after)
+    with pytest.raises(ValueError, match=re.escape(said)):
+        tf_serving_lint.check(path)
+
+
+def test_the_lint_looks_at_folders(folder, tmp_path):
+    assert not list(tf_serving_lint.complaints(folder))
+    path = tmp_path / "d"
+    shutil.copytree(folder, path)
+    (path / "models/painter/2").rename(path / "models/painter/two")
+    file = path / WARMUP
+    file.write_bytes(100 * file.read_bytes())
+    (path / "models/painter/1/variables/variables.index").unlink()
+    with pytest.raises(ValueError) as refused:
+        tf_serving_lint.check(path)
+    for said in (
+        "models/painter/two: a version's folder should be named by a number",
+        "version 2 has no folder models/painter/2",
+        "1400 records; TF Serving takes 1000",
+        "variables.data-* should be there together",
+    ):
+        assert said in str(refused.value)
