@@ -7,6 +7,7 @@ import difflib
 import importlib.metadata
 import pathlib
 import platform
+import tempfile
 
 from export import artifact, signing
 from export import manifest as schema
@@ -14,6 +15,8 @@ from export.errors import ExportError, VerificationError
 from kgen import files
 
 FORMATS = ("saved_model", "onnx")
+#: Those that can be asked for beside them.
+OTHER_FORMATS = ("web",)
 OPSETS = range(18, 24)
 
 
@@ -45,7 +48,8 @@ def export(
     Args:
         model: Built `kgen.ImageGenerator`, or any Keras model with `endpoints()`.
         path: Path of the folder to write.
-        formats: Tuple with `"saved_model"`, `"onnx"` or both.
+        formats: Tuple of `"saved_model"`, `"onnx"` and `"web"`, which is a static folder with a
+            page that draws in a browser, and needs Node.js and npm.
         opset: Int, 18 to 23, the ONNX operator set.
         batch_sizes: Two or more ints: batch sizes to prove, and to warm up in TF Serving.
         options: Dict of options of the model's `sample`, for all endpoints that draw: those that
@@ -91,29 +95,49 @@ def export(
 
     # From here on TensorFlow is needed.
     import kgen
-    from export import golden, graphs, model_card, onnx, parity, saved_model, tracing
+    from export import (
+        golden,
+        graphs,
+        model_card,
+        onnx,
+        onnxruntime_web,
+        parity,
+        saved_model,
+        tracing,
+        web,
+    )
     from export.progress import progress_bar
 
     if "saved_model" in formats:
         parity.check_tensorflow_reads(path)
+    if "web" in formats:
+        onnxruntime_web.check()
     model = _in_float32(model)
     endpoints = tracing.publish(_chosen(model, options or {}, variants or {}))
     described = _describe_model(model, endpoints)
+    descriptions = {key: _describe_endpoint(endpoint) for key, endpoint in endpoints.items()}
     # Keras numbers its own names (vae_1), so they depend on what was built before.
     name = name or path.absolute().name
     num_signatures = {
         "saved_model": saved_model.num_signatures(endpoints),
         "onnx": len(endpoints),
+        "web": len(tracing.whole(endpoints)),
+    }
+    steps_to_write = {
+        "saved_model": 1,
+        "onnx": len(tracing.whole(endpoints)),
+        "web": 1 if "onnx" in formats else 1 + len(tracing.whole(endpoints)),
     }
     num_steps = (
         3  # golden outputs, samples, hashes
-        + sum({"saved_model": 1, "onnx": len(tracing.whole(endpoints))}[key] for key in formats)
+        + sum(steps_to_write[key] for key in formats)
         + len(batch_sizes) * (len(endpoints) + sum(num_signatures[key] for key in formats))
     )
 
     with (
         progress_bar("Exporting", num_steps, progress) as step,
         _staged(path, overwrite) as folder,
+        contextlib.ExitStack() as stack,
     ):
         step("Keras: golden outputs")
         reference = golden.Reference(endpoints)
@@ -129,15 +153,19 @@ def export(
             sections["saved_model"] = saved_model.write(
                 folder, calls, endpoints, name, batch_sizes, arrays
             )
-        if "onnx" in formats:
-            sections["onnx"] = onnx.write(
-                folder,
-                calls,
-                endpoints,
-                opset,
-                step,
-                {"name": name, "model_sha256": described["sha256"], "kgen": kgen.__version__},
+        properties = {"name": name, "model_sha256": described["sha256"], "kgen": kgen.__version__}
+        if {"onnx", "web"} & set(formats):
+            # A format that is made of ONNX files, and not beside them, has them elsewhere.
+            place = (
+                folder if "onnx" in formats else stack.enter_context(tempfile.TemporaryDirectory())
             )
+            written = onnx.write(place, calls, endpoints, opset, step, properties)
+            if "onnx" in formats:
+                sections["onnx"] = written
+        if "web" in formats:
+            step("writing the page, with onnxruntime-web from npm")
+            known = {"name": name, "model": described, "endpoints": descriptions}
+            sections["web"] = web.write(folder, place, {**known, "formats": {"onnx": written}})
         graphs.check(folder, sections)
         figures += parity.prove(folder, sections, arrays, batch_sizes, step)
         step("samples and model card")
@@ -148,7 +176,7 @@ def export(
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "model": described,
             "versions": _versions(),
-            "endpoints": {key: _describe_endpoint(e) for key, e in endpoints.items()},
+            "endpoints": descriptions,
             "batch_sizes": batch_sizes,
             "formats": sections,
             "metadata": metadata,
@@ -163,14 +191,15 @@ def export(
 
 
 def _check_formats(formats):
+    known = (*FORMATS, *OTHER_FORMATS)
     formats = (formats,) if isinstance(formats, str) else tuple(dict.fromkeys(formats))
     if not formats:
-        raise ValueError(f"formats must name one of {', '.join(FORMATS)}. Received: none")
+        raise ValueError(f"formats must name one of {', '.join(known)}. Received: none")
     for key in formats:
-        if key not in FORMATS:
-            nearest = difflib.get_close_matches(str(key).lower(), FORMATS, n=1, cutoff=0.4)
+        if key not in known:
+            nearest = difflib.get_close_matches(str(key).lower(), known, n=1, cutoff=0.4)
             hint = f" Did you mean '{nearest[0]}'?" if nearest else ""
-            raise ValueError(f"Unknown format '{key}'; there are {', '.join(FORMATS)}.{hint}")
+            raise ValueError(f"Unknown format '{key}'; there are {', '.join(known)}.{hint}")
     return formats
 
 

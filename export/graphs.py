@@ -218,7 +218,7 @@ def check(folder, formats):
     folder = pathlib.Path(folder)
     if section := formats.get("saved_model"):
         _checked(_saved_model, folder, f"{section['path']}/saved_model.pb", "SavedModel", section)
-    if section := formats.get("onnx"):
+    for section in [formats[name] for name in ("onnx", "web") if name in formats]:
         external = section.get("external_data", "").rpartition("/")[2]
         for signature in section["signatures"].values():
             _checked(_onnx, folder, signature["file"], "OnnxModel", signature, external)

@@ -19,8 +19,18 @@ ASSETS = f"{SAVED_MODEL}/assets"
 WARMUP = f"{SAVED_MODEL}/assets.extra/tf_serving_warmup_requests"
 GOLDEN = "golden.npz"
 WEIGHTS = "onnx/weights.bin"
+#: The static folder of the page that draws in a browser.
+WEB = "web"
+WEB_WEIGHTS = f"{WEB}/onnx/weights.bin"
 #: What follows on an endpoint's name where its options may be given.
 WITH_OPTIONS = "_with_options"
+#: What `web` holds whatever the model.
+WEB_FILES = (
+    "index.html",
+    "models.json",
+    "onnxruntime/ort.wasm.bundle.min.mjs",
+    "onnxruntime/ort-wasm-simd-threaded.wasm",
+)
 
 
 def _text(pattern):
@@ -35,6 +45,9 @@ TensorName = _text(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*:[0-9]{1,4}")
 
 _FILES = re.compile(
     r"README\.md|samples\.png|golden\.npz|onnx/weights\.bin|onnx/[A-Za-z_][A-Za-z0-9_]{0,99}\.onnx|"
+    r"web/(index\.html|models\.json|static/[a-z_-]{1,99}\.(js|css|svg)|onnx/weights\.bin|"
+    r"onnx/[A-Za-z_][A-Za-z0-9_]{0,99}\.onnx|"
+    r"onnxruntime/(ort\.wasm\.bundle\.min\.mjs|ort-wasm-simd-threaded\.wasm))|"
     r"saved_model/1/(saved_model\.pb|fingerprint\.pb|assets\.extra/tf_serving_warmup_requests|"
     r"variables/variables\.(index|data-[0-9]{5}-of-[0-9]{5}))"
 )
@@ -111,6 +124,16 @@ def png_signature(endpoint):
     return png + endpoint.removeprefix(base)
 
 
+def whole(endpoints):
+    """Of the published endpoints those that have a graph of their own: the others call these."""
+    return {k: e for k, e in endpoints.items() if k + WITH_OPTIONS not in endpoints}
+
+
+def web_file(endpoint):
+    """The ONNX file of an endpoint that has a graph of its own, for browsers."""
+    return f"{WEB}/onnx/{endpoint}.onnx"
+
+
 class Endpoint(_Part):
     description: str
     #: Those of sampling that were chosen when it was exported; only where some were.
@@ -155,10 +178,21 @@ class Onnx(_Part):
     external_data: typing.Literal[WEIGHTS] = WEIGHTS
 
 
+class Web(_Part):
+    """A signature for each endpoint that has a graph of its own: options have to be given."""
+
+    path: typing.Literal[WEB]
+    #: The version of the npm package that is in it.
+    onnxruntime_web: str
+    signatures: dict[Name, OnnxSignature]
+    external_data: typing.Literal[WEB_WEIGHTS] = WEB_WEIGHTS
+
+
 class Formats(_Part):
     # Each may be missing, and then it is no part of `model_fields_set`; none may be null.
     saved_model: SavedModel = None
     onnx: Onnx = None
+    web: Web = None
 
 
 class Tolerance(_Part):
@@ -170,7 +204,7 @@ class Tolerance(_Part):
 class Figures(_Part):
     """What the proof found for one output of one signature at one batch size."""
 
-    format: typing.Literal["keras", "saved_model", "onnx"]
+    format: typing.Literal["keras", "saved_model", "onnx", "web"]
     runtime: str
     signature: Name
     endpoint: Name
@@ -211,7 +245,7 @@ class Manifest(_Part):
     def _contradictions(self):
         formats = {name: getattr(self.formats, name) for name in self.formats.model_fields_set}
         if not formats:
-            yield "formats", "should hold saved_model, onnx or both"
+            yield "formats", "should hold one of saved_model, onnx and web"
         if "generate" not in self.endpoints:
             yield "endpoints", "should hold generate"
         if self.batch_sizes != sorted(set(self.batch_sizes)):
@@ -223,13 +257,20 @@ class Manifest(_Part):
             for key, signature in section.signatures.items():
                 yield from self._of_signature(f"{place}.signatures.{key}", key, signature)
                 rows.append((name, key, signature.endpoint))
-            if missing := self.endpoints.keys() - section.signatures.keys():
+            endpoints = whole(self.endpoints) if name == WEB else self.endpoints
+            if missing := set(endpoints) - section.signatures.keys():
                 yield f"{place}.signatures", f"should hold {', '.join(sorted(missing))}"
-        if section := formats.get("onnx"):
-            if extra := section.signatures.keys() - self.endpoints.keys():
-                yield "formats.onnx.signatures", f"should not hold {', '.join(sorted(extra))}"
+        for name in {"onnx", WEB} & formats.keys():
+            section = formats[name]
+            own = whole(self.endpoints) if name == WEB else self.endpoints
+            if extra := section.signatures.keys() - set(own):
+                place = f"formats.{name}.signatures"
+                yield place, f"should not hold {', '.join(sorted(extra))}"
             expected |= {signature.file for signature in section.signatures.values()}
-            expected |= {WEIGHTS} if "external_data" in section.model_fields_set else set()
+            if "external_data" in section.model_fields_set:
+                expected.add(section.external_data)
+        if WEB in formats:
+            expected |= {f"{WEB}/{file}" for file in WEB_FILES}
         if section := formats.get("saved_model"):
             if "serving_default" not in section.signatures:
                 yield "formats.saved_model.signatures", "should hold serving_default"
@@ -241,7 +282,9 @@ class Manifest(_Part):
         for file in self.files:
             format_ = file.partition("/")[0]
             kept = file in expected or format_ in ("README.md", "samples.png")
-            if not kept and not (format_ == "saved_model" and format_ in formats):
+            kept = kept or (format_ == "saved_model" and format_ in formats)
+            kept = kept or (file.startswith(f"{WEB}/static/") and format_ in formats)
+            if not kept:
                 yield f"files.{file}", "is of no format and of no signature in formats"
         yield from self._of_parity(rows)
 
@@ -254,6 +297,7 @@ class Manifest(_Part):
         if isinstance(signature, OnnxSignature):
             # Both of an endpoint with options are in one file, where these may be left out.
             file = f"onnx/{key.removesuffix(WITH_OPTIONS)}.onnx"
+            file = web_file(key) if place.startswith(f"formats.{WEB}.") else file
             if signature.file != file:
                 yield f"{place}.file", f"should be {file}. Received: {signature.file}"
         elif "png" in signature.model_fields_set:

@@ -3,8 +3,8 @@
 Golden inputs and Keras's outputs for them are stored in the artifact. Each format is run on
 the same inputs at every batch size, all rows each time: at batch size 1 one row after the
 other, so that the comparison also proves that a row does not depend on the batch around it.
-ONNX files run in onnxruntime; a SavedModel runs in TensorFlow's C API, in a process without
-TensorFlow's Python. This module imports neither kgen nor Keras nor TensorFlow.
+ONNX files run in onnxruntime, those for browsers in onnxruntime-web; a SavedModel runs in
+TensorFlow's C API, in a process without TensorFlow's Python. This module imports neither kgen nor Keras nor TensorFlow.
 """
 
 import importlib.machinery
@@ -20,7 +20,7 @@ import numpy as np
 import onnxruntime
 from PIL import Image
 
-from export import _c_api
+from export import _c_api, onnxruntime_web
 from export import manifest as schema
 from export.errors import ExportError
 
@@ -198,6 +198,31 @@ def _run_onnx(folder, section, golden, batch_sizes, step):
             yield signature, batch_size, _by_key(description, outputs)
 
 
+def _run_web(folder, section, golden, batch_sizes, step):
+    folder = pathlib.Path(folder)
+    weights = section.get("external_data")
+    calls = []
+    for description in section["signatures"].values():
+        arrays = golden[description["endpoint"]]["inputs"]
+        for batch_size in batch_sizes:
+            rows = whole_batches(arrays, batch_size)
+            inputs = {description["inputs"][key]: a[:rows] for key, a in arrays.items()}
+            calls.append(
+                {
+                    "model": folder / description["file"],
+                    "weights": weights and folder / weights,
+                    "inputs": inputs,
+                    "outputs": list(description["outputs"].values()),
+                    "batch_size": batch_size,
+                }
+            )
+    results = onnxruntime_web.run(folder / section["path"] / "onnxruntime", calls)
+    for signature, description in section["signatures"].items():
+        for batch_size in batch_sizes:
+            step(f"onnxruntime-web: {signature}, batch size {batch_size}")
+            yield signature, batch_size, _by_key(description, next(results))
+
+
 def _run_saved_model(folder, section, golden, batch_sizes, step):
     calls = [
         (signature, batch_size) for signature in section["signatures"] for batch_size in batch_sizes
@@ -346,4 +371,5 @@ def _first_line(error):
 _RUNTIMES = {
     "saved_model": ("TensorFlow C API", _run_saved_model),
     "onnx": ("onnxruntime", _run_onnx),
+    "web": ("onnxruntime-web", _run_web),
 }

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from export.errors import ExportError
-from export.manifest import WITH_OPTIONS
+from export.manifest import WITH_OPTIONS, whole
 from kgen.layers.conditioning import sizes_by_values
 
 
@@ -26,11 +26,6 @@ def publish(endpoints):
             inputs = required | endpoint.inputs  # the options stand last
             published[name + WITH_OPTIONS] = dataclasses.replace(endpoint, inputs=inputs)
     return published
-
-
-def whole(published):
-    """Of the published endpoints those that have a graph of their own: the others call these."""
-    return {k: e for k, e in published.items() if k + WITH_OPTIONS not in published}
 
 
 def trace_all(published):
