@@ -4,6 +4,7 @@ It is of one version, by the sha256 of each file, so that what Node.js runs for 
 that package and nothing that an artifact brought along.
 """
 
+import functools
 import hashlib
 import json
 import pathlib
@@ -40,11 +41,21 @@ def check():
 
 
 def fetch(folder):
-    """Writes the files of onnxruntime-web into a folder, which is made, by `npm pack`."""
-    check()
+    """Writes the files of onnxruntime-web into a folder, which is made; from npm, by `npm pack`."""
+    files = _files()
     folder = pathlib.Path(folder)
+    folder.mkdir(parents=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    check_files(folder)
+
+
+@functools.cache
+def _files():
+    """What the files hold, by name: a process fetches them once."""
+    check()
+    command = ["npm", "pack", _PACKAGE, "--prefer-offline", "--loglevel=error"]
     with tempfile.TemporaryDirectory() as temporary:
-        command = ["npm", "pack", _PACKAGE, "--prefer-offline", "--silent"]
         try:
             subprocess.run(
                 [shutil.which("npm"), *command[1:]],
@@ -54,20 +65,16 @@ def fetch(folder):
                 text=True,
                 timeout=_SECONDS,
             )
-        except (subprocess.SubprocessError, OSError) as error:
-            said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
+            [archive] = pathlib.Path(temporary).glob("*.tgz")
+            with tarfile.open(archive) as package:
+                return {name: package.extractfile(f"package/dist/{name}").read() for name in FILES}
+        except (subprocess.SubprocessError, OSError, ValueError, KeyError) as error:
+            lines = (getattr(error, "stderr", None) or str(error)).strip().splitlines()
             raise ExportError(
-                f"`{' '.join(command)}` failed: {said[-1] if said else 'it said nothing'}. The "
+                f"`{' '.join(command)}` failed: {lines[0] if lines else 'it said nothing'}. The "
                 f"format web takes its files from npm: see that this command works here, or leave "
                 f"web out of the formats."
             ) from error
-        folder.mkdir(parents=True)
-        [archive] = pathlib.Path(temporary).glob("*.tgz")
-        with tarfile.open(archive) as package:
-            for name in FILES:
-                with package.extractfile(f"package/dist/{name}") as source:
-                    (folder / name).write_bytes(source.read())
-    check_files(folder)
 
 
 def check_files(folder):

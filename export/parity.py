@@ -4,7 +4,8 @@ Golden inputs and Keras's outputs for them are stored in the artifact. Each form
 the same inputs at every batch size, all rows each time: at batch size 1 one row after the
 other, so that the comparison also proves that a row does not depend on the batch around it.
 ONNX files run in onnxruntime, those for browsers in onnxruntime-web; a SavedModel runs in
-TensorFlow's C API, in a process without TensorFlow's Python. This module imports neither kgen nor Keras nor TensorFlow.
+TensorFlow's C API, in a process without TensorFlow's Python. This module imports neither kgen
+nor Keras nor TensorFlow.
 """
 
 import importlib.machinery
