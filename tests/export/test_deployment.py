@@ -263,7 +263,12 @@ GRAPH = "models/painter/1/saved_model.pb"
         ("config/batching.config", b"value: 2 }", b"value: 0 }", "threads should be at least 1"),
         ("config/monitoring.config", b'"/mon', b'"mon', "path should begin with /"),
         (GRAPH, b"\x22\x05serve", b"\x22\x05train", "no graph with the tag serve"),
-        (GRAPH, b"\x0fserving_default", b"\x0fserving_defualt", "no signature serving_default"),
+        (
+            GRAPH,
+            b"\n\x0fserving_default\x12",
+            b"\n\x0fserving_defualt\x12",
+            "no signature serving_default",
+        ),
         (GRAPH, b"serving/predict", b"serving/regress", "its method is tensorflow/serving/regress"),
         (GRAPH, b"\x08\x01", b"\x08\xff", "saved_model.pb: it cannot be read"),
         (WARMUP, b"generate", b"genarate", "there is no signature 'genarate'"),
