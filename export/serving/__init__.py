@@ -10,10 +10,11 @@ _NAMES = {
     "Limits": "export.serving.service",
     "Server": "export.serving.server",
     "Service": "export.serving.service",
+    "ServingError": "export.serving.errors",
     "create_app": "export.serving.app",
 }
 
-__all__ = ["Client", "Limits", "Server", "Service", "create_app"]
+__all__ = ["Client", "Limits", "Server", "Service", "ServingError", "create_app"]
 
 
 def __getattr__(name):

@@ -23,3 +23,15 @@ def bad(message):
 
 def not_found(message):
     return RequestError(404, message)
+
+
+class ServingError(RuntimeError):
+    """What a `Client` raises where a server does not answer, or not as asked.
+
+    The message is the server's own. `status` is that of HTTP, or the name of gRPC's code; `None`
+    where there was no answer.
+    """
+
+    def __init__(self, message, status=None):
+        super().__init__(message)
+        self.status = status

@@ -24,6 +24,8 @@ class Server:
         service: `export.serving.Service`, loaded.
         host: String, the address to listen at; the loopback one by default.
         port: Int; 0 for a free one.
+        grpc_port: Int, where TensorFlow Serving's gRPC API is spoken, 0 for a free one; `None` for
+            nowhere. It needs `pip install 'kgen[grpc]'`, which imports TensorFlow.
         token: String, what clients must send as a bearer token, or `None`.
         log: Text stream that gets a line of JSON for each request, or `None`.
         poll: Float, seconds between two looks for new versions; 0 for none.
@@ -46,6 +48,7 @@ class Server:
         *,
         host="127.0.0.1",
         port=8501,
+        grpc_port=None,
         token=None,
         log=None,
         poll=2.0,
@@ -54,9 +57,18 @@ class Server:
         self._service = service
         self._poll = poll
         self._socket = _listening(host, port)
-        host, port = self._socket.getsockname()[:2]
         #: Where it listens, such as `http://127.0.0.1:8501`.
-        self.address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+        self.address = f"http://{_place(self._socket)}"
+        #: Where it listens to gRPC, such as `127.0.0.1:8500`, or `None`.
+        self.grpc_address = None
+        self._grpc_options = {"token": token, "log": lines(log)}
+        self._grace = grace
+        if grpc_port is not None:
+            from export.serving import grpc_service
+
+            self._grpc_service = grpc_service
+            with contextlib.closing(_listening(host, grpc_port)) as probe:  # gRPC binds its own
+                self.grpc_address = _place(probe)
         config = uvicorn.Config(
             create_app(service, token=token, log=lines(log)),
             http=_protocol(service.limits),
@@ -79,7 +91,14 @@ class Server:
 
     async def _serve(self):
         watching = asyncio.create_task(self._service.watch(self._poll)) if self._poll else None
+        grpc = None
+        if self.grpc_address:
+            grpc = await self._grpc_service.start(
+                self._service, self.grpc_address, **self._grpc_options
+            )
         await self._server.serve(sockets=[self._socket])
+        if grpc:
+            await grpc.stop(self._grace)
         if watching:
             watching.cancel()
         self._service.stop()
@@ -95,6 +114,11 @@ class Server:
     def __exit__(self, *error):
         self.stop()
         self._thread.join()
+
+
+def _place(listening):
+    host, port = listening.getsockname()[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _listening(host, port):

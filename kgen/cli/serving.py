@@ -24,6 +24,12 @@ def serve(
         str, typer.Option(help="Address to listen at; 0.0.0.0 for every one of this machine.")
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for a free one.")] = 8501,
+    grpc_port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="Port for TF Serving's gRPC API, too.", show_default="none"
+        ),
+    ] = None,
     runtime: Annotated[str, typer.Option(help="onnx or saved_model.")] = "onnx",
     threads: Annotated[
         int | None, typer.Option(min=1, help="Threads of a batch.", show_default="all cores")
@@ -106,9 +112,17 @@ def serve(
     service.load()
     log = sys.stdout if access_log == "-" else open(access_log, "a", encoding="utf-8")  # noqa: SIM115
     running = serving.Server(
-        service, host=host, port=port, token=token, log=log, poll=poll, grace=grace
+        service,
+        host=host,
+        port=port,
+        grpc_port=grpc_port,
+        token=token,
+        log=log,
+        poll=poll,
+        grace=grace,
     )
-    say(f"Serving {', '.join(service.models)} at {running.address}")
+    grpc = f", gRPC at {running.grpc_address}" if running.grpc_address else ""
+    say(f"Serving {', '.join(service.models)} at {running.address}{grpc}")
     running.run()
 
 
