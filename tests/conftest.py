@@ -12,9 +12,11 @@ The costly parts are made once per worker and read by many tests:
   a process each time, for what needs a fresh one.
 """
 
+import concurrent.futures
 import contextlib
 import functools
 import gc
+import http.server
 import json
 import os
 import pathlib
@@ -189,52 +191,104 @@ def on_jax():
         yield run
 
 
-NODE = """
-const fs = require("fs"), readline = require("readline"), ort = require("onnxruntime-web");
-ort.env.wasm.numThreads = 1;
-async function run({ folder, inputs, out }) {
-  const weights = { path: "weights.bin", data: fs.readFileSync(`${folder}/weights.bin`) };
-  const model = fs.readFileSync(`${folder}/generate.onnx`);
-  const session = await ort.InferenceSession.create(model, { externalData: [weights] });
-  const feeds = {};
-  for (const [name, values] of Object.entries(inputs))
-    feeds[name] = new ort.Tensor("int32", Int32Array.from(values), [values.length]);
-  const { image } = await session.run(feeds);
-  fs.writeFileSync(out, image.data);
-  await session.release();
-}
-(async () => {
-  for await (const line of readline.createInterface({ input: process.stdin }))
-    console.log(JSON.stringify(await run(JSON.parse(line)).then(() => null, String)));
-})();
-"""
+class FileServer(http.server.ThreadingHTTPServer):
+    """A plain server of static files on 127.0.0.1: `url(folder)` is where it has a folder."""
+
+    def __init__(self):
+        self.folders = []
+        super().__init__(("127.0.0.1", 0), self._handler)
+
+    def url(self, folder):
+        if folder not in self.folders:
+            self.folders.append(folder)
+        return f"http://127.0.0.1:{self.server_port}/{self.folders.index(folder)}/"
+
+    def _handler(self, *arguments):
+        folders = self.folders
+
+        class Handler(http.server.SimpleHTTPRequestHandler):
+            def translate_path(self, path):
+                number, _, rest = path.removeprefix("/").partition("/")
+                self.directory = str(folders[int(number)])
+                return super().translate_path(f"/{rest}")
+
+            def log_message(self, *said):
+                pass
+
+        return Handler(*arguments)
+
+    def handle_error(self, *request):
+        """A browser closes connections as it likes."""
 
 
 @pytest.fixture(scope="session")
-def on_node():
-    """Draws with onnxruntime-web, in one process of Node.js for all that ask.
+def file_server():
+    """A `FileServer`."""
+    with FileServer() as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        yield server
+        server.shutdown()
+        thread.join()
 
-    `on_node(folder=..., inputs=..., out=...)` runs `generate.onnx` of a folder with lists of
-    int32 by name, and writes the pixels to the file `out`. `npm install onnxruntime-web`, and
-    where it went in `NODE_PATH`, are up to the caller; without them the test is skipped.
+
+def chromium():
+    """Path of a Chromium, or `None`: that of the system, or of `playwright install chromium`."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    return next(filter(None, map(shutil.which, names)), None)
+
+
+@pytest.fixture(scope="session")
+def in_chromium():
+    """Runs what a user does in headless Chromium, in one for all that ask.
+
+    `in_chromium(function, url, **options)` opens a page of a context with these options, calls
+    `function(page)` and returns its result. An error on the console, a request elsewhere, and
+    what the content security policy refuses fail the test. Playwright has a thread of its own: its
+    loop must not run where tests start others.
     """
-    if not shutil.which("node"):
-        pytest.skip("needs Node.js")
-    if subprocess.run(
-        ["node", "-e", 'require.resolve("onnxruntime-web")'], capture_output=True
-    ).returncode:
-        pytest.skip("needs the npm package onnxruntime-web in a folder of NODE_PATH")
-    with subprocess.Popen(
-        ["node", "-e", NODE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
+    playwright = pytest.importorskip("playwright.sync_api")
+    if chromium() is None:
+        pytest.skip("needs Chromium")
 
-        def run(**job):
-            print(json.dumps(job, default=str), file=process.stdin, flush=True)
-            error = json.loads(process.stdout.readline())
-            assert error is None, error
+    def start():
+        browser = playwright.sync_playwright().start()
+        # What runs as root, as in a container, has no sandbox.
+        return browser, browser.chromium.launch(
+            executable_path=chromium(), args=["--no-sandbox"] if os.geteuid() == 0 else []
+        )
+
+    def visit(browser, function, url, allowed, options):
+        wrong = []
+        with contextlib.closing(browser.new_context(**options)) as context:
+            page = context.new_page()
+            page.set_default_timeout(60_000)
+            page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+
+            def on_console(message):
+                if message.type in ("error", "warning") and not re.search(allowed, message.text):
+                    wrong.append(f"console: {message.text}")
+
+            def on_request(request):
+                if not request.url.startswith(("blob:", url.split("/", 3)[0] + "//127.0.0.1:")):
+                    wrong.append(f"request: {request.url}")
+
+            page.on("console", on_console)
+            page.on("request", on_request)
+            page.goto(url)
+            result = function(page)
+            assert not wrong, wrong
+            return result
+
+    with concurrent.futures.ThreadPoolExecutor(1) as thread:
+        process, browser = thread.submit(start).result()
+
+        def run(function, url, allowed="^$", **options):
+            return thread.submit(visit, browser, function, url, allowed, options).result()
 
         yield run
-        process.stdin.close()
+        thread.submit(browser.close).result()
+        thread.submit(process.stop).result()
 
 
 # Trained models --------------------------------------------------------------------------

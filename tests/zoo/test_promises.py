@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import pytest
 
+import export
 import kgen
 
 # Two ways through every model would cost more than they find: most stand with classes alone.
@@ -532,17 +533,35 @@ def test_runs_in_the_reference_implementation_of_onnx(case, tensorflow_only):
 
 
 @pytest.mark.slow
-def test_the_same_pixels_in_onnxruntime_web(case, on_node, tmp_path, tensorflow_only):
-    """In WebAssembly, as a browser runs it, with the weights given from memory.
+def test_the_same_pixels_in_a_browser(case, in_chromium, file_server, tmp_path, tensorflow_only):
+    """The static folder of the format web, from a plain server of files, in headless Chromium.
 
-    Options are left out: its interface takes no input that has a default.
+    The page's own code draws the golden inputs, options included.
     """
-    results, inputs = run_endpoints(case)
-    on_node(
-        folder=case.artifact.path / "onnx",
-        inputs={name: array.tolist() for name, array in inputs.items()},
-        out=tmp_path / "image",
-    )
-    image = np.frombuffer((tmp_path / "image").read_bytes(), "uint8")
-    expected = results["generate"]["image"]
-    assert close(image.reshape(expected.shape), expected)
+    from export import onnxruntime_web, web
+
+    try:
+        onnxruntime_web.check()
+        web.write(tmp_path, case.artifact.path, case.artifact.manifest)
+    except export.ExportError as error:
+        pytest.skip(str(error))
+    name = with_options(case)
+    results, inputs = run_endpoints(case, name)
+    rows = [{key: array[i].item() for key, array in inputs.items()} for i in range(8)]
+
+    def draw(page):
+        return page.evaluate(DRAW_IN_BROWSER, [name, rows])
+
+    drawn = in_chromium(draw, file_server.url(tmp_path / "web"))
+    expected = results[name]["image"]
+    assert close(np.array(drawn, "uint8").reshape(expected.shape), expected)
+
+
+DRAW_IN_BROWSER = """
+async ([endpoint, rows]) => {
+  const { models: [model] } = await (await fetch("models.json")).json();
+  const { Backend } = await import(new URL("static/onnx.js", document.baseURI));
+  const { outputs } = await new Backend().run(model, "", endpoint, rows);
+  return outputs.map(({ image }) => Array.from(image.data));
+}
+"""
