@@ -3,6 +3,7 @@
 import inspect
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 
 import export
 import kgen
+from export import serving
 
 # Two ways through every model would cost more than they find: most stand with classes alone.
 CASES = [(name, 3) for name in kgen.models.registered()]
@@ -29,6 +31,15 @@ def name_of(case):
 def case(request, tiny):
     """A trained tiny model, `tests.conftest.Tiny`."""
     return tiny(*request.param)
+
+
+@pytest.fixture(scope="module")
+def served(case):
+    """A server of the model's artifact, in this process."""
+    service = serving.Service([case.artifact.path], hashes_only=True)
+    service.load()
+    with serving.Server(service, port=0, poll=0) as server:
+        yield server
 
 
 def close(images, expected):
@@ -513,6 +524,38 @@ def test_the_sampler_converts_to_litert(case, tensorflow_only):
     results, inputs = run_endpoints(case)
     image = interpreter.get_signature_runner("generate")(**inputs)["image"]
     assert close(image, results["generate"]["image"])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("protocol", ["rest", "v2"])
+def test_every_endpoint_is_served(case, served, protocol, tensorflow_only):
+    """Pictures go as PNG in TF Serving's REST API, as binary tensors in the other protocol."""
+    from export import parity
+
+    golden = parity.load_golden(case.artifact.path / parity.GOLDEN)
+    with serving.Client(served.address, protocol) as client:
+        for name, arrays in golden.items():
+            outputs = client.call(name.removesuffix("_with_options"), **arrays["inputs"])
+            size = len(arrays["inputs"].popitem()[1])
+            where = {"format": "onnx", "runtime": protocol, "signature": name, "endpoint": name}
+            assert parity.judge(arrays["outputs"], outputs, **where, batch_size=size)
+
+
+@pytest.mark.slow
+def test_requests_that_are_served_together(case, served, tensorflow_only):
+    """64 clients at a time get what each would get alone, in a few batches."""
+    labels = case.labels_of(MANY)
+    inputs = {"seed": MANY.astype("int32")} | ({} if labels is None else {"label": labels})
+    [expected] = case.artifact.onnx_session().run(["image"], inputs)
+    assert close(expected[: len(SEEDS)], case.draw(SEEDS))
+
+    def draw(i):
+        with serving.Client(served.address, "v2") as client:
+            return client.generate(MANY[i : i + 1], None if labels is None else labels[i : i + 1])
+
+    with ThreadPoolExecutor(64) as pool:
+        images = np.concatenate(list(pool.map(draw, range(64))))
+    assert close(images, expected)
 
 
 def test_every_operator_is_on_the_list_of_verify(case, tensorflow_only):
