@@ -1,5 +1,8 @@
 """The format `web`, and the page: in Node.js and in headless Chromium."""
 
+import base64
+import contextlib
+import io
 import json
 import math
 import pathlib
@@ -14,7 +17,7 @@ from keras import ops
 from PIL import Image
 
 import export
-from export import web
+from export import serving, web
 from kgen import random
 from kgen.endpoint import Endpoint, TensorSpec, image_spec, label_spec, mask_spec, seed_spec
 
@@ -82,10 +85,9 @@ def model():
 
 @pytest.fixture(scope="module")
 def artifact(model, tmp_path_factory):
-    """An artifact with nothing but `web`."""
     try:
         path = tmp_path_factory.mktemp("web") / "playground"
-        return export.export(model, path, formats=("web",), progress=False)
+        return export.export(model, path, formats=("onnx", "web"), progress=False)
     except export.ExportError as error:
         if "npm" in str(error):
             pytest.skip(str(error))
@@ -96,21 +98,33 @@ def artifact(model, tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_an_artifact_of_web_alone_is_proven(artifact):
-    assert artifact.formats == ("web",)
+def test_it_is_proven_and_proven_again(artifact):
     section = artifact.manifest["formats"]["web"]
     whole = {"generate_with_options", "decode", "complete", "vary_with_options", "score"}
     assert section["signatures"].keys() == whole
     found = export.verify(artifact.path, progress=False)
     proven = {(row["runtime"], row["signature"], row["batch_size"]) for row in found.parity}
-    assert proven == {("onnxruntime-web", name, size) for name in whole for size in (1, 8)}
-    assert found.parity == [row for row in artifact.manifest["parity"] if row["format"] == "web"]
-    assert all(row["max_difference"] <= row["limit"] for row in found.parity)
+    expected = {("onnxruntime-web", name, size) for name in whole for size in (1, 8)}
+    assert expected == {row for row in proven if row[0] == "onnxruntime-web"}
+    web_rows = [row for row in found.parity if row["format"] == "web"]
+    assert web_rows == [row for row in artifact.manifest["parity"] if row["format"] == "web"]
+    assert all(row["max_difference"] <= row["limit"] for row in web_rows)
     files = {name for name in artifact.manifest["files"] if name.startswith("web/")}
     assert {"web/index.html", "web/models.json", "web/static/page.js"} <= files
     [described] = json.loads((artifact.path / "web" / "models.json").read_text())["models"]
     assert described["endpoints"] == artifact.manifest["endpoints"]
     assert all((artifact.path / "web" / file).is_file() for file in described["files"].values())
+
+
+@pytest.mark.slow
+def test_it_may_be_the_only_format(artifact, one_endpoint, tmp_path):
+    model = one_endpoint(
+        lambda seed: {"image": ops.cast(random.uniform(seed, (2, 2, 1)) * 255, "uint8")}
+    )
+    made = export.export(model, tmp_path / "artifact", formats="web", progress=False)
+    assert made.formats == ("web",) and not (tmp_path / "artifact" / "onnx").exists()
+    assert "weights" not in json.loads((made.path / "web" / "models.json").read_text())["models"][0]
+    export.verify(made.path, progress=False)
 
 
 def resigned(folder, name, change):
@@ -414,6 +428,98 @@ def test_the_page_at_any_width_and_light(visit, tmp_path_factory):
 
     for scheme, width in (("light", 390), ("dark", 1280)):
         visit(use, color_scheme=scheme, viewport={"width": width, "height": 844})
+
+
+# The page of a server --------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def served(artifact, **options):
+    service = serving.Service([artifact.path], hashes_only=True)
+    service.load()
+    with serving.Server(service, port=0, poll=0, **options) as server:
+        yield server.address + "/"
+
+
+@pytest.mark.slow
+def test_the_page_asks_a_server(artifact, model, in_chromium):
+    def use(page):
+        page.wait_for_selector("#endpoint option", state="attached")
+        page.fill("#seed", "40")
+        page.fill("#option_temperature", "0.25")
+        draw(page, 3)
+        seeds, labels = np.arange(40, 43, dtype="int32"), np.arange(3, dtype="int32")
+        expected = by_keras(model.generate, seeds, labels, np.full(3, 0.25, "float32"))
+        assert close(shown(page, "#grid img"), expected)
+        assert "3 images on the server in" in page.text_content("#status")
+        assert close(asked(page.text_content("#request")), expected)
+        page.click("#copy")
+        assert page.text_content("#status").endswith("the request.") or "keyboard" in (
+            page.text_content("#status")
+        )
+        # A picture and a mask go there as PNG.
+        page.select_option("#endpoint", "complete")
+        draw(page, 2)
+        expected[1:] = expected[0]
+        drawn = by_keras(model.generate, seeds[:2], labels[:2])
+        drawn[:, :4] = expected[:2, :4]
+        assert close(shown(page, "#grid img"), drawn)
+        assert close(asked(page.text_content("#request")), drawn)
+        page.click("#walk_go")
+        finish(page)
+        assert page.locator("#way li").count() == 10
+        page.select_option("#version", "1")
+        page.select_option("#endpoint", "score")
+        page.click("#draw")
+        finish(page)
+        assert "/versions/1:predict" in page.text_content("#request")
+
+    with served(artifact) as address:
+        in_chromium(use, address)
+
+
+def asked(command):
+    """The images that a request of the page brings in a shell."""
+    answer = subprocess.run(["bash", "-c", command], capture_output=True, check=True).stdout
+    strings = [base64.b64decode(row["b64"]) for row in json.loads(answer)["predictions"]]
+    return np.stack([np.asarray(Image.open(io.BytesIO(string))) for string in strings])
+
+
+@pytest.mark.slow
+def test_the_page_asks_for_the_token(artifact, in_chromium):
+    def use(page):
+        page.wait_for_selector("#token_dialog[open]")
+        assert page.evaluate("document.activeElement.id") == "token"
+        page.keyboard.type("wrong token")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("text=does not know this token")
+        page.fill("#token", "right token")
+        page.keyboard.press("Enter")
+        page.wait_for_selector("#endpoint option", state="attached")
+        draw(page, 1)
+        assert "Bearer $TOKEN" in page.text_content("#request")
+        assert "right token" not in page.content()
+
+    with served(artifact, token="right token") as address:
+        in_chromium(use, address, allowed="401")
+
+
+@pytest.mark.slow
+def test_what_a_server_refuses_is_shown(artifact, in_chromium):
+    def use(page):
+        page.wait_for_selector("#endpoint option", state="attached")
+        page.fill("#count", "64")
+        page.click("#draw")
+        page.wait_for_selector("#error:not([hidden])")
+        return page.text_content("#error")
+
+    service = serving.Service(
+        [artifact.path], hashes_only=True, limits=serving.Limits(rows=8, loop_rows=8)
+    )
+    service.load()
+    with serving.Server(service, port=0, poll=0) as server:
+        said = in_chromium(use, server.address + "/", allowed="40[0-9]|413")
+    assert "64" in said and "8" in said
 
 
 NAME = "control => control.labels?.[0]?.innerText || control.innerText || control.ariaLabel"
