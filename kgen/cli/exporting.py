@@ -34,7 +34,9 @@ def export_(
     output: Annotated[
         pathlib.Path, typer.Option("-o", "--output", help="Folder of the artifact to write.")
     ],
-    formats: Annotated[str, typer.Option(help="Of saved_model, onnx and web.")] = "saved_model,onnx",
+    formats: Annotated[
+        str, typer.Option(help="Of saved_model, onnx and web.")
+    ] = "saved_model,onnx",
     opset: Annotated[int, typer.Option(min=18, max=23, help="ONNX operator set.")] = 18,
     batch_sizes: Annotated[str, typer.Option(help="Batch sizes to prove and warm up.")] = "1,8",
     option: Annotated[

@@ -6,16 +6,20 @@ import json
 import os
 import pathlib
 import re
+import runpy
+import shutil
 import subprocess
 import sys
 import threading
 
 import keras
 import numpy as np
+import PIL.Image
 import pytest
 from keras import ops
 
 import export
+import kgen
 from export import serving
 from kgen import random
 from kgen.endpoint import Endpoint, TensorSpec, image_spec, label_spec, mask_spec, seed_spec
@@ -510,3 +514,58 @@ def test_the_calls_of_a_deployment(mender, server, beside_pictures):
     np.testing.assert_array_equal(results["complete_with_options"]["image"], expected)
     [png] = results["complete_image_bytes"]["image_bytes"]
     assert png == encode_png(expected[0]) or png.startswith(b"\x89PNG")
+
+
+# The examples --------------------------------------------------------------------------------
+
+EXAMPLES = pathlib.Path(__file__).parents[2] / "examples" / "clients"
+
+
+def run_example(*command, check=True, **environment):
+    return subprocess.run(
+        [str(part) for part in command],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=check,
+    )
+
+
+def read(path):
+    with PIL.Image.open(path) as picture:
+        return np.asarray(picture)
+
+
+def test_the_example_in_the_shell(mender, server, tmp_path):
+    [expected] = np.asarray(mender[0].generate(SEED, LABEL)["image"])
+    script, path = EXAMPLES / "client.sh", tmp_path / "seven.png"
+    told = run_example(script, server.address, "mender", '"seed": 7, "label": 1', path).stdout
+    assert "AVAILABLE" in told
+    np.testing.assert_array_equal(read(path), expected)
+    wrong = run_example(script, server.address, "mender", '"seed": 7', path, check=False)
+    assert wrong.returncode and "label is missing" in wrong.stderr
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="needs Node.js")
+def test_the_example_in_javascript(mender, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    expected = np.asarray(mender[0].generate(np.int32([7, 8]), np.int32([1, 2]))["image"])
+    inputs = json.dumps({"seed": [7, 8], "label": [1, 2]})
+    with server_of(mender[1], token="a long secret") as server:
+        command = ("node", EXAMPLES / "client.mjs", server.address, "mender", inputs)
+        told = json.loads(run_example(*command, KGEN_SERVE_TOKEN="a long secret").stdout)
+        refused = run_example(*command, check=False)
+    assert told == {"pngs": 2, "shape": [2, *SHAPE], "sum": int(expected.sum())}
+    np.testing.assert_array_equal([read("0.png"), read("1.png")], expected)
+    assert refused.returncode and "401: This server asks for" in refused.stderr
+
+
+def test_the_example_in_python(mender, server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--label", "1", "--num-images", "70", "--option", "brightness=0.5"]
+    monkeypatch.setattr(sys, "argv", ["client.py", server.address, *arguments])
+    runpy.run_path(str(EXAMPLES / "client.py"), run_name="__main__")
+    drawn = mender[0].generate(np.arange(70), np.full(70, 1), np.full(70, 0.5, "float32"))
+    expected = kgen.images.grid(np.asarray(drawn["image"]))
+    np.testing.assert_array_equal(read("images.png"), expected)
+    assert read("completed_images.png").shape == expected.shape
