@@ -5,6 +5,8 @@
 //
 // It writes 0.png, 1.png, ... and draws the same as pixels. A token is read from KGEN_SERVE_TOKEN.
 
+const ARRAYS = { UINT8: Uint8Array, INT32: Int32Array, FP32: Float32Array };
+
 /** A client of `kgen serve`, TensorFlow Serving (predict), Triton and KServe (infer). */
 export class Client {
   constructor(address, model, { token, timeout = 60_000, retries = 5 } = {}) {
@@ -22,22 +24,24 @@ export class Client {
 
   /** Pixels by the Open Inference Protocol, as bytes: `{ shape: [N, H, W, C], data: Uint8Array }`. */
   async pixels(inputs, endpoint = "generate") {
-    const parts = [], described = [];
-    for (const [name, values] of Object.entries(inputs)) {
-      const options = !["seed", "label"].includes(name); // which are numbers, not integers
-      const array = options ? Float32Array.from(values) : Int32Array.from(values);
-      parts.push(array);
-      described.push({
-        name,
-        shape: [array.length],
-        datatype: options ? "FP32" : "INT32",
-        parameters: { binary_data_size: array.byteLength },
+    const path = `/v2/models/${this.model}${endpoint === "generate" ? "" : `.${endpoint}`}`;
+    const parts = [];
+    const known = await (await this.send(path)).json();
+    const described = known.inputs
+      .filter(({ name }) => name in inputs)
+      .map(({ name, datatype, shape }) => {
+        const array = new ARRAYS[datatype](inputs[name].flat(Infinity));
+        parts.push(array);
+        return {
+          name,
+          datatype,
+          shape: [inputs[name].length, ...shape.slice(1)],
+          parameters: { binary_data_size: array.byteLength },
+        };
       });
-    }
     const asked = { inputs: described, parameters: { binary_data_output: true } };
     const head = new TextEncoder().encode(JSON.stringify(asked));
-    const name = endpoint === "generate" ? this.model : `${this.model}.${endpoint}`;
-    const response = await this.send(`/v2/models/${name}/infer`, new Blob([head, ...parts]), {
+    const response = await this.send(`${path}/infer`, new Blob([head, ...parts]), {
       "content-type": "application/octet-stream",
       "inference-header-content-length": String(head.length),
     });
@@ -48,13 +52,14 @@ export class Client {
   }
 
   /** Asks again where the server is busy (429, 503) or does not answer, as long as there is time. */
-  async send(path, body, headers) {
+  async send(path, body, headers = {}) {
     if (this.token) headers.authorization = `Bearer ${this.token}`;
+    const method = body === undefined ? "GET" : "POST";
     const signal = AbortSignal.timeout(this.timeout);
     for (let number = 0; ; number++) {
       let response, failed;
       try {
-        response = await fetch(this.address + path, { method: "POST", body, headers, signal });
+        response = await fetch(this.address + path, { method, body, headers, signal });
         if (response.ok) return response;
         const text = await response.text();
         failed = new Error(`${response.status}: ${said(text)}`);

@@ -188,9 +188,13 @@ class Client:
 def _array(name, spec, value):
     """An input as an array of its dtype and of its rank, with one row where it had no rows."""
     array, dtype = np.asarray(value), np.dtype(spec["dtype"])
-    if array.ndim == len(spec["shape"]) - 1:
-        array = array[None]
     shape = tuple(spec["shape"][1:])
+    if shape == (1,) and array.ndim == 1:  # numbers as Triton has them
+        array = array[:, None]
+    if array.ndim == 0 and shape in ((), (1,)):
+        array = array.reshape(1, *shape)
+    elif array.ndim == len(shape):
+        array = array[None]
     if array.ndim == 0 or array.shape[1:] != shape:
         raise ValueError(
             f"{name} must have the shape {('rows', *shape)}. Received: {array.shape}".replace(
@@ -438,7 +442,7 @@ class _OpenInference:
     """
 
     def __init__(self, http):
-        self._http, self._binary = http, None
+        self._http, self._binary, self._names = http, None, {}
         self.close = http.close
 
     def models(self):
@@ -448,12 +452,11 @@ class _OpenInference:
                 found = self._http.json("POST", "v2/repository/index", "{}")
             except ServingError:
                 return None
-            listed = {}
+            names, listed = {model["name"] for model in found}, {}
             for model in found:
-                name = model["name"].partition(".")[0] if "." in model["name"] else model["name"]
-                number = int(model.get("version") or 1)
-                if number not in listed.setdefault(name, []):
-                    listed[name].append(number)
+                parts = model["name"].split(".")
+                if not any(".".join(parts[:size]) in names for size in range(1, len(parts))):
+                    listed.setdefault(model["name"], []).append(int(model.get("version") or 1))
         return listed
 
     def versions(self, model):
@@ -461,9 +464,18 @@ class _OpenInference:
 
     def metadata(self, model, endpoint, version, label):
         found = self._http.json("GET", _v2_path(model, endpoint, version))
+        outputs = {tensor["name"] for tensor in found["outputs"]}
+        # In a graph no output has the name of an input, so that there `image` is `input_image`.
+        own = {
+            tensor["name"].removeprefix("input_"): tensor["name"]
+            for tensor in found["inputs"]
+            if tensor["name"].removeprefix("input_") in outputs
+        }
+        self._names[endpoint] = own
+        shown = {name: key for key, name in own.items()}
         return {
             side: {
-                tensor["name"]: {
+                shown.get(tensor["name"], tensor["name"]) if side == "inputs" else tensor["name"]: {
                     "dtype": _V2.get(tensor["datatype"], tensor["datatype"]),
                     "shape": [int(size) for size in tensor["shape"]],
                 }
@@ -479,7 +491,7 @@ class _OpenInference:
         inputs, parts = [], []
         for name, array in arrays.items():
             tensor = {
-                "name": name,
+                "name": self._names[endpoint].get(name, name),
                 "shape": list(array.shape),
                 "datatype": next(key for key, dtype in _V2.items() if dtype == array.dtype.name),
             }

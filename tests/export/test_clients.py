@@ -314,9 +314,13 @@ def test_further_tries(moody):
 
 
 def test_what_triton_and_kserve_say(moody):
-    """Models by Triton's index, tensors in JSON where a server has no binary ones, other errors."""
-    index = [{"name": "vae", "version": "1"}, {"name": "vae.encode", "version": "1"}, {"name": "b"}]
-    tensor = {"name": "seed", "datatype": "INT32", "shape": [-1]}
+    """Models by Triton's index, numbers as rows of one, JSON where nothing binary, other errors."""
+    index = [
+        {"name": "vae", "version": "1"},
+        {"name": "vae.encode", "version": "1"},
+        {"name": "b.c"},
+    ]
+    tensor = {"name": "seed", "datatype": "INT32", "shape": [-1, 1]}
     image = {"name": "image", "datatype": "UINT8", "shape": [-1, 1, 2, 1]}
     answer = {"outputs": [{**image, "shape": [1, 1, 2, 1], "data": [3, 4]}]}
     limit = {"error": "[request id: 1] inference request batch-size must be <= 1 for 'vae'"}
@@ -330,7 +334,7 @@ def test_what_triton_and_kserve_say(moody):
         (422, {}, b'{"detail": "no such thing"}'),
     ]
     with serving.Client(moody, "v2", model="vae") as client:
-        assert client.models() == {"vae": [1], "b": [1]}
+        assert client.models() == {"vae": [1], "b.c": [1]}
         np.testing.assert_array_equal(client.generate([1, 2]), [[[[3], [4]]]] * 2)
         with pytest.raises(serving.ServingError, match="no such thing"):
             client.generate([1])
