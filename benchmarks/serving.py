@@ -1,13 +1,15 @@
 """Servers side by side: one ONNX file of a DCGAN of 32x32x3, the same requests, in turn.
 
-    python benchmarks/serving.py --servers fastapi mosec litserve bentoml ray mlserver
-    python benchmarks/serving.py --python /path/to/python --seconds 5 --rounds 5 --json out.json
+    python benchmarks/serving.py --python PATH mlserver=PATH    # interpreters of the libraries
+    python benchmarks/serving.py --servers kgen --seconds 10 --rounds 5 --json out.json
 
 For each server, in rounds: the median latency of one client over that of a bare call of ONNX
-Runtime (`bench` of the same minute, same threads); images per second with 16 and with 64 clients;
-and with 64 clients when it may not batch. Weights are random: they do not matter to the time.
-Each server is started afresh for each round, on a free port of 127.0.0.1, in the interpreter that
-`--python` names for it, and stopped by its process id. Answers are compared with ONNX Runtime's.
+Runtime with as many threads, both in turn; images per second of 16 and of 64 clients; the same when
+it may not batch; and milliseconds of CPU for an image, of all of its processes, which other work on
+the machine hardly changes. Each is started afresh for each round on a free port of 127.0.0.1, in
+the interpreter that `--python` names, and stopped by its process id. Answers are compared with
+ONNX Runtime's. The libraries: pip install litserve mosec bentoml "ray[serve]" fastapi uvicorn
+uvloop httptools orjson onnxruntime; and into another environment mlserver "uvloop<0.22".
 """
 
 import argparse
@@ -15,16 +17,14 @@ import base64
 import json
 import os
 import pathlib
-import signal
-import socket
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
 
 import numpy as np
 import serving_client
+import serving_setup
 
 PEERS = pathlib.Path(__file__).parent / "serving_peers"
 SEEDS = 256
@@ -37,57 +37,30 @@ def main():
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--answers", nargs="+", default=["raw"], choices=["raw", "json"])
     parser.add_argument("--max-batch", type=int, default=32)
-    parser.add_argument("--threads", type=int, default=1, help="of a call of ONNX Runtime")
-    parser.add_argument("--workers", type=int, default=2, help="calls at the same time")
+    parser.add_argument("--threads", type=int, default=1, help="of a call, in the libraries")
+    parser.add_argument("--workers", type=int, default=2, help="calls at a time, in the libraries")
+    parser.add_argument(
+        "--kgen-threads", type=int, default=os.cpu_count(), help="of a call, in kgen serve"
+    )
     parser.add_argument(
         "--python", nargs="+", default=[], metavar="[SERVER=]PATH", help="interpreters of servers"
     )
-    parser.add_argument(
-        "--model", help="an ONNX file, made from the preset dcgan_32x32 if not given"
-    )
+    parser.add_argument("--artifact", help="of ONNX; the preset dcgan_32x32 if not given")
     parser.add_argument("--json", help="file for the figures")
     args = parser.parse_args()
-    interpreters = dict(each.rpartition("=")[::2] for each in args.python)
+    args.python = dict(each.rpartition("=")[::2] for each in args.python)
+    sys.path.insert(0, str(PEERS))
     with tempfile.TemporaryDirectory() as folder:
-        file = pathlib.Path(args.model or make_model(folder)).resolve()
-        sys.path.insert(0, str(PEERS))
-        import common
-
-        bare = common.Model(str(file), args.threads)
-        expected = [bare([seed])[0].tobytes() for seed in range(SEEDS)]
-        figures = {}
+        artifact = pathlib.Path(args.artifact or serving_setup.make_artifact(folder)).resolve()
+        measure = Measure(artifact, args)
         for answer in args.answers:
             for number in range(args.rounds):
                 for name in args.servers:
-                    python = interpreters.get(name, interpreters.get("", sys.executable))
                     for limit in (args.max_batch, 1):
-                        try:
-                            measured = measure(
-                                name, python, file, limit, answer, args, bare, expected
-                            )
-                        except Exception as error:
-                            measured = {"failed": f"{type(error).__name__}: {error}"}
-                        for key, value in measured.items():
-                            figures.setdefault(answer, {}).setdefault(name, {}).setdefault(
-                                key, []
-                            ).append(value)
-                        print(answer, number, name, limit, measured, file=sys.stderr, flush=True)
+                        measure.add(name, answer, limit, f"{answer}, round {number + 1}")
                 if args.json:
-                    pathlib.Path(args.json).write_text(json.dumps(figures, indent=1))
-            print_table(answer, figures[answer])
-
-
-def make_model(folder):
-    import keras
-
-    import kgen
-    from export import onnx, tracing
-
-    keras.utils.set_random_seed(0)
-    model = kgen.ImageGenerator.from_preset("dcgan_32x32")
-    endpoints = tracing.publish({"generate": model.endpoints()["generate"]})
-    onnx.write(folder, tracing.trace_all(endpoints), endpoints, 18, lambda step: None, {})
-    return pathlib.Path(folder) / onnx.FOLDER / "generate.onnx"
+                    pathlib.Path(args.json).write_text(json.dumps(measure.figures, indent=1))
+            print_table(answer, measure.figures[answer])
 
 
 # Servers ---------------------------------------------------------------------------------
@@ -96,16 +69,17 @@ def make_model(folder):
 class Peer:
     """A script in benchmarks/serving_peers."""
 
-    workers = None
-
     def __init__(self, script):
         self.script = script
 
-    def command(self, python, file, port, limit, answer, args):
-        given = [file, port, limit, args.threads, args.workers, answer]
-        return [python, PEERS / self.script, *given]
+    def command(self, python, artifact, port, limit, answer, args):
+        file = artifact / "onnx" / "generate.onnx"
+        return [python, PEERS / self.script, file, port, limit, args.threads, args.workers, answer]
 
-    def request(self, seed):
+    def threads(self, args):
+        return args.threads
+
+    def request(self, answer, seed):
         return serving_client.request("/image", json.dumps({"seed": seed}).encode())
 
     def image(self, answer, body):
@@ -117,7 +91,7 @@ class Peer:
 class BentoML(Peer):
     """Its batchable calls take and give rows, in JSON alone: `raw` is base64."""
 
-    def request(self, seed):
+    def request(self, answer, seed):
         return serving_client.request("/image", json.dumps({"seed": [seed]}).encode())
 
     def image(self, answer, body):
@@ -126,9 +100,9 @@ class BentoML(Peer):
 
 
 class MLServer(Peer):
-    """Open Inference Protocol in JSON: `raw` is base64."""
+    """The Open Inference Protocol in JSON: `raw` is base64."""
 
-    def request(self, seed):
+    def request(self, answer, seed):
         tensor = {"name": "seed", "shape": [1, 1], "datatype": "INT32", "data": [seed]}
         body = json.dumps({"inputs": [tensor]}).encode()
         return serving_client.request("/v2/models/generate/infer", body)
@@ -140,7 +114,30 @@ class MLServer(Peer):
         return np.array(image["data"], "uint8").tobytes()
 
 
+class Kgen(Peer):
+    """`kgen serve` as it is by default: `raw` is v2 with binary tensors, `json` TF Serving's."""
+
+    def __init__(self):
+        pass
+
+    def command(self, python, artifact, port, limit, answer, args):
+        options = ["--batch-rows", limit, "--threads", args.kgen_threads]
+        return serving_setup.kgen_serve(artifact, port, *options, python=python)
+
+    def threads(self, args):
+        return args.kgen_threads
+
+    def request(self, answer, seed):
+        return (serving_setup.infer if answer == "raw" else serving_setup.predict)([seed])
+
+    def image(self, answer, body):
+        if answer == "raw":
+            return body[-32 * 32 * 3 :]
+        return np.array(json.loads(body)["outputs"], "uint8").tobytes()
+
+
 SERVERS = {
+    "kgen": Kgen(),
     "fastapi": Peer("fastapi_app.py"),
     "litserve": Peer("litserve_app.py"),
     "mosec": Peer("mosec_app.py"),
@@ -150,120 +147,81 @@ SERVERS = {
 }
 
 
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-class Running:
-    """A server from its first right answer until it is stopped by its process id."""
-
-    def __init__(self, command, port, ready, timeout=120):
-        self.port, self.ready, self.timeout = port, ready, timeout
-        self.log = tempfile.TemporaryFile()
-        environment = {
-            **os.environ,
-            "PYTHONWARNINGS": "ignore",
-            "BENTOML_DO_NOT_TRACK": "True",
-            "PATH": f"{pathlib.Path(command[0]).parent}:{os.environ['PATH']}",
-        }
-        self.process = subprocess.Popen(
-            list(map(str, command)),
-            stdout=self.log,
-            stderr=self.log,
-            env=environment,
-            start_new_session=True,
-        )
-
-    def __enter__(self):
-        end = time.monotonic() + self.timeout
-        while time.monotonic() < end and self.process.poll() is None:
-            try:
-                if serving_client.once(self.port, self.ready, timeout=20)[0] == 200:
-                    return self
-            except OSError:
-                pass
-            time.sleep(0.1)
-        self.__exit__()
-        self.log.seek(0)
-        raise RuntimeError(f"did not start: {self.log.read()[-2000:].decode(errors='replace')}")
-
-    def __exit__(self, *_):
-        self.process.terminate()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            pass
-        try:
-            os.killpg(self.process.pid, signal.SIGKILL)  # what it started and left
-        except ProcessLookupError:
-            pass
-        self.process.wait()
-
-
-def cpu_seconds(pid):
-    """Of a process and all that it has started."""
-    parents, times = {}, {}
-    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        parents[int(path.parent.name)] = int(fields[1])
-        times[int(path.parent.name)] = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-    own = {pid}
-    while more := {child for child, parent in parents.items() if parent in own} - own:
-        own |= more
-    return sum(times[each] for each in own)
-
-
 # Measuring -------------------------------------------------------------------------------
 
 
-def measure(name, python, file, limit, answer, args, bare, expected):
-    server, port = SERVERS[name], free_port()
-    requests = [server.request(seed) for seed in range(SEEDS)]
+class Measure:
+    """`figures`: by answer, server and column a list, one of each round."""
 
-    def right(index, body):
-        return server.image(answer, body) == expected[index] if answer == "raw" else True
+    def __init__(self, artifact, args):
+        self.artifact, self.args, self.figures, self.bare = artifact, args, {}, {}
+        self.expected = [self.model(1)([seed])[0].tobytes() for seed in range(SEEDS)]
 
-    command = server.command(python, file, port, limit, answer, args)
-    with Running(command, port, requests[0]) as running:
-        status, _, body = serving_client.once(port, requests[7])
-        if status != 200 or server.image(answer, body) != expected[7]:
-            raise RuntimeError(f"answers a wrong image: {status}, {body[:200]}")
-        serving_client.load(port, requests, 16, min(2, args.seconds))  # all is warm
-        before = cpu_seconds(running.process.pid)
-        many = serving_client.load(port, requests, 64, args.seconds, right)
-        cpu = 1e3 * (cpu_seconds(running.process.pid) - before) / max(1, len(many.times))
-        if limit == 1:
+    def model(self, threads):
+        """The bare call, in this process."""
+        import common
+
+        if threads not in self.bare:
+            file = str(self.artifact / "onnx" / "generate.onnx")
+            self.bare[threads] = common.Model(file, threads)
+        return self.bare[threads]
+
+    def add(self, name, answer, limit, said):
+        try:
+            measured = self.measure(name, answer, limit)
+        except Exception as error:  # the others are measured all the same
+            measured = {"failed": f"limit {limit}: {type(error).__name__}: {error}"}
+        columns = self.figures.setdefault(answer, {}).setdefault(name, {})
+        for key, value in measured.items():
+            columns.setdefault(key, []).append(value)
+        print(said, name, limit, measured, file=sys.stderr, flush=True)
+
+    def measure(self, name, answer, limit):
+        server, port, seconds = SERVERS[name], serving_setup.free_port(), self.args.seconds
+        requests = [server.request(answer, seed) for seed in range(SEEDS)]
+        python = self.args.python.get(name)
+        if python is None:
+            python = sys.executable if name == "kgen" else self.args.python.get("", sys.executable)
+        command = server.command(python, self.artifact, port, limit, answer, self.args)
+
+        def right(index, status, body):
+            # Arrays in JSON would take longer to read here than to make there.
+            return answer == "json" or server.image(answer, body) == self.expected[index]
+
+        with serving_setup.Running(command, port, requests[0]) as running:
+            status, _, body = serving_client.once(port, requests[7])
+            if status != 200 or server.image(answer, body) != self.expected[7]:
+                raise RuntimeError(f"answers a wrong image: {status}, {body[:200]}")
+            check(serving_client.load(port, requests, 16, min(2, seconds)))  # all is warm
+            before = running.cpu_seconds()
+            many = serving_client.load(port, requests, 64, seconds, right)
+            cpu = 1e3 * (running.cpu_seconds() - before) / max(1, len(many.times))
             check(many)
-            return {
-                "64 clients, unbatched": len(many.times) / many.seconds,
-                "CPU ms, unbatched": cpu,
-            }
-        latency = overhead(port, requests, bare, args.seconds)
-        some = serving_client.load(port, requests, 16, args.seconds, right)
-        check(many, some)
-    return {
-        **latency,
-        "16 clients": len(some.times) / some.seconds,
-        "16 clients p99 ms": 1e3 * some.percentile(0.99),
-        "64 clients": len(many.times) / many.seconds,
-        "CPU ms": cpu,
-        "unequal": (many.wrong + some.wrong) / (len(many.times) + len(some.times)),
-    }
+            if limit == 1:
+                return {
+                    "64 clients, unbatched": len(many.times) / many.seconds,
+                    "CPU ms, unbatched": cpu,
+                }
+            latency = overhead(port, requests, self.model(server.threads(self.args)), seconds)
+            some = serving_client.load(port, requests, 16, seconds, right)
+            check(some)
+        return {
+            **latency,
+            "16 clients": len(some.times) / some.seconds,
+            "16 clients p99 ms": 1e3 * some.percentile(0.99),
+            "64 clients": len(many.times) / many.seconds,
+            "CPU ms": cpu,
+            "unequal": (many.wrong + some.wrong) / (len(many.times) + len(some.times)),
+        }
 
 
-def check(*results):
-    for result in results:
-        if result.errors or set(result.statuses) != {200}:
-            raise RuntimeError(f"{result.errors} errors, statuses {result.statuses}")
+def check(result):
+    if result.errors or set(result.statuses) != {200}:
+        raise RuntimeError(f"{result.errors} errors, statuses {result.statuses}")
 
 
 def overhead(port, requests, bare, seconds):
-    """One client and bare calls in turn, a hundredth of a second apart, so that they meet the same load."""
+    """One client and bare calls in turn, so that they meet the same load."""
     ours, theirs = [], []
     connection, parser = serving_client.connect(port), serving_client.Parser()
     end, index = time.perf_counter() + 2 * seconds, 0
@@ -286,22 +244,22 @@ def overhead(port, requests, bare, seconds):
 
 
 def print_table(answer, figures):
-    columns = ["overhead ms", "latency ms", "bare ms", "16 clients", "64 clients"]
-    columns += ["64 clients, unbatched", "CPU ms", "CPU ms, unbatched"]
+    columns = ["overhead ms", "latency ms", "bare ms", "16 clients", "16 clients p99 ms"]
+    columns += ["64 clients", "64 clients, unbatched", "CPU ms", "CPU ms, unbatched"]
     print(
-        f"\nAnswers: {answer}; median (least to most) of the rounds; images per second of clients"
+        f"\nAnswers: {answer}. Median (least to most) of the rounds; clients: images per second.\n"
     )
     print("| server | " + " | ".join(columns) + " | batched over unbatched | unequal |")
     print("|---" * (len(columns) + 3) + "|")
     for name, values in figures.items():
+        batched, single = (values.get(f"64 clients{s}", []) for s in ("", ", unbatched"))
+        ratios = [a / b for a, b in zip(batched, single, strict=False)]
         cells = [spread(values.get(column, [])) for column in columns]
-        pairs = zip(
-            values.get("64 clients", []), values.get("64 clients, unbatched", []), strict=False
-        )
-        cells += [spread([a / b for a, b in pairs]), spread(values.get("unequal", []), "{:.4f}")]
+        cells += [spread(ratios), spread(values.get("unequal", []), "{:.4f}")]
         print(f"| {name} | " + " | ".join(cells) + " |")
-        for error in values.get("failed", [])[:1]:
-            print(f"{name} failed: {error}")
+    for name, values in figures.items():
+        for error in values.get("failed", []):
+            print(f"{name} failed: {error[-300:]}")
 
 
 def spread(values, form=None):

@@ -32,10 +32,10 @@ class Parser:
             return None
         head = self.data[:end].lower()
         status = int(head[9:12])
-        place = head.find(b"content-length:")
+        place = head.find(b"\r\ncontent-length:")
         if place >= 0:
-            stop = head.find(b"\r\n", place)
-            length = int(head[place + 15 : stop if stop >= 0 else None])
+            stop = head.find(b"\r\n", place + 2)
+            length = int(head[place + 17 : stop if stop >= 0 else None])
             if len(self.data) < end + 4 + length:
                 return None
             body = self.data[end + 4 : end + 4 + length]
@@ -82,6 +82,18 @@ def once(port, data, timeout=30):
                 return answer
 
 
+def _send(connection, data):
+    """All of it, also where the buffers of the socket hold less."""
+    view = memoryview(data)
+    while view:
+        try:
+            view = view[connection.send(view) :]
+        except BlockingIOError:
+            time.sleep(0.0005)
+        except OSError:  # it was closed: the answer, or its end, is read next
+            return
+
+
 class Result:
     """`times` in seconds, in order of arrival; `wrong` answers; `statuses` counted; `errors`."""
 
@@ -93,7 +105,7 @@ class Result:
         return times[min(len(times) - 1, int(share * len(times)))] if times else float("nan")
 
 
-def load(port, requests, clients, seconds, right=None, rate=None, tick=None):
+def load(port, requests, clients, seconds, right=None, rate=None, tick=None, count=None):
     """Loads a server for a while and returns a `Result`.
 
     Args:
@@ -101,14 +113,16 @@ def load(port, requests, clients, seconds, right=None, rate=None, tick=None):
         requests: List of the requests' bytes; they are sent in turn.
         clients: Int, connections.
         seconds: Float.
-        right: Optional function of the request's index and the answer's body: is it right?
+        right: Optional function `(index, status, body)` of each answer: is it right?
         rate: Optional float, requests per second of all clients together; as many as there are
             free connections for when not given. A request's time then counts from when it was
             due, so that a server that stalls is charged for all that waited.
         tick: Optional function, called once a second with the `Result` so far.
+        count: Optional int, requests after which it ends also before the time.
     """
     selector, result = selectors.DefaultSelector(), Result()
-    idle, flying, count = [], {}, 0
+    idle, flying, sent = [], {}, 0
+    most = float("inf") if count is None else count
     for _ in range(clients):
         connection = connect(port)
         connection.setblocking(False)
@@ -118,12 +132,12 @@ def load(port, requests, clients, seconds, right=None, rate=None, tick=None):
     end, due, ticked = start + seconds, start, start
 
     def send(now):
-        nonlocal count, due
-        while idle and now < end and (rate is None or due <= now):
-            connection, index = idle.pop(), count % len(requests)
+        nonlocal sent, due
+        while idle and now < end and sent < most and (rate is None or due <= now):
+            connection, index = idle.pop(), sent % len(requests)
             flying[connection] = (due if rate else time.perf_counter(), index)
-            connection.send(requests[index])
-            count += 1
+            _send(connection, requests[index])
+            sent += 1
             if rate:
                 due += 1 / rate
 
@@ -136,8 +150,8 @@ def load(port, requests, clients, seconds, right=None, rate=None, tick=None):
         return fresh
 
     send(start)
-    while flying or time.perf_counter() < end:
-        wait = 30 if rate is None else max(0, min(due - time.perf_counter(), 1))
+    while flying or (sent < most and time.perf_counter() < end):
+        wait = 30 if rate is None else max(0, min(due - time.perf_counter(), 1)) if idle else 1
         events = selector.select(wait)
         if not events and rate is None:
             result.errors += len(flying)  # no answer for half a minute
@@ -160,8 +174,8 @@ def load(port, requests, clients, seconds, right=None, rate=None, tick=None):
             result.statuses[status] = result.statuses.get(status, 0) + 1
             if status == 200:
                 result.times.append(time.perf_counter() - begun)
-                if right is not None and not right(index, body):
-                    result.wrong += 1
+            if right is not None and not right(index, status, body):
+                result.wrong += 1
             idle.append(reconnect(connection) if b"connection: close" in head else connection)
         now = time.perf_counter()
         if tick and now - ticked >= 1:

@@ -36,15 +36,13 @@ class Generate:
 
 
 if __name__ == "__main__":
-    folder = os.path.dirname(os.path.abspath(__file__))
+    os.environ["PYTHONPATH"] = os.path.dirname(os.path.abspath(__file__))
     ray.init(
         num_cpus=2,
         include_dashboard=False,
         logging_level="error",
         log_to_driver=False,
-        runtime_env={
-            "env_vars": {"PYTHONPATH": folder, "SERVING_PEER": os.environ["SERVING_PEER"]}
-        },
+        runtime_env={"env_vars": {k: os.environ[k] for k in ("PYTHONPATH", "SERVING_PEER")}},
     )
     serve.start(http_options={"host": "127.0.0.1", "port": given.port, "access_log": False})
     serve.run(Generate.bind(given), route_prefix="/image", name="generate")
