@@ -12,6 +12,7 @@ _NAMES = {
     "VerificationError": "export.errors",
     "deploy": "export.deployment",
     "export": "export.exporter",
+    "generate_dataset": "export.generation",
     "load": "export.artifact",
     "verify": "export.verification",
 }
@@ -22,6 +23,7 @@ __all__ = [
     "VerificationError",
     "deploy",
     "export",
+    "generate_dataset",
     "load",
     "verify",
 ]

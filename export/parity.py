@@ -158,9 +158,10 @@ def in_batches(function, inputs, batch_size):
     return {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
 
 
-def onnx_session(path):
-    """An onnxruntime session on the CPU for the ONNX file at `path`."""
+def onnx_session(path, threads=0):
+    """An onnxruntime session on the CPU for the ONNX file at `path`; 0 threads are one a core."""
     options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
     options.log_severity_level = 4  # what goes wrong is raised, warnings are about optimisation
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 

@@ -173,19 +173,20 @@ def _recover(path):
 
 
 @contextlib.contextmanager
-def together(folder, name):
+def together(folder, name, wait=0):
     """A temporary folder in `folder`, whose files take their places in `folder` all together.
 
     They do when the block ends well. A process that is killed before has changed nothing, one
     that is killed while it moves them leaves the rest to the next one, or to `complete`.
-    `BlockingIOError` where another process writes what is called `name` there.
+    `BlockingIOError` where another process writes what is called `name` there, for more than
+    `wait` seconds.
     """
     given, folder = folder, pathlib.Path(os.path.realpath(folder))
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     new, done = _inside(folder, name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with naming(given), recorded(folder), locked(lock_in(folder, name), given):
+        with naming(given), recorded(folder), locked(lock_in(folder, name), given, wait):
             _complete(folder, name)
             try:
                 new.mkdir()
