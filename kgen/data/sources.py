@@ -303,6 +303,8 @@ _OTHER_PICTURES = (
     *(".ppm", ".pgm", ".pbm", ".svg", ".psd", ".dng", ".cr2", ".nef", ".arw", ".exr", ".hdr"),
 )
 
+_RECORD = "dataset.json"  # what `kgen generate` says of the images beside it
+
 
 def _folder(root, description, recursive):
     found, other = _list_files(root)
@@ -310,7 +312,7 @@ def _folder(root, description, recursive):
     for path, stamps in found.items():
         if path.lower().endswith((*SUFFIXES, *_OTHER_PICTURES)):
             files[path] = stamps
-        else:
+        elif path != _RECORD:
             other.append(path)
     wrapping = _wrapping([path for path in files if path.lower().endswith(SUFFIXES)])
     inside = [path.removeprefix(wrapping) for path in found if path.startswith(wrapping)]

@@ -66,6 +66,19 @@ def test_chosen_by_the_caller(model, artifact):
     )
 
 
+def test_in_a_data_set(model, artifact, tmp_path):
+    arguments = {"file_format": "npz", "workers": 0, "progress": False}
+    options = {"temperature": 2}
+    record = export.generate_dataset(artifact, tmp_path / "a", 3, options=options, **arguments)
+    export.generate_dataset(artifact, tmp_path / "b", 3, endpoint="mean", **arguments)
+    for name, temperature in (("a", 2), ("b", 0)):
+        with np.load(tmp_path / name / "shard-000000.npz") as arrays:
+            drawn = model.generate(seeds=range(3), temperature=temperature)
+            np.testing.assert_array_equal(arrays["x_train"], drawn)
+            assert set(arrays) == {"x_train", "seed"}, "no labels"
+    assert record["options"] == options
+
+
 def test_the_manifest_and_the_card_tell_of_them(artifact):
     spec = artifact.endpoints["generate_with_options"]["inputs"]["temperature"]
     assert (spec["default"], spec["minimum"], spec["maximum"]) == (0.5, 0, None)
