@@ -1,4 +1,8 @@
-"""How the signatures of a SavedModel are called in TF Serving, as examples."""
+"""How models are called, as examples: the signatures of a SavedModel in TF Serving, and ONNX files
+by the Open Inference Protocol.
+"""
+
+import math
 
 from export import manifest as schema
 
@@ -103,3 +107,38 @@ def _python(name, spec, png, rows):
     if not shape:
         return f"np.{spec['dtype']}([{_scalar(name, spec)}])"
     return f'np.zeros({[1, *shape]}, "{spec["dtype"]}")'
+
+
+#: The Open Inference Protocol's names of dtypes.
+DATATYPES = {
+    "uint8": "UINT8",
+    "int32": "INT32",
+    "int64": "INT64",
+    "uint32": "UINT32",
+    "float32": "FP32",
+}
+
+
+def infer(manifest, endpoint, model, address):
+    """A call of one row by the Open Inference Protocol, of the served `model`.
+
+    Pictures are grey, and nothing is known of them where there is a mask; a value for a row has
+    the shape (1, 1), as Triton has it.
+    """
+    names = manifest["formats"]["onnx"]["signatures"][endpoint]["inputs"]
+    given = []
+    for name, spec in manifest["endpoints"][endpoint]["inputs"].items():
+        row = spec["shape"][1:] or [1]
+        if len(spec["shape"]) == 1:
+            data = f"[{_scalar(name, spec)}]"
+        else:
+            value = 128 if _kind(spec) == "image" else 0
+            value = float(value) if spec["dtype"] == "float32" else value
+            data = f"""'"$(python3 -c 'print([{value}] * {math.prod(row)})')"'"""
+        datatype = DATATYPES[spec["dtype"]]
+        given.append(
+            f'{{"name": "{names[name]}", "datatype": "{datatype}", "shape": {[1, *row]}, '
+            f'"data": {data}}}'
+        )
+    inputs = ",\n  ".join(given)
+    return f"curl -d '{{\"inputs\": [{inputs}]}}' \\\n  {address}/v2/models/{model}/infer"

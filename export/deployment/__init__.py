@@ -1,8 +1,9 @@
 """What operators mount: an artifact's models with the configuration of an engine that serves them.
 
-One module for each engine, which fills the templates in a folder of its name.
+One module for each engine, which fills the templates in a folder of its name and in `common`.
 """
 
+import importlib
 import json
 import pathlib
 
@@ -13,22 +14,31 @@ from kgen.checks import unknown_name
 #: Written last, so that a folder which has it is whole: what it was made of.
 RECORD = "deployment.json"
 
-TARGETS = ("tf-serving",)
+#: Each is a module here.
+TARGETS = ("tf-serving", "triton", "kserve", "ray")
 
 
-def deploy(artifacts, path, target="tf-serving", *, image=None, overwrite=False):
+def deploy(
+    artifacts, path, target="tf-serving", *, image=None, backend=None, overwrite=False
+):
     """Writes a folder that an engine serves artifacts from: models, configuration, instructions.
 
-    Artifacts of one name are versions of one model, 1 for the first; the first is labelled
-    `stable` and the last, if there are several, `canary`. Every artifact's files are held to its
+    Artifacts of one name are versions of one model, 1 for the first; in TF Serving the first is
+    labelled `stable` and the last, if there are several, `canary`. Every artifact's files are held to its
     manifest before they are copied (`export.verify` repeats the proof as well).
 
     Args:
         artifacts: Sequence of paths of artifacts' folders.
         path: Path of the folder to write.
-        target: `"tf-serving"`: the configuration files, `docker-compose.yml`, Kubernetes manifests
-            and a README with a call of every signature.
+        target: What serves them. Each folder has a README with a call of everything.
+            `"tf-serving"`: the SavedModels, configuration files, `docker-compose.yml`, Kubernetes
+            manifests. `"triton"`: a model repository of the ONNX files, a model `NAME.ENDPOINT` for
+            each endpoint and `NAME` for `generate`, and the same around it. `"kserve"`: such a
+            repository and an InferenceService. `"ray"`: the application of `kgen serve` for Ray
+            Serve.
         image: String, the engine's container image; one that goes with this release by default.
+        backend: For `"triton"` alone, what runs the models there: `"onnxruntime"`, the default, is
+            Triton's own backend; `"python"` is Triton's Python backend with ONNX Runtime inside.
         overwrite: Bool, replace a deployment that is already there.
 
     Returns:
@@ -43,16 +53,18 @@ def deploy(artifacts, path, target="tf-serving", *, image=None, overwrite=False)
     """
     if target not in TARGETS:
         raise ValueError(unknown_name("target", str(target), TARGETS))
-    from export.deployment import tf_serving
-
+    if backend is not None and target != "triton":
+        raise ValueError(f"{target} has no backends to choose from. Received: backend={backend!r}")
     if isinstance(artifacts, str | pathlib.Path) or not artifacts:
         raise ValueError(f"Give a sequence of one artifact or more. Received: {artifacts!r}")
+    engine = importlib.import_module(f"export.deployment.{target.replace('-', '_')}")
+    options = {} if backend is None else {"backend": backend}
     found = [verification.verify(each, hashes_only=True).artifact for each in artifacts]
-    models = tf_serving.models_of(found)
+    models = engine.models_of(found, **options)
     path = pathlib.Path(path)
     _check_path(path, overwrite)
     with files.new_folder(path, overwrite) as folder:
-        written = tf_serving.write(folder, models, image or tf_serving.IMAGE)
+        written = engine.write(pathlib.Path(folder), models, image, **options)
         record = {"target": target, **written, "files": sorted(_files(folder))}
         (folder / RECORD).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     return record

@@ -248,10 +248,20 @@ def deploy(
         typer.Argument(metavar="ARTIFACT...", help="Folders that `kgen export` wrote."),
     ],
     output: Annotated[pathlib.Path, typer.Option("-o", "--output", help="Folder to write.")],
-    target: Annotated[str, typer.Option(help="What serves them: tf-serving.")] = "tf-serving",
+    target: Annotated[
+        str, typer.Option(help="What serves them: tf-serving, triton, kserve or ray.")
+    ] = "tf-serving",
     image: Annotated[
         str | None,
         typer.Option(help="Container image of the engine.", show_default="that of its release"),
+    ] = None,
+    backend: Annotated[
+        str | None,
+        typer.Option(
+            help="What runs the models in triton: onnxruntime, or python with ONNX Runtime inside, "
+            "where Triton has no other backend.",
+            show_default="onnxruntime",
+        ),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the deployment that is there.")
@@ -264,13 +274,15 @@ def deploy(
 
     Example: kgen deploy artifacts/vae-digits -o deployments/digits
 
-    Example: kgen deploy artifacts/vae artifacts/dit -o deployments/both --target tf-serving
+    Example: kgen deploy artifacts/vae artifacts/dit -o deployments/both --target triton
     """
     import export
 
     for artifact in artifacts:
         files.recover(artifact)
-    record = export.deploy(artifacts, output, target, image=image, overwrite=overwrite)
+    record = export.deploy(
+        artifacts, output, target, image=image, backend=backend, overwrite=overwrite
+    )
     rows = [
         (name, version, next((k for k, v in model["labels"].items() if v == version), ""))
         for name, model in record["models"].items()
