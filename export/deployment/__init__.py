@@ -18,14 +18,12 @@ RECORD = "deployment.json"
 TARGETS = ("tf-serving", "triton", "kserve", "ray")
 
 
-def deploy(
-    artifacts, path, target="tf-serving", *, image=None, backend=None, overwrite=False
-):
+def deploy(artifacts, path, target="tf-serving", *, image=None, backend=None, overwrite=False):
     """Writes a folder that an engine serves artifacts from: models, configuration, instructions.
 
     Artifacts of one name are versions of one model, 1 for the first; in TF Serving the first is
-    labelled `stable` and the last, if there are several, `canary`. Every artifact's files are held to its
-    manifest before they are copied (`export.verify` repeats the proof as well).
+    labelled `stable` and the last, if there are several, `canary`. Every artifact's files are held
+    to its manifest before they are copied (`export.verify` repeats the proof as well).
 
     Args:
         artifacts: Sequence of paths of artifacts' folders.

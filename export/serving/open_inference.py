@@ -11,19 +11,12 @@ import numpy as np
 import orjson
 
 import kgen
+from export.calls import DATATYPES
 from export.serving.errors import bad, not_found
 from export.serving.http import json_response, parsed
 
 router = fastapi.APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"])
 
-#: The protocol's names of dtypes.
-DATATYPES = {
-    "uint8": "UINT8",
-    "int32": "INT32",
-    "int64": "INT64",
-    "uint32": "UINT32",
-    "float32": "FP32",
-}
 _DTYPES = {name: np.dtype(dtype).newbyteorder("<") for dtype, name in DATATYPES.items()}
 _HEADER = "inference-header-content-length"
 _BODY = {
@@ -145,6 +138,7 @@ async def infer(request: fastapi.Request):
     if begin != len(binary):
         raise bad(f"{len(binary)} bytes follow the header, and inputs name {begin} of them.")
     specs = version.endpoints[endpoint]["inputs"]
+    inputs = _as_in_triton(inputs, version.endpoints[endpoint])
     for name, array in inputs.items():
         if name in specs and array.dtype != np.dtype(specs[name]["dtype"]):
             wanted = DATATYPES[specs[name]["dtype"]]
@@ -152,6 +146,24 @@ async def infer(request: fastapi.Request):
     wanted = _wanted(asked, version.endpoints[endpoint]["outputs"])
     outputs = await request.app.state.service.run(version, endpoint, inputs)
     return _answer(request, version, asked, wanted, outputs)
+
+
+def _as_in_triton(inputs, described):
+    """Inputs as Triton's models of `kgen deploy` have them, under their names and shapes here.
+
+    There an input is `input_NAME` where an output is NAME, and a value for each row has the shape
+    `[rows, 1]`.
+    """
+    named = {f"input_{name}": name for name in described["inputs"] if name in described["outputs"]}
+    inputs = {
+        named.get(name, name) if named.get(name) not in inputs else name: array
+        for name, array in inputs.items()
+    }
+    scalars = {name for name, spec in described["inputs"].items() if len(spec["shape"]) == 1}
+    return {
+        name: array[:, 0] if name in scalars and array.shape[1:] == (1,) else array
+        for name, array in inputs.items()
+    }
 
 
 def _split(body, length):
