@@ -155,11 +155,11 @@ def _one(name, endpoint, numbered):
                 f"'{endpoint}' of {versions[other].path} has others than that of "
                 f"{versions[first].path}: export it with another --name."
             )
-    sizes = common.common_sizes(versions.values())
+    sizes, said = common.common_sizes(versions.values()), common.said_sizes(versions.values())
     if not sizes:
         raise ValueError(
             "Triton has one list of batch sizes for all versions of a model, and these were proven "
-            f"at none in common ({common.said_sizes(versions.values())}): export them with the same --batch-sizes."
+            f"at none in common ({said}): export them with the same --batch-sizes."
         )
     return Served(name, endpoint, versions, *tensors[first], sizes)
 

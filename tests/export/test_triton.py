@@ -163,7 +163,7 @@ def test_what_triton_would_refuse(artifact, warm, one_endpoint, tmp_path):
     grey = one_endpoint(lambda seed: {"image": ops.zeros((ops.size(seed), 2, 2, 1), "uint8")})
     options = {"formats": ("onnx",), "batch_sizes": (2, 4), "progress": False}
     small = export.export(grey, tmp_path / "other", name="warm", **options)
-    with pytest.raises(ValueError, match=r"proven at none in common.*warm: \[1, 8\].*other: \[2, 4\]"):
+    with pytest.raises(ValueError, match=r"none in common.*warm: \[1, 8\].*other: \[2, 4\]"):
         export.deploy([warm.path, small.path], tmp_path / "d", "triton")
     with pytest.raises(ValueError, match=r"other has no SavedModel"):
         export.deploy([small.path], tmp_path / "d")
