@@ -190,7 +190,7 @@ def tritonserver(tmp_path):
         pytest.skip("KGEN_TRITON names no environment that has nvidia-pytriton and onnxruntime")
     pytest.importorskip("tritonclient.http")
     [package] = pathlib.Path(environment).glob("lib/python3.*/site-packages/pytriton/tritonserver")
-    python = package.parents[2].parent.name.removeprefix("python")
+    python = package.parents[2].name.removeprefix("python")
     shutil.copytree(package / "backends", tmp_path / "backends")
     stub = package / "python_backend_stubs" / python / "triton_python_backend_stub"
     shutil.copy(stub, tmp_path / "backends/python")
@@ -203,7 +203,7 @@ def tritonserver(tmp_path):
             f"--backend-directory={tmp_path / 'backends'}", "--model-control-mode=explicit",
             *(f"--load-model={name}" for name in names), "--strict-readiness=true",
             "--http-address=127.0.0.1", f"--http-port={port}",
-            "--allow-grpc=false", "--allow-metrics=false",
+            "--allow-grpc=false", "--allow-metrics=false", "--exit-timeout-secs=2",
         ]  # fmt: skip
         place = os.environ | {
             "PATH": f"{environment}/bin:{os.environ['PATH']}",
