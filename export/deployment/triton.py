@@ -48,7 +48,7 @@ def models_of(artifacts, backend="onnxruntime"):
     if backend not in BACKENDS:
         raise ValueError(f"backend must be one of {', '.join(BACKENDS)}. Received: {backend!r}")
     models = common.by_name(artifacts, "onnx", "Triton")
-    names = [served.name for served in _served(models)]
+    names = [served.name for served in served_models(models)]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(
             f"An artifact's endpoints are models 'NAME.ENDPOINT' in Triton, and "
@@ -68,7 +68,7 @@ def models_of(artifacts, backend="onnxruntime"):
 
 def write(folder, models, image=None, backend="onnxruntime"):
     """Fills a folder with models as from `models_of`; returns what was made of them, as a dict."""
-    served = _served(models)
+    served = served_models(models)
     write_repository(folder / "models", served, backend)
     python = backend == "python"
     record = {
@@ -110,7 +110,7 @@ def described(served, address):
 
 
 def write_repository(folder, served, backend="onnxruntime"):
-    """Writes a model repository of models as from `_served`."""
+    """Writes a model repository of models as from `served_models`."""
     import onnx
 
     from export import onnx_inputs
@@ -133,7 +133,7 @@ def write_repository(folder, served, backend="onnxruntime"):
         (place / "config.pbtxt").write_text(common.text("triton", "_config.pbtxt", values), "utf-8")
 
 
-def _served(models):
+def served_models(models):
     """All models that Triton is given, `generate` under the artifact's own name too."""
     found = []
     for name, versions in models.items():

@@ -1,6 +1,7 @@
-"""What `deploy` writes for Triton, as its own message, server and client read it."""
+"""What `deploy` writes for Triton and KServe, as Triton's message, server and client read it."""
 
 import concurrent.futures
+import filecmp
 import os
 import pathlib
 import re
@@ -168,6 +169,44 @@ def test_what_triton_would_refuse(artifact, warm, one_endpoint, tmp_path):
     with pytest.raises(ValueError, match=r"other has no SavedModel"):
         export.deploy([small.path], tmp_path / "d")
     assert not (tmp_path / "d").exists()
+
+
+def test_kserve(artifact, warm, folders, tmp_path):
+    """The repository is Triton's; the service names the claim and the image that are there."""
+    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+    folder = tmp_path / "kserve"
+    export.deploy([artifact.path, warm.path, artifact.path], folder, "kserve", image="triton:1")
+    models = folders / "onnxruntime/models"
+    files = [path.relative_to(models) for path in models.rglob("*") if path.is_file()]
+    same, other, missing = filecmp.cmpfiles(models, folder / "models", files, shallow=False)
+    assert len(same) == len(files) and not other and not missing
+    place = folder / "kubernetes"
+    [kustomization] = yaml.safe_load_all((place / "kustomization.yaml").read_text())
+    assert {path.name for path in place.iterdir()} == {
+        *kustomization["resources"],
+        "kustomization.yaml",
+    }
+    [claim] = yaml.safe_load_all((place / "models.yaml").read_text())
+    kubernetes_validate.validate(claim, "1.33", strict=True)
+    [service] = yaml.safe_load_all((place / "inference-service.yaml").read_text())
+    assert service["apiVersion"] == "serving.kserve.io/v1beta1"
+    predictor = service["spec"]["predictor"]
+    model = predictor.pop("model")
+    assert model["storageUri"] == f"pvc://{claim['metadata']['name']}"
+    assert (model["modelFormat"], model["protocolVersion"]) == ({"name": "triton"}, "v2")
+    assert (model["runtime"], model["image"]) == ("kserve-tritonserver", "triton:1")
+    # What a predictor has of a pod and of a container is Kubernetes's own.
+    scaling = ("minReplicas", "maxReplicas", "scaleMetric", "scaleTarget")
+    pod = {key: value for key, value in predictor.items() if key not in scaling}
+    own = ("modelFormat", "runtime", "protocolVersion", "storageUri")
+    container = {key: value for key, value in model.items() if key not in own}
+    pod["containers"] = [{"name": "kserve-container", **container}]
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": service["metadata"], "spec": pod}
+    kubernetes_validate.validate(pod, "1.33", strict=True)
+    assert calls(folder) == {
+        name: command.replace(":8000", ":8080")
+        for name, command in calls(folders / "onnxruntime").items()
+    }
 
 
 # The server itself ------------------------------------------------------------------------

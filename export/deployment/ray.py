@@ -1,0 +1,36 @@
+"""A folder for Ray Serve: artifacts, and the application of `kgen serve` with replicas."""
+
+import shutil
+
+from export import artifact as artifact_module
+from export.deployment import common
+
+IMAGE = "rayproject/ray:2.60.0-py311"
+
+
+def models_of(artifacts):
+    """Artifacts by the name of their model, in their order; a ValueError where `kgen serve` would
+    refuse one.
+    """
+    return common.by_name(artifacts, "onnx", "kgen's server on Ray")
+
+
+def write(folder, models, image=None):
+    """Fills a folder with models as from `models_of`; returns what was made of them, as a dict."""
+    for name, versions in models.items():
+        for number, artifact in enumerate(versions, 1):
+            place = folder / "models" / name / str(number)
+            for file in sorted(artifact_module.own(artifact)):
+                (place / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(artifact.path / file, place / file)
+    record = {"image": image or IMAGE, "models": common.describe(models, labels=True)}
+    first = next(iter(models.values()))[-1]
+    values = {
+        **record,
+        "bytes": common.size(folder),
+        "first": first.name,
+        "first_has_classes": "label" in first.endpoints["generate"]["inputs"],
+    }
+    others = ("docker-compose.yml", "kubernetes")
+    common.render(folder, "ray", values, without=others)
+    return record
