@@ -59,7 +59,8 @@ def measure(preset, args):
     endpoint, calls = endpoints["generate"], tracing.trace_all(endpoints)
     call = tracing.trace(calls["generate"], "generate", endpoint)
     with tempfile.TemporaryDirectory() as folder:
-        onnx.write(folder, calls, endpoints, 18, lambda step: None, {})
+        models = onnx.convert(calls, endpoints, 18, lambda step: None, {})
+        onnx.write(folder, models, endpoints, 18)
         file = pathlib.Path(folder) / onnx.FOLDER / "generate.onnx"
         session = open_session(file, args)
         count = kernels(file, inputs(endpoint, 1), args)

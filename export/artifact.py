@@ -81,26 +81,34 @@ class Artifact:
                 )
         return rows
 
-    def onnx_session(self, endpoint="generate"):
-        """An `onnxruntime.InferenceSession` for one endpoint, on the CPU."""
+    def onnx_session(self, endpoint="generate", format="onnx"):
+        """An `onnxruntime.InferenceSession` for one endpoint, on the CPU.
+
+        `format` may be `"onnx_fp16"` or `"onnx_int8"` too.
+        """
         from export import parity
 
-        return parity.onnx_session(self._onnx_file(endpoint))
+        return parity.onnx_session(self._onnx_file(endpoint, format))
 
-    def save_onnx(self, endpoint, path):
+    def save_onnx(self, endpoint, path, format="onnx"):
         """Writes one endpoint, by its name, as a single ONNX file with its weights inside."""
         import onnx
 
         from kgen.files import replacing  # here, for `verify` does without kgen
 
         with replacing(path) as temporary:
-            onnx.save(onnx.load(str(self._onnx_file(endpoint))), str(temporary))
+            onnx.save(onnx.load(str(self._onnx_file(endpoint, format))), str(temporary))
 
-    def _onnx_file(self, endpoint):
-        signatures = self.manifest["formats"].get("onnx", {}).get("signatures", {})
-        if endpoint not in signatures:
+    def _onnx_file(self, endpoint, format_):
+        if format_ not in ("onnx", "onnx_fp16", "onnx_int8"):
             raise ValueError(
-                f"{self.path} has no ONNX file for endpoint '{endpoint}'. "
+                f"format must be onnx, onnx_fp16 or onnx_int8. Received: format={format_!r}"
+            )
+        signatures = self.manifest["formats"].get(format_, {}).get("signatures", {})
+        if endpoint not in signatures:
+            kind = "ONNX" if format_ == "onnx" else format_
+            raise ValueError(
+                f"{self.path} has no {kind} file for endpoint '{endpoint}'. "
                 f"It has: {', '.join(signatures) or 'none'}"
             )
         return self.path / signatures[endpoint]["file"]

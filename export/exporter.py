@@ -14,16 +14,16 @@ from export import manifest as schema
 from export.errors import ExportError, VerificationError
 from kgen import files
 
-FORMATS = ("saved_model", "onnx")
-#: Those that can be asked for beside them.
-OTHER_FORMATS = ("web",)
+#: Those that there are; `export` writes the default ones where nobody asks for others.
+FORMATS = ("saved_model", "onnx", "litert", "onnx_fp16", "onnx_int8", "web")
+DEFAULT_FORMATS = ("saved_model", "onnx")
 OPSETS = range(18, 24)
 
 
 def export(
     model,
     path,
-    formats=FORMATS,
+    formats=DEFAULT_FORMATS,
     *,
     opset=18,
     batch_sizes=(1, 8),
@@ -40,16 +40,19 @@ def export(
 
     Every endpoint of the model becomes a SavedModel signature and an ONNX file. All of them
     run on golden inputs at every batch size, in TensorFlow's C API and in onnxruntime, and
-    are compared with Keras. The folder appears under `path` when everything has passed; a
-    failure or an interruption leaves nothing behind and an older artifact as it was.
+    are compared with Keras; so are files of LiteRT, and of ONNX with rounded weights. The folder
+    appears under `path` when everything has passed; a failure or an interruption leaves nothing
+    behind and an older artifact as it was.
 
     A model in half precision is exported in float32.
 
     Args:
         model: Built `kgen.ImageGenerator`, or any Keras model with `endpoints()`.
         path: Path of the folder to write.
-        formats: Tuple of `"saved_model"`, `"onnx"` and `"web"`, which is a static folder with a
-            page that draws in a browser, and needs Node.js and npm.
+        formats: Tuple with some of `"saved_model"`, `"onnx"`, `"litert"` (needs `kgen[litert]`),
+            `"onnx_fp16"` and `"onnx_int8"` (weights of half and of a quarter of the size; images
+            differ by what `export.parity.TOLERANCES` allows), and `"web"`, a static folder with a
+            page that draws in a browser (needs Node.js and npm).
         opset: Int, 18 to 23, the ONNX operator set.
         batch_sizes: Two or more ints: batch sizes to prove, and to warm up in TF Serving.
         options: Dict of options of the model's `sample`, for all endpoints that draw: those that
@@ -100,6 +103,7 @@ def export(
         graphs,
         model_card,
         onnx,
+        onnx_precision,
         onnxruntime_web,
         parity,
         saved_model,
@@ -112,26 +116,25 @@ def export(
         parity.check_tensorflow_reads(path)
     if "web" in formats:
         onnxruntime_web.check()
+    if "litert" in formats:
+        parity.check_litert()
     model = _in_float32(model)
     endpoints = tracing.publish(_chosen(model, options or {}, variants or {}))
     described = _describe_model(model, endpoints)
     descriptions = {key: _describe_endpoint(endpoint) for key, endpoint in endpoints.items()}
     # Keras numbers its own names (vae_1), so they depend on what was built before.
     name = name or path.absolute().name
-    num_signatures = {
-        "saved_model": saved_model.num_signatures(endpoints),
-        "onnx": len(endpoints),
-        "web": len(tracing.whole(endpoints)),
-    }
-    steps_to_write = {
-        "saved_model": 1,
-        "onnx": len(tracing.whole(endpoints)),
-        "web": 1 if "onnx" in formats else 1 + len(tracing.whole(endpoints)),
-    }
+    reduced = [key for key in formats if key in onnx_precision.FORMATS]
+    of_onnx = {"onnx", "web", *reduced} & set(formats)
+    whole = tracing.whole(endpoints)
+    num_signatures = {"saved_model": saved_model.num_signatures(endpoints), "web": len(whole)}
+    num_written = {"saved_model": 1, "litert": len(whole), "web": 1}
     num_steps = (
         3  # golden outputs, samples, hashes
-        + sum(steps_to_write[key] for key in formats)
-        + len(batch_sizes) * (len(endpoints) + sum(num_signatures[key] for key in formats))
+        + sum(num_written.get(key, 0) for key in formats)
+        + (len(whole) if of_onnx else 0)
+        + len(batch_sizes)
+        * sum(num_signatures.get(key, len(endpoints)) for key in ("keras", *formats))
     )
 
     with (
@@ -153,19 +156,33 @@ def export(
             sections["saved_model"] = saved_model.write(
                 folder, calls, endpoints, name, batch_sizes, arrays
             )
-        properties = {"name": name, "model_sha256": described["sha256"], "kgen": kgen.__version__}
-        if {"onnx", "web"} & set(formats):
-            # A format that is made of ONNX files, and not beside them, has them elsewhere.
+        if of_onnx:
+            properties = {
+                "name": name,
+                "model_sha256": described["sha256"],
+                "kgen": kgen.__version__,
+            }
+            models = onnx.convert(calls, endpoints, opset, step, properties)
+            for key in reduced:
+                rounded = onnx_precision.reduced(models, key)
+                sections[key] = onnx.write(folder, rounded, endpoints, opset, key)
+        if {"onnx", "web"} & of_onnx:
+            # The web's are made of ONNX files; where these are not asked for, they lie elsewhere.
             place = (
                 folder if "onnx" in formats else stack.enter_context(tempfile.TemporaryDirectory())
             )
-            written = onnx.write(place, calls, endpoints, opset, step, properties)
+            written = onnx.write(place, models, endpoints, opset)
             if "onnx" in formats:
                 sections["onnx"] = written
         if "web" in formats:
             step("writing the page, with onnxruntime-web from npm")
             known = {"name": name, "model": described, "endpoints": descriptions}
             sections["web"] = web.write(folder, place, {**known, "formats": {"onnx": written}})
+        if "litert" in formats:
+            from export import litert
+
+            sections["litert"] = litert.write(folder, calls, endpoints, step)
+        sections = {key: sections[key] for key in formats}
         graphs.check(folder, sections)
         figures += parity.prove(folder, sections, arrays, batch_sizes, step)
         step("samples and model card")
@@ -191,7 +208,7 @@ def export(
 
 
 def _check_formats(formats):
-    known = (*FORMATS, *OTHER_FORMATS)
+    known = FORMATS
     formats = (formats,) if isinstance(formats, str) else tuple(dict.fromkeys(formats))
     if not formats:
         raise ValueError(f"formats must name one of {', '.join(known)}. Received: none")

@@ -6,14 +6,16 @@ in, and nothing else is read, written, said or called. So there is no operator h
 networks, Python, printing, hash tables, queues, summaries or random state. The SavedModel's own
 reading and writing of variables stands apart, and is held to its place.
 
-The files are parsed and not loaded, without TensorFlow and without `onnx`. Only the fields that
-matter are declared, by their numbers in the published .proto files.
+The files are parsed and not loaded, without TensorFlow, `onnx` and LiteRT. Only the fields that
+matter are declared, by their numbers in the published .proto files and in LiteRT's schema.fbs.
 """
 
 import functools
 import pathlib
 import re
+import struct
 
+from flatbuffers import encode, number_types, packer, table
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
 from export.errors import ExportError
@@ -99,6 +101,34 @@ ONNX = _names(
 
     Loop Scan If
     """
+)
+
+#: LiteRT's operators, by their numbers in its schema.
+LITERT = frozenset(
+    int(number)
+    for number in re.findall(
+        r"\b(\d+) [A-Z]",
+        """
+    0 ADD 1 AVERAGE_POOL_2D 2 CONCATENATION 3 CONV_2D 4 DEPTHWISE_CONV_2D 5 DEPTH_TO_SPACE
+    6 DEQUANTIZE 8 FLOOR 9 FULLY_CONNECTED 11 L2_NORMALIZATION 12 L2_POOL_2D 14 LOGISTIC
+    17 MAX_POOL_2D 18 MUL 19 RELU 20 RELU_N1_TO_1 21 RELU6 22 RESHAPE 23 RESIZE_BILINEAR
+    25 SOFTMAX 26 SPACE_TO_DEPTH 28 TANH 34 PAD 36 GATHER 37 BATCH_TO_SPACE_ND
+    38 SPACE_TO_BATCH_ND 39 TRANSPOSE 40 MEAN 41 SUB 42 DIV 43 SQUEEZE 45 STRIDED_SLICE 47 EXP
+    48 TOPK_V2 49 SPLIT 50 LOG_SOFTMAX 53 CAST 54 PRELU 55 MAXIMUM 56 ARG_MAX 57 MINIMUM 58 LESS
+    59 NEG 60 PADV2 61 GREATER 62 GREATER_EQUAL 63 LESS_EQUAL 64 SELECT 65 SLICE 66 SIN
+    67 TRANSPOSE_CONV 69 TILE 70 EXPAND_DIMS 71 EQUAL 72 NOT_EQUAL 73 LOG 74 SUM 75 SQRT
+    76 RSQRT 77 SHAPE 78 POW 79 ARG_MIN 81 REDUCE_PROD 82 REDUCE_MAX 83 PACK 84 LOGICAL_OR
+    85 ONE_HOT 86 LOGICAL_AND 87 LOGICAL_NOT 88 UNPACK 89 REDUCE_MIN 90 FLOOR_DIV 91 REDUCE_ANY
+    92 SQUARE 93 ZEROS_LIKE 94 FILL 95 FLOOR_MOD 96 RANGE 97 RESIZE_NEAREST_NEIGHBOR
+    98 LEAKY_RELU 99 SQUARED_DIFFERENCE 100 MIRROR_PAD 101 ABS 102 SPLIT_V 104 CEIL
+    105 REVERSE_V2 106 ADD_N 107 GATHER_ND 108 COS 109 WHERE 110 RANK 111 ELU
+    112 REVERSE_SEQUENCE 113 MATRIX_DIAG 114 QUANTIZE 115 MATRIX_SET_DIAG 116 ROUND
+    117 HARD_SWISH 118 IF 119 WHILE 122 SCATTER_ND 123 SELECT_V2 126 BATCH_MATMUL 128 CUMSUM
+    130 BROADCAST_TO 132 CONV_3D 140 REDUCE_ALL 141 CONV_3D_TRANSPOSE 145 BROADCAST_ARGS
+    150 GELU 151 DYNAMIC_UPDATE_SLICE 152 RELU_0_TO_1 156 ATAN2 158 SIGN 159 BITCAST
+    160 BITWISE_XOR 161 RIGHT_SHIFT
+    """,
+    )
 )
 
 # message -> field -> (number, type), of TensorFlow and of ONNX; a list is a repeated field. On the
@@ -218,15 +248,24 @@ def check(folder, formats):
     folder = pathlib.Path(folder)
     if section := formats.get("saved_model"):
         _checked(_saved_model, folder, f"{section['path']}/saved_model.pb", "SavedModel", section)
-    for section in [formats[name] for name in ("onnx", "web") if name in formats]:
+    for section in (formats[name] for name in formats if name in _ONNX):
         external = section.get("external_data", "").rpartition("/")[2]
         for signature in section["signatures"].values():
             _checked(_onnx, folder, signature["file"], "OnnxModel", signature, external)
+    if section := formats.get("litert"):
+        files = {signature["file"] for signature in section["signatures"].values()}
+        for file in sorted(files):
+            of_file = {k: s for k, s in section["signatures"].items() if s["file"] == file}
+            _checked(_litert, folder, file, None, of_file)
+
+
+_ONNX = ("onnx", "onnx_fp16", "onnx_int8", "web")
 
 
 def _checked(look, folder, name, kind, *arguments):
     try:
-        look(_message(kind).FromString((folder / name).read_bytes()), *arguments)
+        content = (folder / name).read_bytes()
+        look(_message(kind).FromString(content) if kind else content, *arguments)
     except (_RefusedError, message.DecodeError) as error:
         said = error if isinstance(error, _RefusedError) else f"is no graph: {error}"
         raise ExportError(f"{name} {said}.") from error
@@ -443,6 +482,71 @@ def _check_data(tensor, external):
         f"takes '{tensor.name[:100]}' from '{location[:200]}', and not from "
         f"'{external or 'its own file'}'",
     )
+
+
+# LiteRT ---------------------------------------------------------------------------------
+
+
+def _litert(content, signatures):
+    # The fields of a table by their places in schema.fbs.
+    _refuse(content[4:8] != b"TFL3", "is no file of LiteRT")
+    try:
+        model = _Table(content)
+        for operator in model.tables(1):
+            # The first 127 may stand in the older field alone.
+            number = max(operator.number(0, "Int8"), operator.number(3, "Int32"))
+            custom = operator.text(1)
+            _refuse(
+                custom or number not in LITERT,
+                f"has the operator '{custom[:100] or number}', which is none that kgen exports: "
+                f"it was not run",
+            )
+        _refuse(model.vector(8) or model.vector(9), "takes data from other files")
+        found = {
+            signature.text(2): [sorted(e.text(0) for e in signature.tables(n)) for n in (0, 1)]
+            for signature in model.tables(7)
+        }
+    except (struct.error, IndexError, TypeError, UnicodeDecodeError, RecursionError) as error:
+        raise _RefusedError(f"is no graph: {error}") from error
+    expected = {
+        key: [sorted(signature[side].values()) for side in ("inputs", "outputs")]
+        for key, signature in signatures.items()
+    }
+    _refuse(
+        found != expected,
+        f"has the signatures {_listed(found)} or inputs and outputs of them that are not those of "
+        f"the manifest: {_listed(expected)}",
+    )
+
+
+class _Table:
+    """A table of a flatbuffer, by default the root."""
+
+    def __init__(self, content, place=None):
+        place = encode.Get(packer.uoffset, content, 0) if place is None else place
+        self._table = table.Table(content, place)
+
+    def number(self, field, kind):
+        place = self._place(field)
+        flags = getattr(number_types, f"{kind}Flags")
+        return self._table.Get(flags, place + self._table.Pos) if place else 0
+
+    def text(self, field):
+        place = self._place(field)
+        return self._table.String(place + self._table.Pos).decode() if place else ""
+
+    def vector(self, field):
+        """How long a vector is."""
+        place = self._place(field)
+        return self._table.VectorLen(place) if place else 0
+
+    def tables(self, field):
+        for number in range(self.vector(field)):
+            start = self._table.Vector(self._place(field))
+            yield _Table(self._table.Bytes, self._table.Indirect(start + 4 * number))
+
+    def _place(self, field):
+        return self._table.Offset(4 + 2 * field)
 
 
 # Parsing --------------------------------------------------------------------------------

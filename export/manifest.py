@@ -44,7 +44,9 @@ TensorName = _text(r"[A-Za-z0-9.][A-Za-z0-9_.\\/>-]*:[0-9]{1,4}")
 
 
 _FILES = re.compile(
-    r"README\.md|samples\.png|golden\.npz|onnx/weights\.bin|onnx/[A-Za-z_][A-Za-z0-9_]{0,99}\.onnx|"
+    r"README\.md|samples\.png|golden\.npz|onnx(_fp16|_int8)?/weights\.bin|"
+    r"onnx(_fp16|_int8)?/[A-Za-z_][A-Za-z0-9_]{0,99}\.onnx|"
+    r"litert/[A-Za-z_][A-Za-z0-9_]{0,99}\.tflite|"
     r"web/(index\.html|models\.json|static/[a-z_-]{1,99}\.(js|css|svg)|onnx/weights\.bin|"
     r"onnx/[A-Za-z_][A-Za-z0-9_]{0,99}\.onnx|"
     r"onnxruntime/(ort\.wasm\.bundle\.min\.mjs|ort-wasm-simd-threaded\.wasm))|"
@@ -164,7 +166,7 @@ class SavedModel(_Part):
     warmup: Warmup
 
 
-class OnnxSignature(_Part):
+class FileSignature(_Part):
     endpoint: Name
     file: FileName
     inputs: dict[Name, Name]
@@ -174,8 +176,23 @@ class OnnxSignature(_Part):
 class Onnx(_Part):
     path: typing.Literal["onnx"]
     opset: Size
-    signatures: dict[Name, OnnxSignature]
+    signatures: dict[Name, FileSignature]
     external_data: typing.Literal[WEIGHTS] = WEIGHTS
+
+
+class OnnxFp16(Onnx):
+    path: typing.Literal["onnx_fp16"]
+    external_data: typing.Literal["onnx_fp16/weights.bin"] = "onnx_fp16/weights.bin"
+
+
+class OnnxInt8(Onnx):
+    path: typing.Literal["onnx_int8"]
+    external_data: typing.Literal["onnx_int8/weights.bin"] = "onnx_int8/weights.bin"
+
+
+class LiteRT(_Part):
+    path: typing.Literal["litert"]
+    signatures: dict[Name, FileSignature]
 
 
 class Web(_Part):
@@ -184,7 +201,7 @@ class Web(_Part):
     path: typing.Literal[WEB]
     #: The version of the npm package that is in it.
     onnxruntime_web: str
-    signatures: dict[Name, OnnxSignature]
+    signatures: dict[Name, FileSignature]
     external_data: typing.Literal[WEB_WEIGHTS] = WEB_WEIGHTS
 
 
@@ -192,6 +209,9 @@ class Formats(_Part):
     # Each may be missing, and then it is no part of `model_fields_set`; none may be null.
     saved_model: SavedModel = None
     onnx: Onnx = None
+    litert: LiteRT = None
+    onnx_fp16: OnnxFp16 = None
+    onnx_int8: OnnxInt8 = None
     web: Web = None
 
 
@@ -199,12 +219,16 @@ class Tolerance(_Part):
     max_difference: Figure
     min_equal: Share = 0.0
     scaled_by_magnitude: bool = False
+    #: On the mean of the differences; only where weights are rounded.
+    mean_difference: Figure = None
 
 
 class Figures(_Part):
     """What the proof found for one output of one signature at one batch size."""
 
-    format: typing.Literal["keras", "saved_model", "onnx", "web"]
+    format: typing.Literal[
+        "keras", "saved_model", "onnx", "litert", "onnx_fp16", "onnx_int8", "web"
+    ]
     runtime: str
     signature: Name
     endpoint: Name
@@ -214,6 +238,9 @@ class Figures(_Part):
     equal: Share
     limit: Figure
     min_equal: Share
+    #: The mean of the differences, and the limit on it; only where weights are rounded.
+    mean_difference: Figure = None
+    mean_limit: Figure = None
     passed: typing.Literal[True]
 
 
@@ -245,7 +272,7 @@ class Manifest(_Part):
     def _contradictions(self):
         formats = {name: getattr(self.formats, name) for name in self.formats.model_fields_set}
         if not formats:
-            yield "formats", "should hold one of saved_model, onnx and web"
+            yield "formats", f"should hold one of {', '.join(Formats.model_fields)}"
         if "generate" not in self.endpoints:
             yield "endpoints", "should hold generate"
         if self.batch_sizes != sorted(set(self.batch_sizes)):
@@ -255,17 +282,16 @@ class Manifest(_Part):
         for name, section in formats.items():
             place = f"formats.{name}"
             for key, signature in section.signatures.items():
-                yield from self._of_signature(f"{place}.signatures.{key}", key, signature)
+                yield from self._of_signature(f"{place}.signatures.{key}", key, signature, section)
                 rows.append((name, key, signature.endpoint))
             endpoints = whole(self.endpoints) if name == WEB else self.endpoints
             if missing := set(endpoints) - section.signatures.keys():
                 yield f"{place}.signatures", f"should hold {', '.join(sorted(missing))}"
-        for name in {"onnx", WEB} & formats.keys():
+        for name in formats.keys() - {"saved_model"}:
             section = formats[name]
             own = whole(self.endpoints) if name == WEB else self.endpoints
             if extra := section.signatures.keys() - set(own):
-                place = f"formats.{name}.signatures"
-                yield place, f"should not hold {', '.join(sorted(extra))}"
+                yield f"formats.{name}.signatures", f"should not hold {', '.join(sorted(extra))}"
             expected |= {signature.file for signature in section.signatures.values()}
             if "external_data" in section.model_fields_set:
                 expected.add(section.external_data)
@@ -288,16 +314,17 @@ class Manifest(_Part):
                 yield f"files.{file}", "is of no format and of no signature in formats"
         yield from self._of_parity(rows)
 
-    def _of_signature(self, place, key, signature):
+    def _of_signature(self, place, key, signature, section):
         endpoint = self.endpoints.get(signature.endpoint)
         if endpoint is None or (key in self.endpoints and key != signature.endpoint):
             yield f"{place}.endpoint", f"should be one of endpoints. Received: {signature.endpoint}"
             return
         sides = {"inputs": set(endpoint.inputs), "outputs": set(endpoint.outputs)}
-        if isinstance(signature, OnnxSignature):
-            # Both of an endpoint with options are in one file, where these may be left out.
-            file = f"onnx/{key.removesuffix(WITH_OPTIONS)}.onnx"
-            file = web_file(key) if place.startswith(f"formats.{WEB}.") else file
+        if isinstance(signature, FileSignature):
+            # Both of an endpoint with options are in one file, but for browsers.
+            ending = "tflite" if isinstance(section, LiteRT) else "onnx"
+            file = f"{section.path}/{key.removesuffix(WITH_OPTIONS)}.{ending}"
+            file = web_file(key) if isinstance(section, Web) else file
             if signature.file != file:
                 yield f"{place}.file", f"should be {file}. Received: {signature.file}"
         elif "png" in signature.model_fields_set:

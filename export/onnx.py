@@ -1,5 +1,6 @@
 """ONNX: one file per endpoint, with the weights of all of them in one file beside.
 
+`convert` makes the models, `write` the files, also of what `export.onnx_precision` makes of models.
 tf2onnx writes broken graphs and reports success, so nothing it gives is trusted: what it
 logs as an error is raised, the graph is checked, and `export.parity` then runs it.
 """
@@ -33,44 +34,51 @@ _SMALLEST_EXTERNAL = 1024
 _ALIGNMENT = 4096
 
 
-def write(folder, calls, endpoints, opset, step, properties):
-    """Writes `onnx/<endpoint>.onnx` into an artifact's folder; options may be left out there.
-
-    A single endpoint becomes one self-contained file. Several share `onnx/weights.bin`, in
-    which equal tensors are stored once; `Artifact.save_onnx` makes a self-contained file of one.
+def convert(calls, endpoints, opset, step, properties):
+    """`onnx.ModelProto`s by the name of their file; options may be left out there.
 
     `calls` are concrete functions by endpoint, as from `trace`; `step` is told what is converted
     next; `properties` are strings by name that each file tells of itself, beside its endpoint.
-    Returns a dict for the manifest: opset, and for each endpoint its file and the names that
-    its inputs and outputs have there.
     """
-    folder = pathlib.Path(folder) / FOLDER
-    folder.mkdir()
     models = {}
     for whole, endpoint in tracing.whole(endpoints).items():
         name = whole.removesuffix(tracing.WITH_OPTIONS)
         step(f"converting to ONNX: {name}")
         models[name] = _convert(name, calls[whole], endpoint, opset)
         onnx.helper.set_model_props(models[name], {**properties, "endpoint": name})
+    return models
+
+
+def write(folder, models, endpoints, opset, name=FOLDER):
+    """Writes models, whose weights it takes out, as `<name>/<endpoint>.onnx` of an artifact.
+
+    A single endpoint becomes one self-contained file. Several share `<name>/weights.bin`, in
+    which equal tensors are stored once; `Artifact.save_onnx` makes a self-contained file of one.
+
+    Returns a dict for the manifest: opset, and for each endpoint its file and the names that
+    its inputs and outputs have there.
+    """
+    folder = pathlib.Path(folder) / name
+    folder.mkdir()
     if len(models) > 1:
         _share_weights(models.values(), folder / WEIGHTS)
-    for name, model in models.items():
-        path = folder / f"{name}.onnx"
+    for key, model in models.items():
+        path = folder / f"{key}.onnx"
         path.write_bytes(model.SerializeToString())
         # By path, because the checker then finds the external data too.
         onnx.checker.check_model(str(path), full_check=True)
     signatures = {
-        name: {
-            "endpoint": name,
-            "file": f"{FOLDER}/{name.removesuffix(tracing.WITH_OPTIONS)}.onnx",
+        key: {
+            "endpoint": key,
+            "file": f"{name}/{key.removesuffix(tracing.WITH_OPTIONS)}.onnx",
             "inputs": tracing.input_names(endpoint),
-            "outputs": {key: key for key in endpoint.outputs},
+            "outputs": {output: output for output in endpoint.outputs},
         }
-        for name, endpoint in endpoints.items()
+        for key, endpoint in endpoints.items()
     }
-    description = {"path": FOLDER, "opset": opset, "signatures": signatures}
+    description = {"path": name, "opset": opset, "signatures": signatures}
     if (folder / WEIGHTS).exists():
-        description["external_data"] = f"{FOLDER}/{WEIGHTS}"
+        description["external_data"] = f"{name}/{WEIGHTS}"
     return description
 
 

@@ -3,12 +3,13 @@
 Golden inputs and Keras's outputs for them are stored in the artifact. Each format is run on
 the same inputs at every batch size, all rows each time: at batch size 1 one row after the
 other, so that the comparison also proves that a row does not depend on the batch around it.
-ONNX files run in onnxruntime, those for browsers in onnxruntime-web; a SavedModel runs in
-TensorFlow's C API, in a process without TensorFlow's Python. This module imports neither kgen
-nor Keras nor TensorFlow.
+ONNX files run in onnxruntime, those for browsers in onnxruntime-web, those of LiteRT in LiteRT's
+interpreter; a SavedModel runs in TensorFlow's C API, in a process without TensorFlow's Python. This
+module imports neither kgen nor Keras nor TensorFlow.
 """
 
 import importlib.machinery
+import importlib.util
 import io
 import json
 import os
@@ -31,16 +32,33 @@ TOLERANCES = {
     "uint8": {"max_difference": 1, "min_equal": 0.99},
     "float32": {"max_difference": 1e-4, "scaled_by_magnitude": True},
     "other": {"max_difference": 0},
+    # Where weights are rounded the mean counts: where two choices are almost as likely, what is
+    # drawn place by place goes another way, which is as good.
+    "onnx_fp16.uint8": {"max_difference": 255, "mean_difference": 1},
+    "onnx_fp16.float32": {
+        "max_difference": 0.05,
+        "mean_difference": 0.005,
+        "scaled_by_magnitude": True,
+    },
+    "onnx_fp16.other": {"max_difference": 2**32, "min_equal": 0.95},
+    "onnx_int8.uint8": {"max_difference": 255, "mean_difference": 4},
+    "onnx_int8.float32": {
+        "max_difference": 0.5,
+        "mean_difference": 0.05,
+        "scaled_by_magnitude": True,
+    },
+    "onnx_int8.other": {"max_difference": 2**32, "min_equal": 0.8},
 }
 
 GOLDEN = "golden.npz"
 
 
-def compare(expected, received):
+def compare(expected, received, format_=None):
     """Figures of one output against its golden values.
 
     A dict with `max_difference`, `equal` (share of equal elements), `limit` (on the
-    difference), `min_equal` and `passed`; or a string that says why there are no figures.
+    difference), `min_equal` and `passed`, of a format with rounded weights `mean_difference` and
+    `mean_limit` too; or a string that says why there are no figures.
     """
     if expected.shape != received.shape or expected.dtype != received.dtype:
         return (
@@ -49,10 +67,11 @@ def compare(expected, received):
         )
     if not np.isfinite(received).all():
         return "has values that are not finite"
-    tolerance = TOLERANCES.get(expected.dtype.name, TOLERANCES["other"])
-    limit = tolerance["max_difference"]
+    tolerance = tolerance_of(expected.dtype.name, format_)
+    scale = 1.0
     if tolerance.get("scaled_by_magnitude"):
-        limit *= max(1.0, float(np.abs(expected).max(initial=0)))
+        scale = max(1.0, float(np.abs(expected).max(initial=0)))
+    limit = tolerance["max_difference"] * scale
     min_equal = tolerance.get("min_equal", 0.0)
     difference = np.abs(expected.astype("float64") - received.astype("float64"))
     figures = {
@@ -62,7 +81,17 @@ def compare(expected, received):
         "min_equal": min_equal,
     }
     passed = figures["max_difference"] <= limit and figures["equal"] >= min_equal
+    if "mean_difference" in tolerance:
+        figures["mean_difference"] = float(difference.mean()) if difference.size else 0.0
+        figures["mean_limit"] = tolerance["mean_difference"] * scale
+        passed &= figures["mean_difference"] <= figures["mean_limit"]
     return {**figures, "passed": passed}
+
+
+def tolerance_of(dtype, format_=None):
+    """The one of `TOLERANCES` that holds for an output of a format."""
+    kind = dtype if dtype in TOLERANCES else "other"
+    return TOLERANCES.get(f"{format_}.{kind}", TOLERANCES[kind])
 
 
 def judge(golden, outputs, **where):
@@ -74,7 +103,7 @@ def judge(golden, outputs, **where):
     rows = []
     for name, received in outputs.items():
         expected = golden[name][: len(received)]
-        figures = compare(expected, received)
+        figures = compare(expected, received, where["format"])
         place = (
             f"Endpoint '{where['endpoint']}', output '{name}', signature '{where['signature']}', "
             f"{where['runtime']}, batch size {where['batch_size']}:"
@@ -85,10 +114,17 @@ def judge(golden, outputs, **where):
             raise ExportError(
                 f"{place} differs from Keras by up to {figures['max_difference']:.4g} "
                 f"(limit {figures['limit']:.4g}), {figures['equal']:.2%} of the elements are "
-                f"equal (limit {figures['min_equal']:.0%})."
+                f"equal (limit {figures['min_equal']:.0%}).{_of_means(figures)}"
             )
         rows.append({**where, "output": name, **figures})
     return rows
+
+
+def _of_means(figures):
+    if "mean_limit" not in figures:
+        return ""
+    mean, limit = figures["mean_difference"], figures["mean_limit"]
+    return f" The mean difference is {mean:.4g} (limit {limit:.4g})."
 
 
 def save_golden(path, golden):
@@ -223,6 +259,46 @@ def _run_web(folder, section, golden, batch_sizes, step):
         for batch_size in batch_sizes:
             step(f"onnxruntime-web: {signature}, batch size {batch_size}")
             yield signature, batch_size, _by_key(description, next(results))
+
+
+def check_litert():
+    """Raises `ExportError` where LiteRT, which proves its files, is not installed."""
+    if importlib.util.find_spec("ai_edge_litert") is None:
+        raise ExportError("LiteRT is not installed. pip install 'kgen[litert]'")
+
+
+def _run_litert(folder, section, golden, batch_sizes, step):
+    check_litert()
+    from ai_edge_litert.interpreter import Interpreter
+
+    for signature, description in section["signatures"].items():
+        path = pathlib.Path(folder) / description["file"]
+        step(f"LiteRT: {signature}")
+        try:
+            run = Interpreter(model_path=str(path)).get_signature_runner(signature)
+        except Exception as error:
+            raise ExportError(
+                f"{description['file']} does not load in LiteRT: {_first_line(error)}"
+            ) from error
+        inputs = {
+            description["inputs"][key]: array
+            for key, array in golden[description["endpoint"]]["inputs"].items()
+        }
+        for number, batch_size in enumerate(batch_sizes):
+            if number:
+                step(f"LiteRT: {signature}, batch size {batch_size}")
+            try:
+                outputs = in_batches(
+                    lambda batch, run=run: {k: v.copy() for k, v in run(**batch).items()},
+                    inputs,
+                    batch_size,
+                )
+            except Exception as error:
+                raise ExportError(
+                    f"{description['file']} does not run in LiteRT at batch size {batch_size}: "
+                    f"{_first_line(error)}"
+                ) from error
+            yield signature, batch_size, _by_key(description, outputs)
 
 
 def _run_saved_model(folder, section, golden, batch_sizes, step):
@@ -373,5 +449,8 @@ def _first_line(error):
 _RUNTIMES = {
     "saved_model": ("TensorFlow C API", _run_saved_model),
     "onnx": ("onnxruntime", _run_onnx),
+    "litert": ("LiteRT", _run_litert),
+    "onnx_fp16": ("onnxruntime, float16 weights", _run_onnx),
+    "onnx_int8": ("onnxruntime, int8 weights", _run_onnx),
     "web": ("onnxruntime-web", _run_web),
 }

@@ -58,7 +58,7 @@ def function(name, endpoint):
             for tensor, spec in zip(tensors, endpoint.inputs.values(), strict=True)
         ]
         # A row more, of zeros: of none, not every operator makes none.
-        tensors = [tf.pad(x, [[0, 1], *[[0, 0]] * (len(x.shape) - 1)]) for x in tensors]
+        tensors = [_padded(tensor) for tensor in tensors]
         tensors = [
             _clipped(tensor[: tf.maximum(size, 1)], spec)
             for tensor, spec in zip(_of_one_batch(tensors), endpoint.inputs.values(), strict=True)
@@ -76,6 +76,13 @@ def function(name, endpoint):
         }
 
     return call
+
+
+def _padded(tensor):
+    # In int32, for LiteRT pads no uint8.
+    wide = tf.cast(tensor, "int32") if tensor.dtype == tf.uint8 else tensor
+    padded = tf.pad(wide, [[0, 1], *[[0, 0]] * (len(tensor.shape) - 1)])
+    return tf.cast(padded, tensor.dtype)
 
 
 def _for_all(values, size):

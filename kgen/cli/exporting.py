@@ -35,7 +35,7 @@ def export_(
         pathlib.Path, typer.Option("-o", "--output", help="Folder of the artifact to write.")
     ],
     formats: Annotated[
-        str, typer.Option(help="Of saved_model, onnx and web.")
+        str, typer.Option(help="Of saved_model, onnx, litert, onnx_fp16, onnx_int8 and web.")
     ] = "saved_model,onnx",
     opset: Annotated[int, typer.Option(min=18, max=23, help="ONNX operator set.")] = 18,
     batch_sizes: Annotated[str, typer.Option(help="Batch sizes to prove and warm up.")] = "1,8",
@@ -73,6 +73,8 @@ def export_(
     """Write a model as SavedModel and ONNX, and prove that both equal Keras.
 
     Example: kgen export runs/vae-digits -o artifacts/vae-digits --formats saved_model,onnx
+
+    Example: kgen export runs/vae-digits -o artifacts/vae-phone --formats litert,onnx_int8
 
     Example: kgen export runs/dit-photos -o artifacts/dit --option num_steps=16 --variant
     generate_4_steps:num_steps=4

@@ -22,6 +22,12 @@ def unscale_images(x):
     return ops.cast(ops.clip((x + 1) * 127.5 + 0.5, 0, 255), "uint8")
 
 
+def choose_pixels(mask, images, others):
+    """uint8 images where a mask `[B, H, W]` is not 0, and others where it is."""
+    images, others = (ops.cast(x, "int32") for x in (images, others))  # LiteRT chooses no uint8
+    return ops.cast(ops.where(ops.cast(mask[..., None], "bool"), images, others), "uint8")
+
+
 @keras.saving.register_keras_serializable(package="kgen")
 class ScaleImages(Configurable, layers.Layer):
     """From uint8 images to what the networks of kgen take: float32 in -1 to 1.

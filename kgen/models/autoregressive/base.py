@@ -15,7 +15,7 @@ from kgen import random
 from kgen.checks import Number, check_mask, check_numbers, unknown_name
 from kgen.endpoint import TensorSpec, image_spec, mask_spec
 from kgen.image_generator import ImageGenerator
-from kgen.layers.scaling import scale_images
+from kgen.layers.scaling import choose_pixels, scale_images
 from kgen.models.autoregressive import distributions
 from kgen.models.autoregressive.sampling import CHOICE, draw
 
@@ -88,7 +88,7 @@ class AutoregressiveGenerator(ImageGenerator):
         if image is None:
             return self.to_images(x)
         # As they came: byte for byte, also where they lie between two levels.
-        return ops.where(ops.cast(mask[..., None], "bool"), image, self.to_images(x))
+        return choose_pixels(mask, image, self.to_images(x))
 
     def _draw_levels(self, seeds, labels, known, mask, temperature=1.0):
         """Scaled levels `[B, H, W, C]`; where they are known, those. See `draw`."""

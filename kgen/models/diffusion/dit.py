@@ -24,7 +24,7 @@ from kgen.endpoint import TensorSpec, image_spec, mask_spec
 from kgen.image_generator import ImageGenerator
 from kgen.layers.conditioning import GUIDANCE, check_guidance, guided, hide_labels
 from kgen.layers.network import Network
-from kgen.layers.scaling import scale_images, unscale_images
+from kgen.layers.scaling import choose_pixels, scale_images, unscale_images
 from kgen.layers.transformer import (
     TransformerSpec,
     grid_positions,
@@ -182,13 +182,12 @@ class DiT(AveragedWeights, ImageGenerator):
         return self.run_endpoint("inpaint", inputs, labels, seed, **options)
 
     def _inpaint(self, image, mask, seed, label=None, **options):
-        keep = ops.cast(mask[..., None], "bool")
         # Grey, so that nothing unknown is looked at.
-        known = self.encode(ops.where(keep, image, np.uint8(128)), label)
+        known = self.encode(choose_pixels(mask, image, 128), label)
         noise = random.normal(seed, self.latent_shape)
         cells = known_cells(mask, *self.latent_shape[:2])[..., None]
         x = self._solve(noise, label, path=(known, noise, cells), **options)
-        return ops.where(keep, image, self.decode(x, label))
+        return choose_pixels(mask, image, self.decode(x, label))
 
     def vary(self, images, strength=0.5, labels=None, seed=0, **options):
         """Draws variations of images: noise takes them a part of the way, the flow back.

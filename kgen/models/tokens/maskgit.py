@@ -20,6 +20,7 @@ from kgen.checks import Number, check_ints, check_mask, check_shares
 from kgen.endpoint import image_spec, mask_spec
 from kgen.layers.conditioning import check_guidance, guided, hide_labels, per_row
 from kgen.layers.network import Network
+from kgen.layers.scaling import choose_pixels
 from kgen.layers.transformer import (
     TransformerSpec,
     grid_positions,
@@ -239,10 +240,10 @@ class MaskGIT(TwoStageGenerator):
 
     def _complete(self, image, mask, seed, label=None, **options):
         known = known_cells(mask, *self.tokenizer.code_shape)
-        mask = ops.cast(mask[..., None], "bool")
-        encoded = self.encode(self._blank(Batch(image, label, seed), mask))
+        seen = ops.cast(mask[..., None], "bool")
+        encoded = self.encode(self._blank(Batch(image, label, seed), seen))
         drawn = self.decode(self.draw_codes(seed, label, encoded, known, **options), label)
-        return ops.where(mask, image, drawn)
+        return choose_pixels(mask, image, drawn)
 
     def _blank(self, batch, mask):
         """The images as the tokenizer is to see them, the mean of each in its unknown pixels."""
