@@ -37,6 +37,8 @@ def write_readme(folder, manifest):
         _endpoints(manifest),
         _saved_model(manifest),
         _onnx(manifest),
+        _rounded(folder, manifest),
+        _litert(manifest),
         _parity(manifest),
         _RUNTIMES,
         _metadata(manifest),
@@ -185,11 +187,47 @@ def _onnx(manifest):
     )
 
 
+def _rounded(folder, manifest):
+    rounded = {"onnx_fp16": "float16", "onnx_int8": "int8, with a scale for each channel"}
+    rows = []
+    for name in ("onnx", *rounded):
+        if name in manifest["formats"]:
+            size = sum(path.stat().st_size for path in (folder / name).iterdir())
+            rows.append((f"`{name}`", rounded.get(name, "float32"), f"{size:,}"))
+    if not manifest["formats"].keys() & rounded.keys():
+        return ""
+    file = "/generate.onnx"
+    return (
+        "## Smaller ONNX files\n\nThe same graphs with their weights rounded, computed in float32 "
+        "from the same noise; they are called alike, as "
+        f"{' and '.join(f'`{name}{file}`' for name in rounded if name in manifest['formats'])}. "
+        "How far their images are from Keras's, the table of parity says.\n\n"
+        + _table(("", "weights", "bytes"), rows)
+    )
+
+
+def _litert(manifest):
+    if "litert" not in manifest["formats"]:
+        return ""
+    inputs = manifest["endpoints"]["generate"]["inputs"]
+    given = ", ".join(f"{key}={_python_array(key, spec)}" for key, spec in inputs.items())
+    return (
+        "## LiteRT\n\nOne file per endpoint, of LiteRT's own operators alone, at any batch size. A "
+        "file with options has two signatures, `generate` and `generate_with_options`; each takes "
+        "all of its inputs.\n\n"
+        "```python\nimport numpy as np\n"
+        "from ai_edge_litert.interpreter import Interpreter  # pip install ai-edge-litert\n\n"
+        'generate = Interpreter("litert/generate.tflite").get_signature_runner("generate")\n'
+        f'image = generate({given})["image"]  # uint8 [B, H, W, C]\n```'
+    )
+
+
 def _parity(manifest):
     figures = {}
     for row in manifest["parity"]:
         key = (row["runtime"], row["signature"], row["output"])
         figures.setdefault(key, []).append(row)
+    rounded = any("mean_limit" in row for row in manifest["parity"])
     rows = [
         (
             *key,
@@ -197,17 +235,27 @@ def _parity(manifest):
             f"{group[0]['limit']:.3g}",
             # Floats are rarely equal to the last bit, and need not be.
             f"{min(row['equal'] for row in group):.4%}" if group[0]["min_equal"] else "",
+            *([_mean(group)] if rounded else []),
         )
         for key, group in figures.items()
     ]
+    head = ("runtime", "signature", "output", "difference", "limit", "equal")
     return (
         "## Parity with Keras\n\nThe largest difference from Keras on the golden inputs in "
         "`golden.npz`, over the batch sizes "
         f"{', '.join(map(str, manifest['batch_sizes']))}; for uint8 in grey levels. "
         "`kgen verify` repeats this, after it has checked every file and read every graph; who "
         "made the artifact, only a signature can say (`kgen verify --key`).\n\n"
-        + _table(("runtime", "signature", "output", "difference", "limit", "equal"), rows)
+        + _table((*head, *(["mean difference, limit"] if rounded else [])), rows)
     )
+
+
+def _mean(group):
+    """Of rounded weights, where the largest difference tells least."""
+    if "mean_limit" not in group[0]:
+        return ""
+    mean = max(row["mean_difference"] for row in group)
+    return f"{mean:.3g}, {group[0]['mean_limit']:.3g}"
 
 
 def _metadata(manifest):
@@ -228,10 +276,10 @@ _RUNTIMES = """
 ## Other runtimes
 
 What this artifact was proven in stands in the table above. kgen's own tests draw the same images,
-but for a grey level in a pixel of a hundred, with every model in onnxruntime-web (WebAssembly) and
-in `onnx.reference`, and with convolutional models converted to LiteRT. Do not use OpenVINO: it
-takes the unsigned integers of the random numbers for signed ones and draws other images, without
-an error.
+but for a grey level in a pixel of a hundred, with every model in onnxruntime-web (WebAssembly), in
+`onnx.reference` and in LiteRT, whose files `kgen export --formats litert` writes and proves. Do not
+use OpenVINO: it takes the unsigned integers of the random numbers for signed ones and draws other
+images, without an error.
 """
 
 

@@ -197,7 +197,7 @@ MANIFESTS = {
         replaced("format_version", by=2),
         "has format kgen.artifact 2; this kgen reads",
     ),
-    "no formats": (replaced("formats", by={}), "formats: should hold saved_model, onnx or both"),
+    "no formats": (replaced("formats", by={}), "formats: should hold one of saved_model, onnx"),
     "no format": (replaced("formats"), "formats: Field required"),
     "null": (replaced("formats", "onnx", by=[]), "formats.onnx: .*Received: list of 0"),
     "other format": (replaced("formats", "tflite", by={}), "formats.tflite: Extra inputs"),
