@@ -19,12 +19,13 @@ _HERE = pathlib.Path(__file__).parent
 PAGE = _HERE / "page"
 
 
-def create_app(service, *, token=None, log=lambda entry: None):
+def create_app(service, *, token=None, hosts=None, log=lambda entry: None):
     """An ASGI application that serves a loaded `Service`.
 
     Args:
         service: `export.serving.Service`.
         token: String, what clients must send as `Authorization: Bearer ...`; `None` for no token.
+        hosts: Set of the names that it is called by, as `Host` says; `None` for any.
         log: Callable of a dict, one for each request.
     """
     app = fastapi.FastAPI(
@@ -44,7 +45,7 @@ def create_app(service, *, token=None, log=lambda entry: None):
     app.add_exception_handler(RequestError, _refused)
     app.add_exception_handler(HTTPException, _http_error)
     public = {"/", *(f"/static/{path.name}" for path in PAGE.iterdir())}
-    return Guard(app, service, token, public, log)
+    return Guard(app, service, token, public, hosts, log)
 
 
 _ERRORS = {

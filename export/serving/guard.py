@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 import hmac
+import re
 import time
 import uuid
 
@@ -26,6 +27,7 @@ HEADERS = {
 }
 _HEADERS = [(name.encode(), value.encode()) for name, value in HEADERS.items()]
 
+_PORT = re.compile(r":\d*$")
 _HEALTH = {"/healthz", "/v2/health/live", "/v2/health/ready"}
 
 
@@ -40,13 +42,16 @@ class Guard:
         service: `export.serving.Service`.
         token: String that `Authorization: Bearer ...` must carry, or `None` for no such thing.
         public: Set of the paths that need none: the page, which asks for the token.
+        hosts: Set of the names that `Host` may have, without a port; `None` for any. A page from
+            elsewhere whose name leads to this machine does not get at a server of this machine's.
         log: Callable of a dict, one for each request.
     """
 
-    def __init__(self, app, service, token=None, public=(), log=lambda entry: None):
+    def __init__(self, app, service, token=None, public=(), hosts=None, log=lambda entry: None):
         self._app = app
         self._service = service
         self._token = None if token is None else _digest(token.encode())
+        self._hosts = hosts
         self._public = _HEALTH | set(public)
         self._log = log
 
@@ -115,6 +120,13 @@ class Guard:
         )
 
     def _check(self, scope, headers):
+        if self._hosts is not None:
+            host = headers.get(b"host", b"").decode("latin-1").lower()
+            if _PORT.sub("", host) not in self._hosts:
+                raise RequestError(
+                    421,
+                    f"This server is for {', '.join(sorted(self._hosts))}, not for {host[:100]}.",
+                )
         if self._token is not None and scope["path"] not in self._public:
             scheme, _, given = headers.get(b"authorization", b"").partition(b" ")
             same = hmac.compare_digest(_digest(given.strip()), self._token)

@@ -15,6 +15,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from export.serving.app import create_app
 
 _HEAD_BYTES = 2**16
+#: What this machine calls itself; a server that listens there answers to no other name.
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]", "::1")
 
 
 class Server:
@@ -57,6 +59,7 @@ class Server:
         self._service = service
         self._poll = poll
         self._socket = _listening(host, port)
+        local = host in LOOPBACK
         #: Where it listens, such as `http://127.0.0.1:8501`.
         self.address = f"http://{_place(self._socket)}"
         #: Where it listens to gRPC, such as `127.0.0.1:8500`, or `None`.
@@ -70,7 +73,9 @@ class Server:
             with contextlib.closing(_listening(host, grpc_port)) as probe:  # gRPC binds its own
                 self.grpc_address = _place(probe)
         config = uvicorn.Config(
-            create_app(service, token=token, log=lines(log)),
+            create_app(
+                service, token=token, hosts=set(LOOPBACK) if local else None, log=lines(log)
+            ),
             http=_protocol(service.limits),
             lifespan="off",
             log_config=None,
@@ -128,7 +133,7 @@ def _listening(host, port):
     except OSError as error:
         reason = error.strerror or str(error)
         raise OSError(
-            f"{host}:{port} cannot be listened at: {reason}. Try another --port."
+            f"{host}:{port} cannot be listened at: {reason}. Try another port."
         ) from error
     listening.setblocking(False)
     return listening

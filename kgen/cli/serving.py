@@ -90,7 +90,7 @@ def serve(
         from export.serving import server
     except ModuleNotFoundError as error:
         raise ImportError(f"Serving needs {error.name}: pip install 'kgen[serve]'") from error
-    if host not in ("127.0.0.1", "::1", "localhost") and token is None:
+    if host not in server.LOOPBACK and token is None:
         say(f"Warning: everyone who reaches {host} may use this server: give it a token.")
     service = serving.Service(
         artifacts,

@@ -367,7 +367,7 @@ def raw(client, path, body=b"", head=b"", send=None):
     """A socket on which a request was sent, or only some bytes of it."""
     url = client.base_url
     connection = socket.create_connection((url.host, url.port), timeout=10)
-    request = b"POST %s HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n%s\r\n%s" % (
+    request = b"POST %s HTTP/1.1\r\nhost: localhost\r\ncontent-length: %d\r\n%s\r\n%s" % (
         path,
         len(body),
         head,
@@ -396,6 +396,14 @@ def test_slow_and_large(artifact):
             connection.close()
         time.sleep(0.1)
         assert ask(client, 1).status_code == 200
+
+
+def test_a_name_of_another_machine_is_refused(client):
+    """As a page from elsewhere has it whose name was led to this machine."""
+    url = client.base_url
+    assert client.get("/", headers={"host": f"localhost:{url.port}"}).status_code == 200
+    answer = client.get("/", headers={"host": "evil.example"})
+    assert answer.status_code == 421 and "evil.example" in answer.json()["error"]
 
 
 def test_a_token_opens_all_but_the_page(artifact):
