@@ -157,13 +157,15 @@ def on_jax():
 
     `on_jax(code, *arguments)`; the code finds the arguments in `sys.argv[1:]`. The process has
     imported Keras and registered the zoo before, which takes most of the time of a small test.
+    With `optimised=True` it is another one, in which XLA optimises as it does for users.
     """
     pytest.importorskip("jax")
     with contextlib.ExitStack() as stack:
         errors = stack.enter_context(tempfile.TemporaryFile("w+"))
 
         @functools.cache
-        def process():
+        def process(optimised):
+            xla = {"XLA_FLAGS": ""} if optimised else {}
             return stack.enter_context(
                 subprocess.Popen(
                     [sys.executable, "-c", SERVER],
@@ -171,15 +173,16 @@ def on_jax():
                     stdout=subprocess.PIPE,
                     stderr=errors,
                     text=True,
-                    env={**os.environ, "KERAS_BACKEND": "jax"},
+                    env={**os.environ, "KERAS_BACKEND": "jax", **xla},
                 )
             )
 
-        def run(code, *arguments, timeout=300):
-            timer = threading.Timer(timeout, process().kill)
+        def run(code, *arguments, timeout=300, optimised=False):
+            server = process(optimised)
+            timer = threading.Timer(timeout, server.kill)
             timer.start()
-            print(json.dumps([code, *map(str, arguments)]), file=process().stdin, flush=True)
-            answer = process().stdout.readline()
+            print(json.dumps([code, *map(str, arguments)]), file=server.stdin, flush=True)
+            answer = server.stdout.readline()
             timer.cancel()
             if not answer:
                 errors.seek(0)
@@ -388,7 +391,10 @@ class Tiny:
         """The `export.Artifact` of the model, with SavedModel and ONNX, proven."""
         import export
 
-        return export.export(self.model, self.folder / "artifact", progress=False)
+        with pytest.MonkeyPatch.context() as patch:
+            # In the process that proves the SavedModel XLA optimises as it does for users.
+            patch.setenv("XLA_FLAGS", "")
+            return export.export(self.model, self.folder / "artifact", progress=False)
 
 
 @pytest.fixture(scope="session")
