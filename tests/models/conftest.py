@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import sys
 
 import keras
 import numpy as np
@@ -119,6 +120,23 @@ def exported_alike(tmp_path, tensorflow_only):
         }
 
     return check
+
+
+@pytest.fixture
+def on_backend(on_jax, run_python, monkeypatch):
+    """`on_backend(name, code, *arguments)`: in a process that is there already, if one is."""
+
+    def run(name, code, *arguments):
+        pytest.importorskip(name)
+        if name == keras.backend.backend():
+            monkeypatch.setattr(sys, "argv", ["-c", *map(str, arguments)])
+            exec(code, {"__name__": "__main__"})
+        elif name == "jax":
+            on_jax(code, *arguments)
+        else:
+            run_python(code, *arguments, backend=name)
+
+    return run
 
 
 @pytest.fixture

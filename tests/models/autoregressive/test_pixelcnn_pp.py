@@ -78,15 +78,14 @@ np.savez(sys.argv[2], *average, generated=generated, nats=nats)
 
 
 @slow
-def test_both_backends_agree(tmp_path, run_python):
+def test_both_backends_agree(tmp_path, on_backend):
     model = small((4, 4, 3), num_classes=3)  # tests/zoo draws with two resolutions on JAX
     model.compile()
     model.save(tmp_path / "model.keras")
     out = {}
     for backend in ("tensorflow", "jax"):
-        pytest.importorskip(backend)
         path = tmp_path / f"{backend}.npz"
-        run_python(TRAIN, tmp_path / "model.keras", path, backend=backend)
+        on_backend(backend, TRAIN, tmp_path / "model.keras", path)
         with np.load(path) as arrays:
             out[backend] = dict(arrays)
     ours, theirs = out["tensorflow"], out["jax"]

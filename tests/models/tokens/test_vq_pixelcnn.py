@@ -285,17 +285,12 @@ np.savez(sys.argv[3], images=model.generate(5), **history)
 
 
 @pytest.mark.slow
-def test_jax_trains_alike(tmp_path, run_python, tensorflow_only):
-    pytest.importorskip("jax")
+def test_jax_trains_alike(tmp_path, on_jax, tensorflow_only):
     model = pair()
     model.compile()
     model.save(tmp_path / "model.keras")
     np.save(tmp_path / "images.npy", IMAGES)
-    run_python(
-        TRAIN,
-        *(tmp_path / "model.keras", tmp_path / "images.npy", tmp_path / "jax.npz"),
-        backend="jax",
-    )
+    on_jax(TRAIN, tmp_path / "model.keras", tmp_path / "images.npy", tmp_path / "jax.npz")
     found = np.load(tmp_path / "jax.npz")
     history = model.fit(IMAGES, batch_size=16, epochs=2, verbose=0).history
     for name, values in history.items():

@@ -281,8 +281,7 @@ np.savez(sys.argv[3], codes=codes, images=model.generate(5), *weights, **history
 
 @pytest.mark.slow
 @pytest.mark.parametrize("quantizer", ["gradient", "fsq"])  # the zoo's tests have the other
-def test_jax_trains_alike(quantizer, tmp_path, run_python, tensorflow_only):
-    pytest.importorskip("jax")
+def test_jax_trains_alike(quantizer, tmp_path, on_backend, tensorflow_only):
     model = tiny(quantizer=quantizer)
     model.compile()
     model.save(tmp_path / "model.keras")
@@ -290,7 +289,7 @@ def test_jax_trains_alike(quantizer, tmp_path, run_python, tensorflow_only):
     paths = tmp_path / "model.keras", tmp_path / "images.npy"
     results = []
     for backend in ("tensorflow", "jax"):
-        run_python(TRAIN, *paths, tmp_path / f"{backend}.npz", backend=backend)
+        on_backend(backend, TRAIN, *paths, tmp_path / f"{backend}.npz")
         results.append(np.load(tmp_path / f"{backend}.npz"))
     ours, theirs = results
     for name in ours.files:

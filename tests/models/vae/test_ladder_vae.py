@@ -328,13 +328,12 @@ assert np.isfinite(model.fit(images, batch_size=8, epochs=1, verbose=0).history[
 
 
 @pytest.mark.slow
-def test_the_same_figures_on_jax(tmp_path, run_python, tensorflow_only):
-    pytest.importorskip("jax")
+def test_the_same_figures_on_jax(tmp_path, on_jax, tensorflow_only):
     np.save(tmp_path / "images.npy", IMAGES)
     model = tiny(num_groups=2)
     model.compile()
     model.save(tmp_path / "model.keras")
-    run_python(ON_JAX, tmp_path / "images.npy", tmp_path, backend="jax")
+    on_jax(ON_JAX, tmp_path / "images.npy", tmp_path)
     theirs = np.load(tmp_path / "jax.npz")
     for key, value in model.evaluate(IMAGES, return_dict=True, verbose=0).items():
         assert theirs[key] == pytest.approx(value, rel=1e-4, abs=1e-5), key

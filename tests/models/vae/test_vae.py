@@ -450,8 +450,7 @@ for name in ("iwae", "vamp"):
 
 
 @pytest.mark.slow
-def test_the_same_figures_on_jax(tmp_path, run_python, tensorflow_only):
-    pytest.importorskip("jax")
+def test_the_same_figures_on_jax(tmp_path, on_jax, tensorflow_only):
     np.save(tmp_path / "images.npy", IMAGES)
     models = {
         "iwae": tiny(importance_samples=3),
@@ -460,7 +459,7 @@ def test_the_same_figures_on_jax(tmp_path, run_python, tensorflow_only):
     for name, model in models.items():
         model.compile()
         model.save(tmp_path / f"{name}.keras")
-    run_python(ON_JAX, tmp_path / "images.npy", tmp_path, backend="jax")
+    on_jax(ON_JAX, tmp_path / "images.npy", tmp_path)
     for name, model in models.items():
         theirs = np.load(tmp_path / f"{name}.npz")
         for key, value in model.evaluate(IMAGES, return_dict=True, verbose=0).items():
