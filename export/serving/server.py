@@ -65,6 +65,7 @@ class Server:
         #: Where it listens to gRPC, such as `127.0.0.1:8500`, or `None`.
         self.grpc_address = None
         self._grpc_options = {"token": token, "log": lines(log)}
+        self._grpc_tried = threading.Event()
         self._grace = grace
         if grpc_port is not None:
             from export.serving import grpc_service
@@ -98,9 +99,12 @@ class Server:
         watching = asyncio.create_task(self._service.watch(self._poll)) if self._poll else None
         grpc = None
         if self.grpc_address:
-            grpc = await self._grpc_service.start(
-                self._service, self.grpc_address, **self._grpc_options
-            )
+            try:
+                grpc = await self._grpc_service.start(
+                    self._service, self.grpc_address, **self._grpc_options
+                )
+            finally:
+                self._grpc_tried.set()
         await self._server.serve(sockets=[self._socket])
         if grpc:
             await grpc.stop(self._grace)
@@ -114,6 +118,8 @@ class Server:
 
     def __enter__(self):
         self._thread.start()
+        if self.grpc_address:  # HTTP's socket listens since it was made, gRPC's from here on
+            self._grpc_tried.wait()
         return self
 
     def __exit__(self, *error):

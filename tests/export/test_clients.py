@@ -215,6 +215,31 @@ def test_arguments():
         nobody.generate([1])
 
 
+def test_what_is_not_installed(monkeypatch):
+    monkeypatch.setitem(sys.modules, "httpx", None)
+    with pytest.raises(ImportError, match=r"pip install 'kgen\[client\]'"):
+        serving.Client("http://127.0.0.1:9")
+    for name in ("grpc_client", "grpc_messages"):
+        monkeypatch.delitem(sys.modules, f"export.serving.{name}", raising=False)
+        monkeypatch.delattr(serving, name, raising=False)
+    monkeypatch.setitem(sys.modules, "tensorflow_serving.apis", None)
+    with pytest.raises(ImportError, match=r"gRPC needs tensorflow_serving.*'kgen\[grpc\]'"):
+        serving.Client("127.0.0.1:9", "grpc")
+
+
+ALONE = """
+import sys
+from export import serving
+serving.Client("http://127.0.0.1:9", "v2", model="vae").close()
+heavy = {"tensorflow", "keras", "onnxruntime", "fastapi", "grpc"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_a_client_needs_httpx_and_numpy(run_python):
+    run_python(ALONE)
+
+
 @pytest.mark.parametrize("protocol", ["rest", "grpc", "v2"])
 def test_token(mender, protocol):
     with server_of(mender[1], token="a long secret") as server:
@@ -464,6 +489,27 @@ def test_grpc_errors_have_the_codes_of_tensorflow_serving(stubs):
     asked.model_spec.name = "mender"
     with pytest.raises(grpc.RpcError, match="at least one metadata_field"):
         predict.GetModelMetadata(asked)
+
+
+@pytest.mark.slow
+def test_the_command_speaks_grpc(mender, server):
+    """A process of its own, which imports TensorFlow for the messages; it ends as it should."""
+    command = [sys.executable, "-m", "kgen", "serve", str(mender[1]), "--hashes-only"]
+    command += ["--port", "0", "--grpc-port", "0", "--access-log", "-"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        said = next(line for line in process.stderr if "gRPC at" in line)
+        address = said.split("gRPC at ")[1].strip()
+        with serving.Client(address, "grpc", model="mender") as client:
+            images = client.generate(range(8), 1)
+        process.terminate()
+        out, _ = process.communicate(timeout=60)
+        assert process.returncode == 0
+    np.testing.assert_array_equal(images, client_of(server, "rest").generate(range(8), 1))
+    logged = [json.loads(line) for line in out.splitlines()]
+    assert [entry["method"] for entry in logged] == ["GetModelMetadata", "Predict"]
+    assert logged[1]["status"] == 200 and logged[1]["endpoint"] == "generate"
 
 
 # What a deployment's README tells ------------------------------------------------------------
