@@ -455,8 +455,10 @@ class _OpenInference:
             names, listed = {model["name"] for model in found}, {}
             for model in found:
                 parts = model["name"].split(".")
-                if not any(".".join(parts[:size]) in names for size in range(1, len(parts))):
-                    listed.setdefault(model["name"], []).append(int(model.get("version") or 1))
+                own = not any(".".join(parts[:size]) in names for size in range(1, len(parts)))
+                # What is not loaded has no version there, or another state.
+                if own and model.get("version") and model.get("state", "READY") == "READY":
+                    listed.setdefault(model["name"], []).append(int(model["version"]))
         return listed
 
     def versions(self, model):

@@ -343,7 +343,8 @@ def test_what_triton_and_kserve_say(moody):
     index = [
         {"name": "vae", "version": "1"},
         {"name": "vae.encode", "version": "1"},
-        {"name": "b.c"},
+        {"name": "b.c", "version": "2", "state": "READY"},
+        {"name": "not_loaded"},
     ]
     tensor = {"name": "seed", "datatype": "INT32", "shape": [-1, 1]}
     image = {"name": "image", "datatype": "UINT8", "shape": [-1, 1, 2, 1]}
@@ -359,7 +360,7 @@ def test_what_triton_and_kserve_say(moody):
         (422, {}, b'{"detail": "no such thing"}'),
     ]
     with serving.Client(moody, "v2", model="vae") as client:
-        assert client.models() == {"vae": [1], "b.c": [1]}
+        assert client.models() == {"vae": [1], "b.c": [2]}
         np.testing.assert_array_equal(client.generate([1, 2]), [[[[3], [4]]]] * 2)
         with pytest.raises(serving.ServingError, match="no such thing"):
             client.generate([1])
