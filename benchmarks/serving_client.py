@@ -32,6 +32,9 @@ class Parser:
             return None
         head = self.data[:end].lower()
         status = int(head[9:12])
+        if status < 200:  # "100 Continue": the answer follows
+            self.data = self.data[end + 4 :]
+            return self.feed(b"")
         place = head.find(b"\r\ncontent-length:")
         if place >= 0:
             stop = head.find(b"\r\n", place + 2)
