@@ -79,7 +79,7 @@ class Peer:
     def threads(self, args):
         return args.threads
 
-    def request(self, answer, seed):
+    def request(self, artifact, answer, seed):
         return serving_client.request("/image", json.dumps({"seed": seed}).encode())
 
     def image(self, answer, body):
@@ -91,7 +91,7 @@ class Peer:
 class BentoML(Peer):
     """Its batchable calls take and give rows, in JSON alone: `raw` is base64."""
 
-    def request(self, answer, seed):
+    def request(self, artifact, answer, seed):
         return serving_client.request("/image", json.dumps({"seed": [seed]}).encode())
 
     def image(self, answer, body):
@@ -102,7 +102,7 @@ class BentoML(Peer):
 class MLServer(Peer):
     """The Open Inference Protocol in JSON: `raw` is base64."""
 
-    def request(self, answer, seed):
+    def request(self, artifact, answer, seed):
         tensor = {"name": "seed", "shape": [1, 1], "datatype": "INT32", "data": [seed]}
         body = json.dumps({"inputs": [tensor]}).encode()
         return serving_client.request("/v2/models/generate/infer", body)
@@ -127,8 +127,9 @@ class Kgen(Peer):
     def threads(self, args):
         return args.kgen_threads
 
-    def request(self, answer, seed):
-        return (serving_setup.infer if answer == "raw" else serving_setup.predict)([seed])
+    def request(self, artifact, answer, seed):
+        make = serving_setup.infer if answer == "raw" else serving_setup.predict
+        return make(artifact, [seed])
 
     def image(self, answer, body):
         if answer == "raw":
@@ -178,7 +179,7 @@ class Measure:
 
     def measure(self, name, answer, limit):
         server, port, seconds = SERVERS[name], serving_setup.free_port(), self.args.seconds
-        requests = [server.request(answer, seed) for seed in range(SEEDS)]
+        requests = [server.request(self.artifact, answer, seed) for seed in range(SEEDS)]
         python = self.args.python.get(name)
         if python is None:
             python = sys.executable if name == "kgen" else self.args.python.get("", sys.executable)

@@ -155,10 +155,9 @@ class Server:
     """The server of a fault, and what its answers should be."""
 
     def __init__(self, artifact, *options):
-        self.name = serving_setup.name_of(artifact)
         self.port = serving_setup.free_port()
         self.command = serving_setup.kgen_serve(artifact, self.port, *options)
-        self.requests = [serving_setup.infer([seed], self.name) for seed in range(SEEDS)]
+        self.requests = [serving_setup.infer(artifact, [seed]) for seed in range(SEEDS)]
         images = serving_setup.images(artifact, range(SEEDS))
         self.expected = [images[seed] for seed in range(SEEDS)]
 
@@ -274,7 +273,7 @@ def queue_full(artifact, folder, rounds, found):
     options = ["--queue-rows", "64", "--batch-rows", "16", "--max-rows", "16"]
     server = Server(artifact, *options)
     many = [
-        serving_setup.infer([(first + i) % SEEDS for i in range(16)], server.name)
+        serving_setup.infer(artifact, [(first + i) % SEEDS for i in range(16)])
         for first in range(SEEDS)
     ]
     wanted = [
@@ -300,7 +299,7 @@ def queue_full(artifact, folder, rounds, found):
 
 def client_gone(artifact, folder, rounds, found):
     server = Server(artifact)
-    request = serving_setup.infer([i % SEEDS for i in range(64)], server.name)
+    request = serving_setup.infer(artifact, [i % SEEDS for i in range(64)])
     rng = random.Random(0)
     with server.start(), Clients(server, found):
         for _ in range(rounds):

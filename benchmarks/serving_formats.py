@@ -34,10 +34,11 @@ def main():
 
 
 def run(artifact, args):
-    name, seeds = serving_setup.name_of(artifact), list(range(args.images))
+    described, seeds = serving_setup.manifest(artifact), list(range(args.images))
+    name = described["name"]
     expected = serving_setup.images(artifact, seeds)
     port = serving_setup.free_port()
-    shape = (-1, *json.loads((artifact / "manifest.json").read_text())["model"]["image_shape"])
+    shape = (-1, *described["model"]["image_shape"])
 
     def post(path, body):
         return [serving_client.request(path, json.dumps(body).encode())]
@@ -69,7 +70,7 @@ def run(artifact, args):
             lambda bodies: np.array(json.loads(bodies[0])["outputs"][0]["data"], "uint8"),
         ),
         "v2, binary tensors": (
-            [serving_setup.infer(seeds, name)],
+            [serving_setup.infer(artifact, seeds)],
             lambda bodies: np.frombuffer(
                 bodies[0], "uint8", offset=len(bodies[0]) - len(seeds) * int(np.prod(shape[1:]))
             ),
@@ -82,7 +83,7 @@ def run(artifact, args):
             lambda bodies: np.stack([pixels(body) for body in bodies]),
         ),
     }
-    command, ready = serving_setup.kgen_serve(artifact, port), serving_setup.predict([0], name)
+    command, ready = serving_setup.kgen_serve(artifact, port), serving_setup.predict(artifact, [0])
     with serving_setup.Running(command, port, ready):
         connection, parser = serving_client.connect(port), serving_client.Parser()
         sizes, times = {}, {name: [] for name in (*formats, "ONNX Runtime alone")}

@@ -14,6 +14,7 @@ import argparse
 import base64
 import contextlib
 import copy
+import io
 import json
 import pathlib
 import random
@@ -24,6 +25,8 @@ import sys
 import tempfile
 import time
 
+import numpy as np
+import PIL.Image
 import serving_client
 import serving_setup
 
@@ -69,8 +72,7 @@ def main():
 
 def run(artifact, args, folder):
     """Runs all parts against one server and prints a table; a list of what went wrong."""
-    name, port = serving_setup.name_of(artifact), serving_setup.free_port()
-    ready = serving_setup.infer([1], name)
+    port, ready = serving_setup.free_port(), serving_setup.infer(artifact, [1])
     expected = serving_setup.images(artifact, [1])[1]
     log = folder / "access.log"
     command = serving_setup.kgen_serve(artifact, port, "--access-log", log)
@@ -78,10 +80,10 @@ def run(artifact, args, folder):
         "| what | sent | answers | 5xx | hung | slowest s |\n|---|---|---|---|---|---|", flush=True
     )
     with serving_setup.Running(command, port, ready) as running:
-        failures = bodies(port, routes(name), args.bodies, args.seed)
+        failures = bodies(port, routes(artifact), args.bodies, args.seed)
         failures += junk(port, ready, args.junk, args.seed)
         if args.schemathesis:
-            failures += schemathesis(port, args)
+            failures += schemathesis(port, args, serving_setup.manifest(artifact)["name"], folder)
         status, _, body = serving_client.once(port, ready)
         if status != 200 or not body.endswith(expected):
             failures.append(f"Afterwards the server answers {status} {body[:100]}")
@@ -94,58 +96,86 @@ def run(artifact, args, folder):
 # Bodies ----------------------------------------------------------------------------------
 
 
-def routes(name):
+def routes(artifact):
     """Right requests: `(method, path, content type, body)`, bodies of JSON as values."""
-    seed = {"name": "seed", "datatype": "INT32", "shape": [2], "data": [1, 2]}
-    binary = json.dumps(
-        {"inputs": [{**seed, "data": [1, 2], "parameters": {"binary_data_size": 8}}]}
-    ).encode()
-    png = base64.b64decode(
-        "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
-    )
-    form = (
-        b'--x\r\nContent-Disposition: form-data; name="image"; filename="a.png"\r\n'
-        b"Content-Type: image/png\r\n\r\n" + png + b"\r\n--x--\r\n"
-    )
-    json_type, v1, v2 = "application/json", f"/v1/models/{name}", f"/v2/models/{name}"
-    posts = [
-        ("POST", f"{v1}{place}:predict", json_type, body)
-        for place in ("", "/versions/1", "/labels/stable")
-        for body in (
-            {"instances": [{"seed": 1}, {"seed": 2}]},
-            {"instances": [1, 2]},
-            {"inputs": {"seed": [1, 2]}, "signature_name": "image_bytes"},
-            {"inputs": [1], "signature_name": "generate_with_options"},
-            {"instances": [{"seed": 1, "temperature": 0.5}], "signature_name": "decode"},
-            {"instances": [{"image_bytes": {"b64": base64.b64encode(png).decode()}, "seed": 1}]},
+    described = serving_setup.manifest(artifact)
+    name, kind = described["name"], "application/json"
+    v1, v2 = f"/v1/models/{name}", f"/v2/models/{name}"
+    known = []
+    for endpoint, sides in described["endpoints"].items():
+        specs = sides["inputs"]
+        arrays = {
+            key: np.zeros((2, *spec["shape"][1:]), spec["dtype"]) for key, spec in specs.items()
+        }
+        rows = [{key: array[i].tolist() for key, array in arrays.items()} for i in range(2)]
+        columns = {key: array.tolist() for key, array in arrays.items()}
+        pictures = {key: _png(array[0]) for key, array in arrays.items() if array.dtype == "uint8"}
+        named = [
+            {**row, f"{key}_bytes": {"b64": base64.b64encode(png).decode()}}
+            for row in rows
+            for key, png in list(pictures.items())[:1]
+        ]
+        tensors = [
+            {
+                "name": key,
+                "datatype": {"float32": "FP32"}.get(array.dtype.name, array.dtype.name.upper()),
+                "shape": list(array.shape),
+                "data": array.ravel().tolist(),
+            }
+            for key, array in arrays.items()
+        ]
+        raw = [
+            {**tensor, "parameters": {"binary_data_size": arrays[tensor["name"]].nbytes}}
+            for tensor in tensors
+        ]
+        for tensor in raw:
+            del tensor["data"]
+        binary = b"".join(array.tobytes() for array in arrays.values())
+        for place in ("", "/versions/1", "/labels/stable"):
+            for body in (
+                {"signature_name": endpoint, "instances": rows},
+                {"signature_name": endpoint, "inputs": columns},
+                {"signature_name": f"{endpoint}_image_bytes", "instances": named or rows},
+            ):
+                known.append(("POST", f"{v1}{place}:predict", kind, body))
+        for place in (f".{endpoint}", f".{endpoint}/versions/1"):
+            for body in (
+                {"inputs": tensors, "id": "a"},
+                {"inputs": tensors, "parameters": {"binary_data_output": True}},
+                {"inputs": tensors, "outputs": [{"name": "image", "parameters": {}}]},
+                json.dumps({"inputs": raw}).encode() + binary,
+            ):
+                known.append(("POST", f"{v2}{place}/infer", kind, body))
+        query = "&".join(f"{key}=1" for key, spec in specs.items() if len(spec["shape"]) == 1)
+        form = b"".join(
+            b'--x\r\nContent-Disposition: form-data; name="%s"; filename="a.png"\r\n'
+            b"Content-Type: image/png\r\n\r\n%s\r\n" % (key.encode(), png)
+            for key, png in pictures.items()
         )
-    ]
-    posts += [
-        ("POST", f"{v2}{place}/infer", json_type, body)
-        for place in ("", ".generate_with_options", ".decode", "/versions/1")
-        for body in (
-            {"inputs": [seed], "id": "a"},
-            {"inputs": [seed], "parameters": {"binary_data_output": True}},
-            {"inputs": [seed], "outputs": [{"name": "image", "parameters": {"binary_data": True}}]},
-            {"inputs": [{**seed, "parameters": {"binary_data_size": 8}}]},
-        )
-    ]
-    posts += [
-        ("POST", f"{v2}/infer", json_type, binary + bytes(8)),
-        *(
-            ("POST", f"{v1}/{endpoint}?seed=1", kind, body)
-            for endpoint in ("generate", "reconstruct", "complete")
-            for kind, body in (("image/png", png), ("multipart/form-data; boundary=x", form))
-        ),
-    ]
+        known += [
+            ("GET", f"{v1}/image?endpoint={endpoint}&{query}", "", b""),
+            ("POST", f"{v1}/{endpoint}?{query}", "image/png", next(iter(pictures.values()), b"")),
+            (
+                "POST",
+                f"{v1}/{endpoint}?{query}",
+                "multipart/form-data; boundary=x",
+                form + b"--x--",
+            ),
+        ]
     gets = [
         "/", "/healthz", "/models.json", "/metrics", "/openapi.json", "/docs/", "/static/page.js",
         "/docs/swagger-ui/swagger-ui.css", "/v2", "/v2/health/live", "/v2/health/ready", v1,
         f"{v1}/metadata", f"{v1}/versions/1", f"{v1}/labels/stable/metadata", v2, f"{v2}/ready",
-        f"{v2}.generate", f"{v1}/image?seed=1", f"{v1}/image?seed=1&temperature=0.5",
-        f"{v1}/versions/1/image?seed=1&endpoint=generate",
+        f"{v2}.generate", f"{v2}/versions/1",
     ]  # fmt: skip
-    return posts + [("GET", path, "", b"") for path in gets]
+    return known + [("GET", path, "", b"") for path in gets]
+
+
+def _png(array):
+    file = io.BytesIO()
+    picture = PIL.Image.fromarray(array[..., 0] if array.shape[-1] == 1 else array)
+    picture.save(file, "PNG")
+    return file.getvalue()
 
 
 def spoiled(rng, known):
@@ -167,7 +197,7 @@ def spoiled(rng, known):
         method = rng.choice(METHODS)
     for _ in range(rng.choice((0, 0, 0, 1, 2))):
         headers.append(rng.choice(HEADERS[:-1]))
-    if "binary_data_size" in str(body[:300]) and rng.random() < 0.7:
+    if b"binary_data_size" in body[:1000] and rng.random() < 0.7:
         at = rng.choice((len(body) - 8, body.rfind(b"}") + 1, rng.randrange(len(body) + 1)))
         headers.append(f"Inference-Header-Content-Length: {at}")
     lines = [f"{method} {path} HTTP/1.1", "Host: 127.0.0.1"]
@@ -344,20 +374,21 @@ def junk(port, good, count, seed, patience=15):
 # schemathesis ----------------------------------------------------------------------------
 
 
-def schemathesis(port, args):
+def schemathesis(port, args, name, folder):
     """Its command with the checks for 5xx and for what the description says of answers."""
     start = time.monotonic()
+    names = {"name": name, "model": name, "version": "1", "label": "stable"}
+    lines = [f'"path.{key}" = "{value}"' for key, value in names.items()]
+    (folder / "schemathesis.toml").write_text("\n".join(["[parameters]", *lines, ""]))
     command = [
-        args.schemathesis, "run", f"http://127.0.0.1:{port}/openapi.json",
+        args.schemathesis, "--config-file", folder / "schemathesis.toml", "run", f"http://127.0.0.1:{port}/openapi.json",
         "--checks", "not_a_server_error,status_code_conformance,content_type_conformance",
         "--max-examples", args.examples, "--seed", args.seed, "--no-color",
         "--request-timeout", "30", "--generation-database", "none",
     ]  # fmt: skip
-    result = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, cwd=tempfile.gettempdir()
-    )
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=folder)
     lines = [line for line in result.stdout.splitlines() if line.strip()]
-    cases = next((line.strip() for line in lines if "cases" in line and "generated" in line), "")
+    cases = next((line.strip() for line in lines if " generated, " in line), "")
     seconds = time.monotonic() - start
     print(
         f"| schemathesis | {cases or '?'} | exit {result.returncode} | | | {seconds:.0f} in all |"

@@ -34,8 +34,7 @@ def main():
 
 
 def run(artifact, args, folder):
-    name = serving_setup.name_of(artifact)
-    requests = [serving_setup.infer([seed], name) for seed in range(SEEDS)]
+    requests = [serving_setup.infer(artifact, [seed]) for seed in range(SEEDS)]
     expected = serving_setup.images(artifact, range(SEEDS))
     port, memory, marks = serving_setup.free_port(), [], []
     command = serving_setup.kgen_serve(artifact, port, "--access-log", folder / "access.log")

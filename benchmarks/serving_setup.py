@@ -47,17 +47,31 @@ def kgen_serve(artifact, port, *options, python=sys.executable):
     return [*serve, *options]
 
 
-def predict(seeds, name=NAME):
+def manifest(artifact):
+    return json.loads((pathlib.Path(artifact) / "manifest.json").read_text())
+
+
+def inputs(artifact, seeds):
+    """Inputs of `generate` by name, as lists: these seeds, and zeros for all else."""
+    names = manifest(artifact)["endpoints"]["generate"]["inputs"]
+    return {name: list(seeds) if name == "seed" else [0] * len(seeds) for name in names}
+
+
+def predict(artifact, seeds):
     """A request of TF Serving's REST API for images in JSON."""
-    body = json.dumps({"inputs": {"seed": list(seeds)}}).encode()
-    return serving_client.request(f"/v1/models/{name}:predict", body)
+    body = json.dumps({"inputs": inputs(artifact, seeds)}).encode()
+    return serving_client.request(f"/v1/models/{manifest(artifact)['name']}:predict", body)
 
 
-def infer(seeds, name=NAME):
+def infer(artifact, seeds):
     """A request of the Open Inference Protocol for images as bytes."""
-    tensor = {"name": "seed", "datatype": "INT32", "shape": [len(seeds)], "data": list(seeds)}
-    body = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
-    return serving_client.request(f"/v2/models/{name}/infer", json.dumps(body).encode())
+    tensors = [
+        {"name": name, "datatype": "INT32", "shape": [len(values)], "data": values}
+        for name, values in inputs(artifact, seeds).items()
+    ]
+    body = {"inputs": tensors, "parameters": {"binary_data_output": True}}
+    path = f"/v2/models/{manifest(artifact)['name']}/infer"
+    return serving_client.request(path, json.dumps(body).encode())
 
 
 class Running:
@@ -127,11 +141,6 @@ class Running:
         return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def name_of(artifact):
-    """The name of the model in an artifact's folder."""
-    return json.loads((pathlib.Path(artifact) / "manifest.json").read_text())["name"]
-
-
 def session(artifact):
     """Function of a list of seeds that gives ONNX Runtime's own images."""
     import numpy as np
@@ -141,7 +150,12 @@ def session(artifact):
     options.log_severity_level = 3
     file = pathlib.Path(artifact) / "onnx" / "generate.onnx"
     loaded = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
-    return lambda seeds: loaded.run(["image"], {"seed": np.array(seeds, "int32")})[0]
+
+    def images(seeds):
+        given = inputs(artifact, seeds)
+        return loaded.run(["image"], {k: np.array(v, "int32") for k, v in given.items()})[0]
+
+    return images
 
 
 def images(artifact, seeds):
