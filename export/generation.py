@@ -76,8 +76,8 @@ def generate_dataset(
             images alike.
         images_per_shard: Int; the last shard has the rest.
         batch_size: Int, images per call of the endpoint.
-        workers: Int, processes that draw; `None` for one on each core of the cluster, 0 to draw in
-            this process and without Ray.
+        workers: Int, processes that draw; `None` for one on each core, which are the most; 0 to
+            draw in this process and without Ray.
         address: Address of a Ray cluster, or `"auto"`; `None` starts Ray on this machine and ends
             it, unless `ray.init` was called before.
         progress: Bool, show a progress bar.
@@ -270,7 +270,8 @@ def _on_ray(workers, address, plan, folder, missing):
     with _ray_session(ray, workers, address):
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False  # one of ours has images in it
-        workers = workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+        cores = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        workers = min(workers or cores, cores)
         # A block for each shard, and so a task, which Ray gives to another worker when its own
         # dies. Two at a worker: the next one is there when it has done one.
         rows = ray.data.from_items(
@@ -309,7 +310,7 @@ def _ray_session(ray, workers, address):
         stack.callback(ray.shutdown)
         with _silenced():
             ray.init(**arguments, log_to_driver=False, logging_level=logging.ERROR)
-        if threading.current_thread() is threading.main_thread():
+        if handler is not None and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)  # Ray's own ends the process on the spot
         yield
 
