@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import filecmp
+import json
 import os
 import pathlib
 import re
@@ -275,7 +276,8 @@ def tritonserver(tmp_path):
 @pytest.mark.slow
 def test_the_real_triton(folders, artifact, warm, golden, tritonserver):
     """Every image is that of ONNX Runtime; 64 single requests of 16 clients run in batches."""
-    names = ["painter", "painter.reconstruct", "warm.generate", "warm.generate_with_options"]
+    names = ["painter", "painter.reconstruct"]
+    names += ["warm", "warm.generate", "warm.generate_with_options"]
     client, port = tritonserver(folders / "python/models", names)
     text = (folders / "python" / "README.md").read_text()
     [code] = re.findall(r"```python\n(.*?)```", text, re.S)
@@ -298,6 +300,22 @@ def test_the_real_triton(folders, artifact, warm, golden, tritonserver):
     np.testing.assert_array_equal(found["image"], expected)
     [expected] = session.run(["image"], {"seed": seed})
     np.testing.assert_array_equal(call("warm.generate", seed=seed)["image"], expected)
+
+    # kgen's own client, and the shell's.
+    address = f"http://127.0.0.1:{port}"
+    with serving.Client(address, "v2", model="painter") as own:
+        given = golden["reconstruct"]["inputs"]["image"]
+        [expected] = artifact.onnx_session("reconstruct").run(["image"], {"input_image": given})
+        np.testing.assert_array_equal(own.call("reconstruct", image=given)["image"], expected)
+    with serving.Client(address, "v2", model="warm") as own:
+        found = own.generate(seed, temperature=temperature)
+        [expected] = session.run(["image"], {"seed": seed, "temperature": temperature})
+        np.testing.assert_array_equal(found, expected)
+    for name, command in calls(folders / "python").items():
+        if name in names:
+            script = command.replace("curl", "curl -fsS").replace("http://localhost:8000", address)
+            done = subprocess.run(["bash", "-c", script], capture_output=True, text=True)
+            assert done.returncode == 0 and json.loads(done.stdout)["outputs"], done.stderr
 
     import tritonclient.http as triton
 
