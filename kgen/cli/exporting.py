@@ -243,6 +243,15 @@ def _said_of_signature(found, key):
     return "It is not signed: who made it, these checks cannot tell."
 
 
+#: What is typed to start a deployment.
+_START = {
+    "tf-serving": "docker compose up",
+    "triton": "docker compose up",
+    "kserve": "kubectl apply -f kubernetes/models.yaml",  # the models are copied there first
+    "ray": "serve run serve_config.yaml",
+}
+
+
 @app.command()
 def deploy(
     artifacts: Annotated[
@@ -294,7 +303,7 @@ def deploy(
         {"deployment": str(output), **record},
         as_json,
         make_table("model", "version", "label", rows=rows, title=f"{output}: {record['image']}"),
-        f"Next: cd {output} && docker compose up; {output / 'README.md'} has a call of everything",
+        f"Next: {_START[target]}, in {output}; its README.md tells how else, and how to call it",
     )
 
 

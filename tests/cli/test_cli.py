@@ -373,6 +373,13 @@ def test_export_and_verify(kgen, result, refused, vae_run, tmp_path, tensorflow_
 
     refusal = refused("deploy", out, "-o", tmp_path / "deployment")
     assert f"{out} has no SavedModel" in refusal and not (tmp_path / "deployment").exists()
+    deployed = result(
+        *("deploy", out, "-o", tmp_path / "deployment"),
+        *("--target", "triton", "--backend", "python"),
+    )
+    name = manifest["name"]
+    assert {name, f"{name}.generate_with_options", f"{name}.mean"} <= deployed["served"].keys()
+    assert (tmp_path / "deployment/models" / name / "1/model.py").is_file()
     verified = result("verify", out, "--key", public)
     assert verified["verified"] is verified["authentic"] is True and verified["parity"]
     assert verified["files"] == len(manifest["files"])
