@@ -44,7 +44,7 @@ def write(folder, calls, endpoints, step):
             step(f"converting to LiteRT: {name}")
             keys = [key for key in endpoints if key in (name, whole)]
             file = folder / f"{name}.tflite"
-            file.write_bytes(_convert(name, saved_model, keys))
+            file.write_bytes(convert(name, saved_model, keys))
             for key in keys:
                 signatures[key] = {
                     "endpoint": key,
@@ -55,8 +55,11 @@ def write(folder, calls, endpoints, step):
     return {"path": FOLDER, "signatures": {key: signatures[key] for key in endpoints}}
 
 
-def _convert(name, saved_model, signatures):
-    converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=signatures)
+def convert(name, saved_model, signatures):
+    """The content of a file for some signatures of the SavedModel in a folder."""
+    converter = tf.lite.TFLiteConverter.from_saved_model(
+        str(saved_model), signature_keys=signatures
+    )
     converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
     try:
         # The compiler writes to the process's own stderr whatever it raises.

@@ -195,11 +195,14 @@ def in_batches(function, inputs, batch_size):
 
 
 def onnx_session(path, threads=0):
-    """An onnxruntime session on the CPU for the ONNX file at `path`; 0 threads are one a core."""
+    """An onnxruntime session on the CPU for the ONNX file at `path`, or of its bytes; 0 threads
+    are one a core.
+    """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 4  # what goes wrong is raised, warnings are about optimisation
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    model = path if isinstance(path, bytes) else str(path)
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
 
 
 def _run_onnx(folder, section, golden, batch_sizes, step):

@@ -512,23 +512,49 @@ def test_what_is_no_batch_in_range(case, tensorflow_only):
     np.testing.assert_array_equal(images, expected)
 
 
-CONVERTED_TO_LITERT = [("dcgan", 3), pytest.param(("vae", 3), marks=pytest.mark.slow)]
+# The others in the second tier: LiteRT's compiler takes seconds for each.
+MORE_RUNTIMES = [
+    pytest.param((name, 3), marks=() if name == "dcgan" else pytest.mark.slow)
+    for name in kgen.models.registered()
+]
 
 
-@pytest.mark.parametrize("case", CONVERTED_TO_LITERT, indirect=True, ids=name_of, scope="module")
-@pytest.mark.filterwarnings("ignore:.*tf.lite.Interpreter is deprecated")
+@pytest.mark.parametrize("case", MORE_RUNTIMES, indirect=True, ids=name_of, scope="module")
 def test_the_sampler_converts_to_litert(case, tensorflow_only):
-    """The whole of it, noise included, with LiteRT's own operators and none of TensorFlow's."""
-    import tensorflow as tf
+    """The whole of it, noise and loops included, with LiteRT's own operators alone."""
+    pytest.importorskip("ai_edge_litert")
+    from ai_edge_litert.interpreter import Interpreter
 
-    converter = tf.lite.TFLiteConverter.from_saved_model(
-        str(case.artifact.path / "saved_model" / "1"), signature_keys=["generate"]
-    )
-    assert converter.target_spec.supported_ops == {tf.lite.OpsSet.TFLITE_BUILTINS}
-    interpreter = tf.lite.Interpreter(model_content=converter.convert())
-    results, inputs = run_endpoints(case)
-    image = interpreter.get_signature_runner("generate")(**inputs)["image"]
-    assert close(image, results["generate"]["image"])
+    from export import litert
+
+    name = with_options(case)
+    content = litert.convert(name, case.artifact.path / "saved_model" / "1", [name])
+    results, inputs = run_endpoints(case, name)
+    image = Interpreter(model_content=content).get_signature_runner(name)(**inputs)["image"]
+    assert close(image, results[name]["image"])
+
+
+@pytest.mark.parametrize("case", MORE_RUNTIMES, indirect=True, ids=name_of, scope="module")
+def test_rounded_weights_draw_nearly_the_same(case, tensorflow_only):
+    """Every endpoint, within the tolerances that are stated for float16 and for int8."""
+    import onnx
+
+    from export import onnx_precision, parity
+
+    golden = parity.load_golden(case.artifact.path / parity.GOLDEN)
+    signatures = case.artifact.manifest["formats"]["onnx"]["signatures"]
+    for path in onnx_files(case.artifact):
+        name = path.stem + "_with_options"
+        name = name if name in golden else path.stem
+        names, outputs = signatures[name]["inputs"], list(golden[name]["outputs"])
+        inputs = {names[key]: array for key, array in golden[name]["inputs"].items()}
+        models = {name: onnx.load(path)}
+        for format_ in ("onnx_fp16", "onnx_int8"):
+            model = onnx_precision.reduced(models, format_)[name]
+            arrays = parity.onnx_session(model.SerializeToString()).run(outputs, inputs)
+            for output, array in zip(outputs, arrays, strict=True):
+                figures = parity.compare(golden[name]["outputs"][output], array, format_)
+                assert figures["passed"], (format_, name, output, figures)
 
 
 @pytest.mark.slow
