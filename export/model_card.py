@@ -39,6 +39,7 @@ def write_readme(folder, manifest):
         _onnx(manifest),
         _rounded(folder, manifest),
         _litert(manifest),
+        _web(manifest),
         _parity(manifest),
         _RUNTIMES,
         _metadata(manifest),
@@ -167,6 +168,8 @@ def _onnx(manifest):
     )
     external = section.get("external_data")
     options, note = "", "The file holds its weights and stands alone."
+    elsewhere = " (`web` has files for it)" if "web" in manifest["formats"] else ""
+    elsewhere = elsewhere or " (not part of the proof below; `--formats web` writes files for it)"
     if external:
         file = external.rpartition("/")[2]
         options = f', {{ externalData: [{{ path: "{file}", data: "{external}" }}] }}'
@@ -180,7 +183,7 @@ def _onnx(manifest):
         f"```python\nimport numpy as np\nimport onnxruntime\n\n"
         f'session = onnxruntime.InferenceSession("onnx/generate.onnx")\n'
         f'image = session.run(["image"], {{{python}}})[0]  # uint8 [B, H, W, C]\n```\n\n'
-        f"In a browser (onnxruntime-web, not part of the proof below):\n\n"
+        f"In a browser, with onnxruntime-web{elsewhere}:\n\n"
         f"```js\nconst session = "
         f'await ort.InferenceSession.create("onnx/generate.onnx"{options});\n'
         f"const {{ image }} = await session.run({{ {script} }});\n```"
@@ -219,6 +222,21 @@ def _litert(manifest):
         "from ai_edge_litert.interpreter import Interpreter  # pip install ai-edge-litert\n\n"
         'generate = Interpreter("litert/generate.tflite").get_signature_runner("generate")\n'
         f'image = generate({given})["image"]  # uint8 [B, H, W, C]\n```'
+    )
+
+
+def _web(manifest):
+    section = manifest["formats"].get("web")
+    if not section:
+        return ""
+    return (
+        "## In a browser\n\n`web` is a page that draws without a server of its own: the samplers "
+        f"run in the browser, in onnxruntime-web {section['onnxruntime_web']}, which lies beside "
+        "them. Any server of static files serves the folder, such as\n\n"
+        "```sh\npython -m http.server --directory web --bind 127.0.0.1 8000\n```\n\n"
+        "at http://127.0.0.1:8000. Nothing is fetched from elsewhere, and no picture leaves the "
+        "browser. In these ONNX files every input has to be given; `web/models.json` has the "
+        "defaults."
     )
 
 

@@ -142,9 +142,10 @@ function optionField([name, spec]) {
   output.htmlFor = input.id;
   hint.className = "hint";
   hint.id = `${input.id}_hint`;
+  const from = minimum > 0 && minimum < step ? "above 0" : `${minimum} or more`;
   const range = both
     ? `${Number(least.toFixed(2))} to ${maximum}, `
-    : minimum !== null ? `${minimum} or more, ` : maximum !== null ? `${maximum} or less, ` : "";
+    : minimum !== null ? `${from}, ` : maximum !== null ? `${maximum} or less, ` : "";
   const meaning = spec.description ? `${sentence(spec.description)} ` : "";
   hint.textContent = `${meaning}${sentence(`${range}${spec.default} by default`)}`;
   input.setAttribute("aria-describedby", hint.id);

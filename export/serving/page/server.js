@@ -78,7 +78,7 @@ export class Backend {
       for (const [name, value] of Object.entries(row)) {
         const picture = isPicture(inputs[name]);
         if (picture) instance[`${name}_bytes`] = { b64: await toBase64(value) };
-        else instance[name] = ArrayBuffer.isView(value) ? Array.from(value) : value;
+        else instance[name] = ArrayBuffer.isView(value) ? Array.from(value, float32) : value;
       }
       return instance;
     });
@@ -90,6 +90,9 @@ export class Backend {
     };
   }
 }
+
+/** As short as says which float32 it is. */
+const float32 = (x) => Number(x.toPrecision(9));
 
 /** The name of the signature in which pictures are PNG. */
 function signatureOf(endpoint, { inputs, outputs }) {
