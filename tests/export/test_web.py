@@ -228,13 +228,11 @@ def shown(page, selector):
     pixels = page.eval_on_selector_all(
         selector,
         """async (images) => Promise.all(images.map(async (image) => {
-          const file = await new Promise((resolve) => {
-            const canvas = document.createElement("canvas");
-            [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
-            canvas.getContext("2d").drawImage(image, 0, 0);
-            resolve(canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height));
-          });
-          return Array.from(file.data);
+          await image.decode();
+          const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight);
+          const context = canvas.getContext("2d");
+          context.drawImage(image, 0, 0);
+          return Array.from(context.getImageData(0, 0, canvas.width, canvas.height).data);
         }))""",
     )
     return np.array(pixels, "uint8").reshape(-1, *IMAGE_SHAPE[:2], 4)[..., :3]
@@ -342,6 +340,7 @@ def test_a_mask_is_painted_by_pointer_and_by_keyboard(visit, model):
         assert erased(page) == 0
         page.select_option("#brush_size", "1")
         # By pointer: a line along the second row of pixels, from the first to the fifth.
+        page.locator("#canvas").scroll_into_view_if_needed()
         box = page.locator("#canvas").bounding_box()
         side = box["width"] / 12
         page.mouse.move(box["x"] + 0.5 * side, box["y"] + 1.5 * side)
