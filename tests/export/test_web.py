@@ -149,6 +149,14 @@ def test_verify_runs_no_other_code(artifact, tmp_path):
 
 
 @pytest.mark.slow
+def test_verify_names_what_it_needs(artifact, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(export.VerificationError, match=r"proven with Node\.js.* Install"):
+        export.verify(artifact.path, formats=("web",), progress=False)
+    export.verify(artifact.path, formats=("onnx",), progress=False)
+
+
+@pytest.mark.slow
 def test_another_image_is_refused(artifact, tmp_path):
     folder = shutil.copytree(artifact.path, tmp_path / "changed")
     resigned(folder, "web/onnx/decode.onnx", lambda model: model.replace(b"Sigmoid", b"Softmax"))
