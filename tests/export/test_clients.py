@@ -440,6 +440,30 @@ def test_grpc_metadata_is_that_of_the_saved_model(stubs, mender):
     assert described(signatures.signature_def) == described(saved.meta_graphs[0].signature_def)
 
 
+@pytest.mark.slow
+def test_every_warmup_request_is_answered_as_in_tensorflow(stubs, mender):
+    """The records, read by TensorFlow Serving's own message: options, pictures and masks too."""
+    import tensorflow as tf
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    _, predict, _ = stubs
+    folder, seen = mender[1] / "saved_model/1", set()
+    loaded = tf.saved_model.load(str(folder))
+    records = folder / "assets.extra/tf_serving_warmup_requests"
+    for record in tf.data.TFRecordDataset(str(records)):
+        request = prediction_log_pb2.PredictionLog.FromString(record.numpy()).predict_log.request
+        name = request.model_spec.signature_name
+        inputs = {key: tf.constant(tf.make_ndarray(t)) for key, t in request.inputs.items()}
+        expected = loaded.signatures[name](**inputs)
+        for key, tensor in predict.Predict(request).outputs.items():
+            found, wanted = tf.make_ndarray(tensor), expected[key].numpy()
+            if key == "image_bytes":
+                found, wanted = (np.stack(list(map(tf.io.decode_png, a))) for a in (found, wanted))
+            np.testing.assert_allclose(found, wanted, rtol=1e-6, err_msg=f"{name}: {key}")
+        seen.add(name)
+    assert seen == set(loaded.signatures)
+
+
 def test_grpc_status(stubs):
     messages, _, models = stubs
     request = messages.get_model_status_pb2.GetModelStatusRequest()
