@@ -437,6 +437,18 @@ def test_the_page_at_any_width_and_light(visit, tmp_path_factory):
         visit(use, color_scheme=scheme, viewport={"width": width, "height": 844})
 
 
+@pytest.mark.slow
+def test_what_keeps_the_page_from_starting_is_shown(artifact, in_chromium, file_server, tmp_path):
+    shutil.copytree(artifact.path / "web", tmp_path / "web")
+    (tmp_path / "web" / "models.json").unlink()
+
+    def use(page):
+        page.wait_for_selector("text=models.json: 404")
+        assert not page.is_visible("#main")
+
+    in_chromium(use, file_server.url(tmp_path / "web"), allowed="404")
+
+
 # The page of a server --------------------------------------------------------------------
 
 

@@ -540,8 +540,10 @@ async function start() {
   models = description.models;
   if (!models.length) throw new Error("No model is ready here yet. Load this page again in a moment.");
   listen();
-  showModels();
   $("main").hidden = false;
+  showModels();
 }
 
-start().catch(fail);
+start().catch((error) => {
+  $("facts").textContent = error.message ?? String(error);
+});
