@@ -8,6 +8,7 @@ import time
 import uuid
 
 import orjson
+from starlette.exceptions import HTTPException
 
 from export.serving.errors import RequestError
 
@@ -65,6 +66,7 @@ class Guard:
         if not identity.isalnum():
             identity = uuid.uuid4().hex.encode()
         details = scope["kgen"] = {}
+        scope["service"] = self._service
         answer = {"status": 499, "bytes": 0, "begun": False}  # as if the client had gone
 
         async def sent(message):
@@ -86,6 +88,8 @@ class Guard:
             await self._run(scope, receive, sent, body)
         except RequestError as error:
             await _refuse(sent, error)
+        except HTTPException as error:  # of the routes: there is no such path, or method
+            await _refuse(sent, RequestError(error.status_code, error.detail), error.headers)
         except Exception as error:
             details["error"] = f"{type(error).__name__}: {error}"
             if not answer["begun"]:
@@ -185,8 +189,9 @@ def _digest(text):
     return hashlib.sha256(text).digest()
 
 
-async def _refuse(send, error):
-    headers = [(b"content-type", b"application/json")]
+async def _refuse(send, error, more=None):
+    headers = [(k.lower().encode(), v.encode()) for k, v in (more or {}).items()]
+    headers.append((b"content-type", b"application/json"))
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     if error.retry_after is not None:

@@ -6,16 +6,16 @@ https://github.com/kserve/open-inference-protocol; the extension is Triton's
 
 import math
 
-import fastapi
 import numpy as np
 import orjson
+from starlette.responses import Response
 
 import kgen
 from export.calls import DATATYPES
 from export.serving.errors import bad, not_found
-from export.serving.http import json_response, parsed
+from export.serving.http import Routes, json_response, parsed
 
-router = fastapi.APIRouter(prefix="/v2", tags=["Open Inference Protocol v2"])
+routes = Routes("Open Inference Protocol v2")
 
 _DTYPES = {name: np.dtype(dtype).newbyteorder("<") for dtype, name in DATATYPES.items()}
 _HEADER = "inference-header-content-length"
@@ -43,26 +43,26 @@ _BODY = {
 }
 
 
-@router.get("", summary="The server")
-async def server(request: fastapi.Request):
+@routes.add("GET", "/v2", summary="The server")
+async def server(request):
     return json_response(
         {"name": "kgen", "version": kgen.__version__, "extensions": ["binary_tensor_data"]}
     )
 
 
-@router.get("/health/live", summary="Whether the server lives")
-async def live(request: fastapi.Request):
+@routes.add("GET", "/v2/health/live", summary="Whether the server lives")
+async def live(request):
     return json_response({"live": True})
 
 
-@router.get("/health/ready", summary="Whether the server takes requests")
-async def ready(request: fastapi.Request):
+@routes.add("GET", "/v2/health/ready", summary="Whether the server takes requests")
+async def ready(request):
     return json_response({"ready": True})
 
 
 def _find(request):
     """The version and the endpoint that a request's path names."""
-    service, asked = request.app.state.service, request.path_params
+    service, asked = request.scope["service"], request.path_params
     name, endpoint = asked["model"], "generate"
     if name not in service.models:
         name, _, endpoint = name.rpartition(".")
@@ -73,19 +73,14 @@ def _find(request):
     return version, endpoint
 
 
-def _routes(method, suffix="", **options):
-    def register(handler):
-        for place in ("", "/versions/{version}"):
-            router.add_api_route(
-                "/models/{model}" + place + suffix, handler, methods=[method], **options
-            )
-        return handler
-
-    return register
+def _at(suffix=""):
+    """The paths of a model, of its versions too."""
+    model = "/v2/models/{model:name}"
+    return f"{model}{suffix}", f"{model}/versions/{{version:name}}{suffix}"
 
 
-@_routes("GET", summary="Inputs and outputs of a model")
-async def metadata(request: fastapi.Request):
+@routes.add("GET", *_at(), summary="Inputs and outputs of a model")
+async def metadata(request):
     version, endpoint = _find(request)
     described = version.endpoints[endpoint]
 
@@ -102,7 +97,7 @@ async def metadata(request: fastapi.Request):
     return json_response(
         {
             "name": request.path_params["model"],
-            "versions": [str(n) for n in sorted(request.app.state.service.models[version.name])],
+            "versions": [str(n) for n in sorted(request.scope["service"].models[version.name])],
             "platform": version.runtime.platform,
             "inputs": tensors(described["inputs"]),
             "outputs": tensors(described["outputs"]),
@@ -110,14 +105,19 @@ async def metadata(request: fastapi.Request):
     )
 
 
-@_routes("GET", "/ready", summary="Whether a model takes requests")
-async def model_ready(request: fastapi.Request):
+@routes.add("GET", *_at("/ready"), summary="Whether a model takes requests")
+async def model_ready(request):
     _find(request)
     return json_response({"name": request.path_params["model"], "ready": True})
 
 
-@_routes("POST", "/infer", summary="Outputs of a model", openapi_extra=_BODY)
-async def infer(request: fastapi.Request):
+@routes.add(
+    "POST",
+    *_at("/infer"),
+    summary="Outputs of a model",
+    requestBody=_BODY,
+)
+async def infer(request):
     version, endpoint = _find(request)
     details = request.scope["kgen"]
     details.update(
@@ -144,7 +144,7 @@ async def infer(request: fastapi.Request):
             wanted = DATATYPES[specs[name]["dtype"]]
             raise bad(f"{name} should be {wanted}. Received: {DATATYPES[array.dtype.name]}")
     wanted = _wanted(asked, version.endpoints[endpoint]["outputs"])
-    outputs = await request.app.state.service.run(version, endpoint, inputs)
+    outputs = await request.scope["service"].run(version, endpoint, inputs)
     return _answer(request, version, asked, wanted, outputs)
 
 
@@ -265,7 +265,7 @@ def _answer(request, version, asked, wanted, outputs):
     if not parts:
         return json_response(answer)
     header = orjson.dumps(answer, None, orjson.OPT_SERIALIZE_NUMPY)
-    return fastapi.Response(
+    return Response(
         b"".join([header, *parts]),
         headers={_HEADER: str(len(header))},
         media_type="application/octet-stream",

@@ -1,70 +1,65 @@
 """Pictures for people and for `<img>`: a PNG for a seed, and a PNG for a PNG."""
 
-import fastapi
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
 
 from export import manifest as schema
 from export.serving import tensors
-from export.serving.errors import bad, not_found
+from export.serving.errors import RequestError, bad, not_found
+from export.serving.http import Routes
 
-router = fastapi.APIRouter(prefix="/v1/models", tags=["Pictures"])
+routes = Routes("Pictures")
 
-_PNG = {200: {"content": {"image/png": {}}, "description": "The picture"}}
+_PNG = {"200": {"content": {"image/png": {}}, "description": "The picture"}}
 _SCALARS = [
     {"name": "seed", "in": "query", "schema": {"type": "integer", "minimum": 0}},
     {"name": "label", "in": "query", "schema": {"type": "integer", "minimum": 0}},
 ]
+_FILE = {"type": "string", "format": "binary"}
 _BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "image/png": {"schema": {"type": "string", "format": "binary"}},
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "image": {"type": "string", "format": "binary"},
-                        "mask": {"type": "string", "format": "binary"},
-                    },
-                }
-            },
+    "required": True,
+    "content": {
+        "image/png": {"schema": _FILE},
+        "multipart/form-data": {
+            "schema": {
+                "type": "object",
+                "properties": {"image": _FILE, "mask": _FILE},
+                "additionalProperties": False,
+            }
         },
     },
-    "parameters": _SCALARS,
 }
 _ENDPOINT = {"name": "endpoint", "in": "query", "schema": {"type": "string"}}
-_PLACES = ("/{name}", "/{name}/versions/{version}")
 
 
-def _routes(method, suffix, **options):
-    def register(handler):
-        for place in _PLACES:
-            router.add_api_route(
-                place + suffix,
-                handler,
-                methods=[method],
-                responses=_PNG,
-                response_class=fastapi.Response,
-                **options,
-            )
-        return handler
-
-    return register
+def _at(suffix):
+    """The paths of a model, and of its versions."""
+    model = "/v1/models/{name:name}"
+    return f"{model}{suffix}", f"{model}/versions/{{version:name}}{suffix}"
 
 
-@_routes(
+@routes.add(
     "GET",
-    "/image",
+    *_at("/image"),
     summary="The picture of a seed",
-    openapi_extra={"parameters": [*_SCALARS, _ENDPOINT]},
+    parameters=[*_SCALARS, _ENDPOINT],
+    responses=_PNG,
 )
-async def image(request: fastapi.Request):
+async def image(request):
     """Every input of the endpoint, such as seed, label or temperature, is a parameter."""
     query = _query(request)
     return await _answer(request, query.pop("endpoint", "generate"), query, {})
 
 
-@_routes("POST", "/{endpoint}", summary="A picture of a picture", openapi_extra=_BODY)
-async def of_image(request: fastapi.Request):
+@routes.add(
+    "POST",
+    *_at("/{endpoint:name}"),
+    summary="A picture of a picture",
+    parameters=_SCALARS,
+    requestBody=_BODY,
+    responses=_PNG,
+)
+async def of_image(request):
     """The body is a PNG, or a form of `image` and `mask`; all else are parameters."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
@@ -72,7 +67,7 @@ async def of_image(request: fastapi.Request):
     elif kind == "image/png":
         given = {"image": await request.body()}
     else:
-        raise fastapi.HTTPException(
+        raise RequestError(
             415, "The body should be image/png, or multipart/form-data with image and mask."
         )
     return await _answer(request, request.path_params["endpoint"], _query(request), given)
@@ -89,7 +84,7 @@ def _query(request):
 async def _form(request):
     try:
         form = await request.form(max_files=4, max_fields=8)
-    except fastapi.HTTPException as error:
+    except HTTPException as error:
         raise bad(f"The form is not read: {error.detail}") from None
     given = {}
     for name, part in form.multi_items():
@@ -101,7 +96,7 @@ async def _form(request):
 
 
 async def _answer(request, endpoint, query, pictures):
-    service, asked = request.app.state.service, request.path_params
+    service, asked = request.scope["service"], request.path_params
     version = service.find(asked["name"], asked.get("version"))
     if endpoint not in version.endpoints:
         there = ", ".join(version.endpoints)
@@ -132,7 +127,7 @@ async def _answer(request, endpoint, query, pictures):
         raise bad(f"{endpoint} gives no picture; it gives {', '.join(described['outputs'])}.")
     result = await service.run(version, endpoint, inputs)
     name = next(iter(outputs))
-    return fastapi.Response(tensors.encoded(result[name][0]), media_type="image/png")
+    return Response(tensors.encoded(result[name][0]), media_type="image/png")
 
 
 def _number(name, text):

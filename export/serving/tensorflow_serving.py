@@ -6,12 +6,10 @@ https://www.tensorflow.org/tfx/serving/api_rest
 import base64
 import binascii
 
-import fastapi
-
 from export.serving.errors import bad
-from export.serving.http import json_response, parsed
+from export.serving.http import Routes, json_response, parsed
 
-router = fastapi.APIRouter(tags=["TensorFlow Serving"])
+routes = Routes("TensorFlow Serving")
 
 _DTYPES = {
     "uint8": "DT_UINT8",
@@ -20,42 +18,34 @@ _DTYPES = {
     "uint32": "DT_UINT32",
     "float32": "DT_FLOAT",
 }
-_PLACES = ("", "/versions/{version}", "/labels/{label}")
 _BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "signature_name": {"type": "string", "default": "serving_default"},
-                        "instances": {"type": "array", "items": {}},
-                        "inputs": {},
-                    },
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "properties": {
+                    "signature_name": {"type": "string", "default": "serving_default"},
+                    "instances": {"type": "array", "items": {}},
+                    "inputs": {},
                 },
-                "example": {"signature_name": "image_bytes", "instances": [{"seed": 7}]},
-            }
-        },
-    }
+            },
+            "example": {"signature_name": "image_bytes", "instances": [{"seed": 7}]},
+        }
+    },
 }
 
 
-def _routes(method, suffix="", **options):
-    """Registers a handler for a model, for its versions and for its labels."""
-
-    def register(handler):
-        for place in _PLACES:
-            path = "/v1/models/{name}" + place + suffix
-            router.add_api_route(path, handler, methods=[method], **options)
-        return handler
-
-    return register
+def _at(suffix=""):
+    """The paths of a model, of its versions and of their labels."""
+    model = "/v1/models/{name:name}"
+    places = (model, f"{model}/versions/{{version:name}}", f"{model}/labels/{{label:name}}")
+    return [place + suffix for place in places]
 
 
-@_routes("GET", summary="Status of a model's versions")
-async def status(request: fastapi.Request):
-    service, asked = request.app.state.service, request.path_params
+@routes.add("GET", *_at(), summary="Status of a model's versions")
+async def status(request):
+    service, asked = request.scope["service"], request.path_params
     version = service.find(asked["name"], asked.get("version"), asked.get("label"))
     versions = [version]
     if "version" not in asked and "label" not in asked:
@@ -74,9 +64,9 @@ async def status(request: fastapi.Request):
     )
 
 
-@_routes("GET", "/metadata", summary="Signatures of a model")
-async def metadata(request: fastapi.Request):
-    service, asked = request.app.state.service, request.path_params
+@routes.add("GET", *_at("/metadata"), summary="Signatures of a model")
+async def metadata(request):
+    service, asked = request.scope["service"], request.path_params
     version = service.find(asked["name"], asked.get("version"), asked.get("label"))
     return json_response(
         {
@@ -115,9 +105,9 @@ def _tensors(version, signature, side):
     return described
 
 
-@_routes("POST", ":predict", summary="Outputs of a signature", openapi_extra=_BODY)
-async def predict(request: fastapi.Request):
-    service, asked = request.app.state.service, request.path_params
+@routes.add("POST", *_at(":predict"), summary="Outputs of a signature", requestBody=_BODY)
+async def predict(request):
+    service, asked = request.scope["service"], request.path_params
     version = service.find(asked["name"], asked.get("version"), asked.get("label"))
     body = parsed(await request.body())
     if not isinstance(body, dict) or ("instances" in body) == ("inputs" in body):

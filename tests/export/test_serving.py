@@ -381,14 +381,14 @@ def test_slow_and_large(artifact):
     limits = serving.Limits(receive_seconds=0.3, body_bytes=1000, connections=3)
     path = b"/v1/models/painter:predict"
     with serving_of(artifact.path, limits=limits) as client:
-        for connection, status in (
-            (raw(client, path, send=20), b"408"),  # a head without an end
-            (raw(client, path, b"x" * 50, send=-10), b"408"),  # a body without an end
-            (raw(client, path, b"x" * 1001), b"413"),
-            (raw(client, path, head=b"a: " + b"x" * 70_000), b"431"),
-            (raw(client, path, b"x", b"content-encoding: gzip\r\n"), b"415"),
+        for status, request in (
+            (b"408", {"send": 20}),  # a head without an end
+            (b"408", {"body": b"x" * 50, "send": -10}),  # a body without an end
+            (b"413", {"body": b"x" * 1001}),
+            (b"431", {"head": b"a: " + b"x" * 70_000}),
+            (b"415", {"body": b"x", "head": b"content-encoding: gzip\r\n"}),
         ):
-            with connection:
+            with raw(client, path, **request) as connection:
                 assert connection.recv(100).split()[1] == status
         opened = [raw(client, path, send=20) for _ in range(4)]
         assert opened[-1].recv(100).split()[1] == b"503"
