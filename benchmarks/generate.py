@@ -8,8 +8,8 @@ The bare loop is a process that runs the session, with a thread on each core, an
 draws; "processes" is that loop in one process with one thread for each core, which is what Ray is
 asked to be. Rounds are in turn. Ray's images per second are those of a million: of the part that
 was measured, its start and its end are counted once, and what is between them as often as need be.
-With --cpu all are images per second of CPU time, and Ray's that of all its processes, once each
-worker has done a shard.
+With --cpu all are those of cores that nobody else uses, from CPU time; what Ray does beside drawing
+counts by the clock, for it goes on as long as the drawing does.
 """
 
 import argparse
@@ -72,8 +72,8 @@ def one_round(artifact, file_format, args):
 
 
 def together(rates, args):
-    """Images per second of several processes, from those of each."""
-    return statistics.mean(rates) if args.cpu else sum(rates)
+    """Images per second of several processes, from those of each, or of each of all cores."""
+    return statistics.mean(rates) * len(os.sched_getaffinity(0)) if args.cpu else sum(rates)
 
 
 def summary(rows):
@@ -164,29 +164,37 @@ def clock_of_ray(artifact, file_format, args):
 
 
 def cpu_of_ray(artifact, file_format, args):
-    """Images per second of CPU time of this process and all of Ray's."""
-    family, seen, ended = psutil.Process(), [], threading.Event()
+    """Images per second of all cores, less what Ray takes of them for itself."""
+    cores, shards = len(os.sched_getaffinity(0)), args.images // args.shard
+    seen = []
 
     def look(folder):
-        while not ended.wait(0.1):
-            try:
-                lines = (folder / ".dataset.kgen-shards.jsonl").read_text().split("\n")
-                times = [one.cpu_times() for one in (family, *family.children(recursive=True))]
-            except (OSError, psutil.Error):
-                continue
-            seen.append((len(lines) - 1, sum(time.user + time.system for time in times)))
+        for wanted in (cores, shards - cores):
+            while lines(folder) < wanted:
+                time.sleep(0.2)
+            drawing, beside = 0, 0
+            for one in (psutil.Process(), *psutil.Process().children(recursive=True)):
+                times = one.cpu_times()
+                if "MapWorker" in " ".join(one.cmdline()):
+                    drawing += times.user + times.system
+                else:
+                    beside += times.user + times.system
+            seen.append(np.array([lines(folder) * args.shard, drawing, beside, time.time()]))
+
+    def lines(folder):
+        try:
+            return (folder / ".dataset.kgen-shards.jsonl").read_text().count("\n")
+        except OSError:
+            return 0
 
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder) / "drawn"
-        thread = threading.Thread(target=look, args=(folder,))
+        thread = threading.Thread(target=look, args=(folder,), daemon=True)
         thread.start()
         generate(artifact, folder, file_format, args)
-        ended.set()
-        thread.join()
-    cores = len(os.sched_getaffinity(0))
-    steady = [cpu for shards, cpu in seen if cores <= shards]
-    shards = max(shards for shards, _ in seen) - cores
-    return shards * args.shard / (max(steady) - min(steady))
+        thread.join(1)
+    images, drawing, beside, seconds = seen[1] - seen[0]
+    return (cores - beside / seconds) * images / drawing
 
 
 if __name__ == "__main__":
