@@ -15,14 +15,17 @@ MODELS = pathlib.Path(__file__).resolve().parent / "models"
 def build():
     """The application, made in each replica."""
     from export import serving
+    from export.serving.server import LOOPBACK
 
+    # Without a token it answers to this machine's own names alone, as `kgen serve` does.
+    token = os.environ.get("KGEN_SERVE_TOKEN")
     service = serving.Service(
         sorted(MODELS.iterdir()),
         threads=int(os.environ.get("OMP_NUM_THREADS", "1")),  # Ray sets it to the replica's CPUs
         hashes_only=True,  # `kgen verify` repeats the proof
     )
     service.load()
-    return serving.create_app(service, token=os.environ.get("KGEN_SERVE_TOKEN"))
+    return serving.create_app(service, token=token, hosts=None if token else set(LOOPBACK))
 
 
 app = serve.deployment(serve.ingress(build)(), name="kgen").bind()
