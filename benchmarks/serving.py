@@ -31,6 +31,7 @@ SEEDS = 256
 
 
 def main():
+    serving_setup.end_on_sigterm()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--servers", nargs="+", default=list(SERVERS), choices=SERVERS)
     parser.add_argument("--seconds", type=float, default=5, help="of each measurement")

@@ -40,6 +40,7 @@ GOAL_SECONDS = 2.0
 
 
 def main():
+    serving_setup.end_on_sigterm()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--faults", nargs="+", default=list(FAULTS), choices=FAULTS)
     parser.add_argument("--rounds", type=int, default=20)

@@ -23,6 +23,7 @@ import serving_setup
 
 
 def main():
+    serving_setup.end_on_sigterm()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=20)

@@ -54,6 +54,7 @@ HEADERS = (
 
 
 def main():
+    serving_setup.end_on_sigterm()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bodies", type=int, default=100_000)
     parser.add_argument("--junk", type=int, default=2_000)

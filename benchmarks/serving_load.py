@@ -22,6 +22,7 @@ SEEDS = 256
 
 
 def main():
+    serving_setup.end_on_sigterm()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--share", type=float, default=0.8, help="of the capacity")

@@ -35,6 +35,11 @@ def make_artifact(folder, preset="dcgan_32x32", seed=0):
     return path
 
 
+def end_on_sigterm():
+    """SIGTERM ends this process as Ctrl-C does, so that no server stays behind."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+
+
 def free_port():
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
