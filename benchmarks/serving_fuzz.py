@@ -77,10 +77,8 @@ def run(artifact, args, folder):
     expected = serving_setup.images(artifact, [1])[1]
     log = folder / "access.log"
     command = serving_setup.kgen_serve(artifact, port, "--access-log", log)
-    print(
-        "| what | sent | answers | 5xx | unanswered | slowest s |\n|---|---|---|---|---|---|",
-        flush=True,
-    )
+    print("| what | sent | answers | 5xx | unanswered | slowest s |")
+    print("|---|---|---|---|---|---|", flush=True)
     with serving_setup.Running(command, port, ready) as running:
         failures = bodies(port, routes(artifact), args.bodies, args.seed)
         failures += junk(port, ready, args.junk, args.seed)
@@ -301,9 +299,8 @@ def bodies(port, known, count, seed):
             statuses[status] = statuses.get(status, 0) + number
         hung += result.errors
         if result.errors:
-            failures.append(
-                f"{result.errors} of requests {sent} to {sent + len(block)}: no whole answer"
-            )
+            block_said = f"{sent} to {sent + len(block)}"
+            failures.append(f"{result.errors} of requests {block_said}: no whole answer")
         sent += len(block)
     said = ", ".join(f"{status}: {number}" for status, number in sorted(statuses.items()))
     bad = sum(number for status, number in statuses.items() if status >= 500)
