@@ -196,7 +196,7 @@ async def _refuse(send, error, more=None):
         headers.append((b"www-authenticate", b"Bearer"))
     if error.retry_after is not None:
         headers.append((b"retry-after", str(error.retry_after).encode()))
-    if error.status in (408, 413):  # what comes of the body is not waited for
+    if error.status < 500:  # the body was not read: what comes of it is no next request
         headers.append((b"connection", b"close"))
     body = orjson.dumps({"error": str(error)})
     headers.append((b"content-length", str(len(body)).encode()))

@@ -3,8 +3,29 @@
 import argparse
 import pathlib
 import shutil
+import socket
 
 import pytest
+
+from export import serving
+
+
+@pytest.mark.parametrize(
+    "header, status", [("Content-Encoding: gzip", 415), ("Authorization: Bearer x", 401)]
+)
+def test_what_is_refused_before_its_body_has_come_ends_the_connection(artifact, header, status):
+    """The rest of the body was taken for the next request, which then was answered with 431."""
+    service = serving.Service([artifact.path], hashes_only=True)
+    service.load()
+    token = "a long token" if status == 401 else None
+    with serving.Server(service, port=0, token=token) as server:
+        port = int(server.address.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+            head = f"POST /v1/models/painter:predict HTTP/1.1\r\nHost: 127.0.0.1\r\n{header}\r\n"
+            connection.sendall(f"{head}Content-Length: 1000000\r\n\r\n".encode() + bytes(100_000))
+            answer = connection.recv(1 << 16).lower()
+    assert answer.startswith(b"http/1.1 %d" % status)
+    assert b"\r\nconnection: close\r\n" in answer
 
 
 @pytest.mark.slow
