@@ -78,7 +78,7 @@ class Guard:
                 answer["bytes"] += len(message.get("body", b""))
             await send(message)
 
-        received = 0
+        received = None
         try:
             self._check(scope, headers)
             body = await self._body(receive, headers)
@@ -87,7 +87,8 @@ class Guard:
             received = len(body)
             await self._run(scope, receive, sent, body)
         except RequestError as error:
-            await _refuse(sent, error)
+            # What comes of a body that was not read would be taken for the next request.
+            await _refuse(sent, error, {"connection": "close"} if received is None else {})
         except HTTPException as error:  # of the routes: there is no such path, or method
             await _refuse(sent, RequestError(error.status_code, error.detail), error.headers)
         except Exception as error:
@@ -117,7 +118,7 @@ class Guard:
                 "path": scope["path"][:500],
                 "status": answer["status"],
                 "ms": round(1000 * seconds, 3),
-                "bytes_in": received,
+                "bytes_in": received or 0,
                 "bytes_out": answer["bytes"],
                 **details,
             }
@@ -196,8 +197,6 @@ async def _refuse(send, error, more=None):
         headers.append((b"www-authenticate", b"Bearer"))
     if error.retry_after is not None:
         headers.append((b"retry-after", str(error.retry_after).encode()))
-    if error.status < 500:  # the body was not read: what comes of it is no next request
-        headers.append((b"connection", b"close"))
     body = orjson.dumps({"error": str(error)})
     headers.append((b"content-length", str(len(body)).encode()))
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
