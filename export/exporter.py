@@ -163,9 +163,9 @@ def export(
                 "kgen": kgen.__version__,
             }
             models = onnx.convert(calls, endpoints, opset, step, properties)
-            for key in reduced:
-                rounded = onnx_precision.reduced(models, key)
-                sections[key] = onnx.write(folder, rounded, endpoints, opset, key)
+            for format_ in reduced:
+                rounded = onnx_precision.reduced(models, format_)
+                sections[format_] = onnx.write(folder, rounded, endpoints, opset, format_)
         if {"onnx", "web"} & of_onnx:
             # The web's are made of ONNX files; where these are not asked for, they lie elsewhere.
             place = (

@@ -37,6 +37,7 @@ SMALLER = {
     "kgen verify": "",
     "kgen deploy": "",
     "kgen serve": "--port 0",
+    "kgen generate": "--num-images 60 --workers 0",
     "kgen list": "",
     "kgen cache": "",
 }
