@@ -50,11 +50,6 @@ class Batcher:
         """How many rows wait."""
         return sum(request.rows for request in self._waiting if not request.result.done())
 
-    @property
-    def idle(self):
-        """Whether nothing runs and nothing waits."""
-        return self._running is None
-
     async def run(self, inputs):
         """The outputs for one request's rows; `RequestError` 429 where too much waits already."""
         rows = len(next(iter(inputs.values())))
@@ -71,28 +66,32 @@ class Batcher:
         return await request.result
 
     async def _run_all(self):
-        loop = asyncio.get_running_loop()
         try:
             while batch := self._next():
-                start = time.perf_counter()
-                try:
-                    outputs = await loop.run_in_executor(self._executor, self._call, batch)
-                except Exception as error:
-                    for request in batch:
-                        if not request.result.done():
-                            request.result.set_exception(error)
-                    continue
-                rows, seconds = sum(request.rows for request in batch), time.perf_counter() - start
-                self._row_seconds += 0.2 * (seconds / rows - self._row_seconds)
-                self._observe(rows, seconds)
-                begin = 0
-                for request in batch:
-                    end = begin + request.rows
-                    if not request.result.done():  # whose client may be gone
-                        request.result.set_result({k: a[begin:end] for k, a in outputs.items()})
-                    begin = end
+                await self._run(batch)
         finally:
             self._running = None
+
+    async def _run(self, batch):
+        loop, start = asyncio.get_running_loop(), time.perf_counter()
+        try:
+            outputs = await loop.run_in_executor(self._executor, self._call, batch)
+        except Exception as error:
+            if len(batch) > 1:  # the others are not to suffer by one of them
+                for request in batch:
+                    await self._run([request])
+            elif not batch[0].result.done():
+                batch[0].result.set_exception(error)
+            return
+        rows, seconds = sum(request.rows for request in batch), time.perf_counter() - start
+        self._row_seconds += 0.2 * (seconds / rows - self._row_seconds)
+        self._observe(rows, seconds)
+        begin = 0
+        for request in batch:
+            end = begin + request.rows
+            if not request.result.done():  # whose client may be gone
+                request.result.set_result({k: a[begin:end] for k, a in outputs.items()})
+            begin = end
 
     def _next(self):
         """The requests of the next batch; those whose clients are gone are left out."""

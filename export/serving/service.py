@@ -88,9 +88,10 @@ class Version:
             concurrent.futures.ThreadPoolExecutor(1, f"{self.name}-{endpoint}")
             for endpoint in whole
         ]
+        # Without a way back to the version: with the last request of it, its memory is free.
         self._batchers = {
             endpoint: Batcher(
-                lambda inputs, endpoint=endpoint: self.runtime.call(endpoint, inputs),
+                lambda inputs, runtime=self.runtime, name=endpoint: runtime.call(name, inputs),
                 executor,
                 limits.batch_rows,
                 limits.queue_rows,
@@ -131,12 +132,6 @@ class Version:
     def waiting(self):
         """Rows that wait, by endpoint."""
         return {endpoint: batcher.rows for endpoint, batcher in self._batchers.items()}
-
-    async def close(self):
-        """Waits for what was accepted, then stops."""
-        while not all(batcher.idle for batcher in self._batchers.values()):
-            await asyncio.sleep(0.02)
-        self.stop()
 
     def stop(self):
         """Frees the threads; a batch that nobody waits for any more is broken off."""
@@ -198,7 +193,6 @@ class Service:
         self._report = report
         self._paths = [pathlib.Path(path) for path in paths]
         self._sources = {}
-        self._retired = set()  # closing versions
         if not self._paths:
             raise ValueError("Give at least one artifact to serve. Received: none")
 
@@ -262,25 +256,25 @@ class Service:
         return version
 
     def _take(self, source, version):
-        """Puts a version into the place of what its source had; returns what it had."""
-        old, source.version = source.version, version
-        versions = self.models.setdefault(version.name, {})
-        if version.number in versions and versions[version.number] is not old:
+        """Puts a version into the place of what its source had."""
+        there = self.models.get(version.name, {}).get(version.number)
+        if there is not None and there is not source.version:
             raise VerificationError(
                 f"{source.path} is version {version.number} of {version.name}, which is served "
-                f"already from {versions[version.number].artifact.path}."
+                f"already from {there.artifact.path}."
             )
-        versions[version.number] = version
-        if old is not None and old is not version:
+        old, source.version = source.version, version
+        self.models.setdefault(version.name, {})[version.number] = version
+        if old is not None:
             self._forget(old)
-        return old
 
-    def _forget(self, old):
-        versions = self.models[old.name]
-        if versions.get(old.number) is old:
-            del versions[old.number]
+    def _forget(self, version):
+        """Serves a version no more. Requests that have it keep it until they are answered."""
+        versions = self.models[version.name]
+        if versions.get(version.number) is version:
+            del versions[version.number]
         if not versions:
-            del self.models[old.name]
+            del self.models[version.name]
 
     async def watch(self, seconds):
         """Looks every so many seconds for artifacts that have changed, until it is cancelled."""
@@ -306,7 +300,6 @@ class Service:
                         "unloaded", model=source.version.name, version=source.version.number
                     )
                     self._forget(source.version)
-                    self._retire(source.version)
                     del self._sources[source.path]
 
     async def _refresh(self, source):
@@ -319,18 +312,10 @@ class Service:
             if await asyncio.to_thread(_state, source.path) != seen:
                 source.seen = ()  # it changed meanwhile: look again
                 raise VerificationError(f"{source.path} changes while it is loaded.")
-            old = self._take(source, version)
+            self._take(source, version)
         except Exception as error:  # whatever it is, what was served goes on
             self.metrics.refused()
             self._report("refused", path=str(source.path), error=str(error))
-            return
-        if old is not None:
-            self._retire(old)
-
-    def _retire(self, version):
-        task = asyncio.create_task(version.close())
-        self._retired.add(task)
-        task.add_done_callback(self._retired.discard)
 
     def stop(self):
         """Frees what all versions hold, when no request is left."""

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 import zlib
 from concurrent.futures import ThreadPoolExecutor
 
@@ -321,6 +322,32 @@ def test_requests_that_come_together_run_together(artifact):
         name = 'kgen_batch_rows_count{endpoint="generate"'
         [batches] = [line for line in lines if line.startswith(name)]
         assert float(batches.split()[-1]) - 64 < 16
+
+
+def test_a_request_that_fails_takes_no_other_with_it(artifact):
+    with serving_of(artifact.path) as client, ThreadPoolExecutor(16) as pool:
+        slow(client, 0.05)
+        [version] = client.service.models["painter"].values()
+        call = version.runtime.call
+
+        def fail(endpoint, inputs):
+            if 5 in inputs["seed"]:
+                raise RuntimeError("no fives")
+            return call(endpoint, inputs)
+
+        version.runtime.call = fail
+        answers = list(pool.map(lambda seed: ask(client, seed), range(16)))
+        failed = [seed for seed, answer in enumerate(answers) if answer.status_code != 200]
+        assert failed == [5] and answers[5].status_code == 500
+        assert "no fives" not in answers[5].text  # that is for the log
+
+
+def test_what_is_served_no_more_leaves_the_memory(artifact):
+    with serving_of(artifact.path) as client:
+        assert ask(client, 7).status_code == 200
+        [old] = [weakref.ref(v) for v in client.service.models.pop("painter").values()]
+        client.service._sources.clear()
+        wait_for(lambda: old() is None)
 
 
 def test_a_queue_that_is_full_says_when_to_come_again(artifact):
