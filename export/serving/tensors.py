@@ -26,8 +26,13 @@ def checked(name, spec, values):
             f"Received: {_said(array.shape)}"
         )
     low, high = spec["minimum"], spec["maximum"]
-    if dtype.kind == "f" and not np.isfinite(array).all():
-        raise bad(f"{name} should be finite numbers. Received: NaN or infinity")
+    if dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            array = array.astype(dtype)
+        if not np.isfinite(array).all():
+            raise bad(f"{name} should be finite numbers. Received: NaN or infinity")
+        # The ends as the dtype has them: 1e-6 in float32 is less than it is in float64.
+        low, high = (end if end is None else dtype.type(end) for end in (low, high))
     wrong = np.zeros(array.shape, bool)
     if low is not None:
         wrong |= array < low
@@ -119,7 +124,7 @@ def _said(shape):
 
 
 def _end(number):
-    return int(number) if float(number).is_integer() else number
+    return int(number) if float(number).is_integer() else float(number)
 
 
 def _short(value):
