@@ -40,12 +40,7 @@ def checked(name, spec, values):
         wrong |= array > high
     if wrong.any():
         place = tuple(int(i) for i in np.argwhere(wrong)[0])
-        ends = (
-            f"{_end(low)} to {_end(high)}"
-            if None not in (low, high)
-            else (f"at least {_end(low)}" if high is None else f"at most {_end(high)}")
-        )
-        raise bad(f"{name} should be {ends}. Received: {array[place]} in row {place[0]}")
+        raise bad(f"{name} should be {_ends(spec)}. Received: {array[place]} in row {place[0]}")
     return np.ascontiguousarray(array, dtype)
 
 
@@ -123,8 +118,14 @@ def _said(shape):
     return "[" + ", ".join(map(str, shape)) + "]"
 
 
-def _end(number):
-    return int(number) if float(number).is_integer() else float(number)
+def _ends(spec):
+    low, high = (
+        int(end) if end is not None and float(end).is_integer() else end
+        for end in (spec["minimum"], spec["maximum"])
+    )
+    if None in (low, high):
+        return f"at least {low}" if high is None else f"at most {high}"
+    return f"{low} to {high}"
 
 
 def _short(value):
