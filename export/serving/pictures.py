@@ -1,6 +1,6 @@
 """Pictures for people and for `<img>`: a PNG for a seed, and a PNG for a PNG."""
 
-from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
 from starlette.responses import Response
 
 from export import manifest as schema
@@ -84,8 +84,8 @@ def _query(request):
 async def _form(request):
     try:
         form = await request.form(max_files=4, max_fields=8)
-    except HTTPException as error:
-        raise bad(f"The form is not read: {error.detail}") from None
+    except MultiPartException as error:
+        raise bad(f"The form is not read: {error.message}") from None
     given = {}
     for name, part in form.multi_items():
         if isinstance(part, str):
