@@ -347,7 +347,7 @@ def test_the_real_triton(folders, artifact, warm, golden, tritonserver):
     assert batches - before[1] < 64 and max(sizes) > 1, "none went together"
 
     with serving.Client(f"http://127.0.0.1:{port}", "v2", model="painter") as ours:
-        assert ours.models() == {"painter": [1, 2]}
+        assert ours.models() == {"painter": [1, 2], "warm": [1]}
         # In batches of 8, which Triton says is what it takes.
         np.testing.assert_array_equal(ours.generate(seeds, seeds % 3), expected)
         given = golden["reconstruct"]["inputs"]["image"][:8]
