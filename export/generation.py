@@ -18,7 +18,6 @@ import pickle
 import shutil
 import signal
 import socket
-import sys
 import tempfile
 import threading
 import time
@@ -30,6 +29,7 @@ from export import manifest as schema
 from export import parity, shards, verification
 from kgen import files
 from kgen.checks import Number, check_ints, check_names, check_numbers, unknown_name
+from kgen.streams import silenced
 
 #: What a data set holds, in its folder, beside the shards.
 RECORD = "dataset.json"
@@ -350,15 +350,10 @@ def _silenced():
         yield
         return
     os.environ["RAY_BACKEND_LOG_LEVEL"] = "fatal"
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
     try:
-        yield
+        with silenced():
+            yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
         del os.environ["RAY_BACKEND_LOG_LEVEL"]
 
 

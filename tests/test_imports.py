@@ -14,7 +14,14 @@ ROOT = pathlib.Path(kgen.__file__).parent
 
 #: What a name stands for is the module and all below it, but for what is listed by itself.
 FLOORS = (
-    ("kgen.lazy", "kgen.checks", "kgen.files", "kgen.endpoint", "kgen.configurable"),
+    (
+        "kgen.lazy",
+        "kgen.checks",
+        "kgen.files",
+        "kgen.streams",
+        "kgen.endpoint",
+        "kgen.configurable",
+    ),
     ("kgen.images", "kgen.random", "kgen.models"),
     ("kgen.training.errors", "kgen.training.metrics_csv"),
     ("kgen.registration",),

@@ -13,6 +13,7 @@ from typing import Annotated
 import typer
 
 from kgen import files
+from kgen.streams import silenced
 from kgen.training.errors import check_model_path
 
 app = typer.Typer(
@@ -75,26 +76,13 @@ def work(as_json=False, model=None):
     if model is not None:
         check_model_path(model)
     quiet = os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "3"
-    with _silenced() if quiet else contextlib.nullcontext():
+    # TensorFlow's C++ writes there on import.
+    with silenced() if quiet else contextlib.nullcontext():
         import keras  # noqa: F401
     if quiet:  # such as of functions that are traced again
         logging.getLogger("tensorflow").setLevel(logging.ERROR)
     with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
         yield
-
-
-@contextlib.contextmanager
-def _silenced():
-    """Standard error of the process to nowhere: TensorFlow's C++ writes there on import."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
-    try:
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 def print_result(value, as_json, *lines):
