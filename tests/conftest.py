@@ -101,7 +101,7 @@ def data_dir():
     return pathlib.Path(folder)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tensorflow_only():
     import keras
 

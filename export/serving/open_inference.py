@@ -213,12 +213,12 @@ def _of_list(name, data, dtype, shape, count):
     kinds = "iu" if dtype.kind in "iu" else "iuf"
     if array.dtype.kind not in kinds or array.size != count:
         raise bad(f"{name[:100]}: data should be {count} numbers of its datatype.")
-    if dtype.kind in "iu":
-        ends = np.iinfo(dtype)
-        if array.size and (array.min() < ends.min or array.max() > ends.max):
-            raise bad(f"{name[:100]}: data should be {ends.min} to {ends.max}.")
     with np.errstate(over="ignore"):
-        return array.astype(dtype.newbyteorder("=")).reshape(shape)
+        cast = array.astype(dtype.newbyteorder("="))
+    if dtype.kind in "iu" and not (cast == array).all():
+        ends = np.iinfo(dtype)
+        raise bad(f"{name[:100]}: data should be {ends.min} to {ends.max}.")
+    return cast.reshape(shape)
 
 
 def _wanted(asked, outputs):

@@ -34,7 +34,7 @@ def case(request, tiny):
 
 
 @pytest.fixture(scope="module")
-def served(case):
+def served(case, tensorflow_only):
     """A server of the model's artifact, in this process."""
     service = serving.Service([case.artifact.path], hashes_only=True)
     service.load()
@@ -559,7 +559,7 @@ def test_rounded_weights_draw_nearly_the_same(case, tensorflow_only):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["rest", "v2"])
-def test_every_endpoint_is_served(case, served, protocol, tensorflow_only):
+def test_every_endpoint_is_served(case, served, protocol):
     """Pictures go as PNG in TF Serving's REST API, as binary tensors in the other protocol."""
     from export import parity
 
@@ -573,7 +573,7 @@ def test_every_endpoint_is_served(case, served, protocol, tensorflow_only):
 
 
 @pytest.mark.slow
-def test_requests_that_are_served_together(case, served, tensorflow_only):
+def test_requests_that_are_served_together(case, served):
     """64 clients at a time get what each would get alone, in a few batches."""
     labels = case.labels_of(MANY)
     inputs = {"seed": MANY.astype("int32")} | ({} if labels is None else {"label": labels})
