@@ -9,6 +9,7 @@ trained ones: `--artifact` takes a trained model's artifact.
 
 import argparse
 import base64
+import gc
 import io
 import json
 import pathlib
@@ -31,6 +32,7 @@ def main():
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         artifact = pathlib.Path(args.artifact or serving_setup.make_artifact(folder)).resolve()
+        gc.freeze()  # or lists of numbers have the collector look at all of TensorFlow
         run(artifact, args)
 
 

@@ -273,7 +273,7 @@ def _path(rng, path):
         query += f"&{name}={rng.choice(PATHS)}"
     elif drawn < 0.5:
         query = rng.choice(("seed=", "seed=1&seed=2", "seed=-1", "seed=1e999", "&&=&"))
-    return ("/".join(parts) + (f"?{query}" if query else "")).replace("%EF%BC%99", "%EF%BC%99")
+    return "/".join(parts) + (f"?{query}" if query else "")
 
 
 def bodies(port, known, count, seed):

@@ -67,6 +67,7 @@ class Guard:
             identity = uuid.uuid4().hex.encode()
         details = scope["kgen"] = {}
         scope["service"] = self._service
+        scope["app"] = self  # with it, Starlette raises what it else answers as plain text
         answer = {"status": 499, "bytes": 0, "begun": False}  # as if the client had gone
 
         async def sent(message):

@@ -20,26 +20,24 @@ routes = Routes("Open Inference Protocol v2")
 _DTYPES = {name: np.dtype(dtype).newbyteorder("<") for dtype, name in DATATYPES.items()}
 _HEADER = "inference-header-content-length"
 _BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "required": ["inputs"],
-                    "properties": {
-                        "id": {"type": "string"},
-                        "parameters": {"type": "object"},
-                        "inputs": {"type": "array", "items": {"type": "object"}},
-                        "outputs": {"type": "array", "items": {"type": "object"}},
-                    },
+    "required": True,
+    "content": {
+        "application/json": {
+            "schema": {
+                "type": "object",
+                "required": ["inputs"],
+                "properties": {
+                    "id": {"type": "string"},
+                    "parameters": {"type": "object"},
+                    "inputs": {"type": "array", "items": {"type": "object"}},
+                    "outputs": {"type": "array", "items": {"type": "object"}},
                 },
-                "example": {
-                    "inputs": [{"name": "seed", "datatype": "INT32", "shape": [1], "data": [7]}]
-                },
-            }
-        },
-    }
+            },
+            "example": {
+                "inputs": [{"name": "seed", "datatype": "INT32", "shape": [1], "data": [7]}]
+            },
+        }
+    },
 }
 
 

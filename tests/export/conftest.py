@@ -3,6 +3,7 @@ import hashlib
 import keras
 import numpy as np
 import pytest
+import yaml
 from keras import ops
 
 from kgen import random
@@ -143,3 +144,26 @@ def tree():
 def requests():
     """Inputs of `generate` at batch size 5, which no export has proven."""
     return {"seed": np.arange(5, dtype="int32"), "label": np.arange(5, dtype="int32") % 3}
+
+
+@pytest.fixture(scope="session")
+def kubernetes_documents():
+    """`kubernetes_documents(folder)`: what a folder's kustomization names, each a valid one."""
+    validate = pytest.importorskip("kubernetes_validate").validate
+
+    def read(folder):
+        [kustomization] = yaml.safe_load_all((folder / "kustomization.yaml").read_text())
+        names = {*kustomization["resources"], "kustomization.yaml"}
+        assert {path.name for path in folder.iterdir()} == names
+        documents = [
+            document
+            for name in kustomization["resources"]
+            for document in yaml.safe_load_all((folder / name).read_text())
+        ]
+        for document in documents:
+            # Kinds that are not Kubernetes's own have no schema in it.
+            if ".io/" not in document["apiVersion"] or ".k8s.io/" in document["apiVersion"]:
+                validate(document, "1.33", strict=True)
+        return documents
+
+    return read

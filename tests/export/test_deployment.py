@@ -102,16 +102,8 @@ def test_configuration_is_read_by_the_messages_of_tf_serving(folder, artifact):
     assert monitoring.prometheus_config.enable
 
 
-def test_kubernetes_manifests_are_valid(folder):
-    kubernetes_validate = pytest.importorskip("kubernetes_validate")
-    [kustomization] = yaml.safe_load_all((folder / "kubernetes/kustomization.yaml").read_text())
-    documents = [
-        document
-        for name in kustomization["resources"]
-        for document in yaml.safe_load_all((folder / "kubernetes" / name).read_text())
-    ]
-    for document in documents:
-        kubernetes_validate.validate(document, "1.33", strict=True)
+def test_kubernetes_manifests_are_valid(folder, kubernetes_documents):
+    documents = kubernetes_documents(folder / "kubernetes")
     kinds = {document["kind"]: document for document in documents}
     assert kinds.keys() == {
         *("ConfigMap", "PersistentVolumeClaim", "Deployment", "Service", "HorizontalPodAutoscaler")

@@ -130,18 +130,10 @@ def test_every_model_is_called_as_kgen_serve_is(folders, artifact, warm):
     assert answer.json()["outputs"][0]["data"] == images.ravel().tolist()
 
 
-def test_containers(folders):
-    kubernetes_validate = pytest.importorskip("kubernetes_validate")
+def test_containers(folders, kubernetes_documents):
     for backend in ("onnxruntime", "python"):
         folder = folders / backend
-        [kustomization] = yaml.safe_load_all((folder / "kubernetes/kustomization.yaml").read_text())
-        documents = [
-            document
-            for name in kustomization["resources"]
-            for document in yaml.safe_load_all((folder / "kubernetes" / name).read_text())
-        ]
-        for document in documents:
-            kubernetes_validate.validate(document, "1.33", strict=True)
+        documents = kubernetes_documents(folder / "kubernetes")
         kinds = {document["kind"]: document for document in documents}
         pod = kinds["Deployment"]["spec"]["template"]["spec"]
         [container] = pod["containers"]
@@ -172,7 +164,7 @@ def test_what_triton_would_refuse(artifact, warm, one_endpoint, tmp_path):
     assert not (tmp_path / "d").exists()
 
 
-def test_kserve(artifact, warm, folders, tmp_path):
+def test_kserve(artifact, warm, folders, kubernetes_documents, tmp_path):
     """The repository is Triton's; the service names the claim and the image that are there."""
     kubernetes_validate = pytest.importorskip("kubernetes_validate")
     folder = tmp_path / "kserve"
@@ -181,15 +173,7 @@ def test_kserve(artifact, warm, folders, tmp_path):
     files = [path.relative_to(models) for path in models.rglob("*") if path.is_file()]
     same, other, missing = filecmp.cmpfiles(models, folder / "models", files, shallow=False)
     assert len(same) == len(files) and not other and not missing
-    place = folder / "kubernetes"
-    [kustomization] = yaml.safe_load_all((place / "kustomization.yaml").read_text())
-    assert {path.name for path in place.iterdir()} == {
-        *kustomization["resources"],
-        "kustomization.yaml",
-    }
-    [claim] = yaml.safe_load_all((place / "models.yaml").read_text())
-    kubernetes_validate.validate(claim, "1.33", strict=True)
-    [service] = yaml.safe_load_all((place / "inference-service.yaml").read_text())
+    claim, service = kubernetes_documents(folder / "kubernetes")
     assert service["apiVersion"] == "serving.kserve.io/v1beta1"
     predictor = service["spec"]["predictor"]
     model = predictor.pop("model")

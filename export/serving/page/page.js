@@ -165,7 +165,7 @@ function optionValue(input) {
 
 // Rows: the inputs of each image -------------------------------------------------------------
 
-function rowsOf(form) {
+function rowsOf() {
   const specs = inputs();
   const count = "seed" in specs ? Number($("count").value) : 1;
   const first = Number($("seed").value);
