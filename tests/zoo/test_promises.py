@@ -530,8 +530,12 @@ def test_the_sampler_converts_to_litert(case, tensorflow_only):
     name = with_options(case)
     content = litert.convert(name, case.artifact.path / "saved_model" / "1", [name])
     results, inputs = run_endpoints(case, name)
-    image = Interpreter(model_content=content).get_signature_runner(name)(**inputs)["image"]
-    assert close(image, results[name]["image"])
+    draw = Interpreter(model_content=content).get_signature_runner(name)
+    assert close(draw(**inputs)["image"], results[name]["image"])
+    none = {key: array[:0] for key, array in inputs.items()}
+    assert draw(**none)["image"].shape == (0, *results[name]["image"].shape[1:])
+    with pytest.raises(RuntimeError):
+        draw(**{**inputs, "seed": inputs["seed"][:1]})
 
 
 @pytest.mark.parametrize("case", MORE_RUNTIMES, indirect=True, ids=name_of, scope="module")
