@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 
 import numpy as np
@@ -330,26 +329,21 @@ def painters():
 
 @pytest.mark.slow
 def test_a_worker_is_killed_on_a_cluster(artifact, tmp_path, cluster, unbroken):
-    folder, killed, nodes = tmp_path / "drawn", [], set()
-
-    def kill():
-        wait_for(lambda: journal(folder) and len(painters()) == 2)
-        nodes.update(process.ppid() for process in painters())
-        killed.append(painters()[0])
-        killed[0].kill()
-
-    thread = threading.Thread(target=kill)
-    thread.start()
-    arguments = {**MANY, "first_seed": 0, "batch_size": 64, "address": cluster}
-    record = draw(artifact, folder, workers=2, **arguments)
-    thread.join()
-    assert killed and len(nodes) == 2, "no worker was killed, or all were on one node"
-    assert record["made"] == 20_000 and record["shards"] == unbroken
+    folder, asked = tmp_path / "drawn", ("--workers", "2", "--address", cluster)
+    process = start(artifact, folder, *asked)
+    wait_for(lambda: (journal(folder) and len(painters()) == 2) or process.poll() is not None)
+    nodes = {painter.ppid() for painter in painters()}
+    painters()[0].kill()
+    _, err = process.communicate()
+    assert process.returncode == 0, err
+    assert len(nodes) == 2, "all workers were on one node"
+    record = json.loads((folder / generation.RECORD).read_text())
+    assert record["complete"] and record["shards"] == unbroken
     left = {path.name for path in pathlib.Path(folder).iterdir()}
     assert left == {generation.RECORD, *(row["path"] for row in unbroken)}
-    # What goes wrong in a worker is raised here as it is.
+    # What goes wrong in a worker is told as it is.
     (tmp_path / "other" / "shard-000000.npz").mkdir(parents=True)
-    record = {**json.loads((folder / generation.RECORD).read_text()), "shards": []}
-    (tmp_path / "other" / generation.RECORD).write_text(json.dumps(record))
-    with pytest.raises(ValueError, match=r"shard-000000\.npz is a folder"):
-        draw(artifact, tmp_path / "other", workers=2, **arguments)
+    (tmp_path / "other" / generation.RECORD).write_text(json.dumps({**record, "shards": []}))
+    process = start(artifact, tmp_path / "other", *asked)
+    _, err = process.communicate()
+    assert process.returncode == 1 and "shard-000000.npz is a folder" in err, err
