@@ -10,15 +10,21 @@ import keras
 from keras import ops
 
 from kgen import random
-from kgen.checks import Number, check_ints, check_numbers, check_shares
+from kgen.checks import Number, check_ints, check_names, check_numbers, check_shares
 from kgen.endpoint import TensorSpec
 from kgen.image_generator import ImageGenerator
+from kgen.layers.augmentation import augmented, check_policy
 from kgen.layers.conditioning import per_row, with_class
 from kgen.layers.scaling import scale_images, unscale_images
 from kgen.models.gan import losses as adversarial
 from kgen.training.average import update_average
 from kgen.training.schedules import scheduled_optimizer
 from kgen.training.step import batch_moments, input_gradient
+
+#: How the zero-centred penalties are taken.
+PENALTIES = ("exact", "finite_difference")
+_DISTANCE = 0.01
+_PENALTY_STREAM = 1 << 16
 
 
 class AdversarialGenerator(ImageGenerator):
@@ -34,7 +40,7 @@ class AdversarialGenerator(ImageGenerator):
     Args:
         latent_dim: Int, dimensions of the latent vector.
         loss: `"minimax"`, `"non_saturating"`, `"least_squares"`, `"wasserstein"`,
-            `"wasserstein_gp"` or `"hinge"`, see `kgen.models.gan.losses`.
+            `"wasserstein_gp"`, `"hinge"` or `"relativistic"`, see `kgen.models.gan.losses`.
         discriminator_steps: Int, updates of the discriminator for one of the generator,
             all on the same real images, with fresh generated ones; `None` for what the
             loss's paper says: 5 for the Wasserstein losses, 1 for the others.
@@ -44,6 +50,18 @@ class AdversarialGenerator(ImageGenerator):
         gradient_penalty_weight: Float, for `"wasserstein_gp"`.
         clip_value: Float, for `"wasserstein"`: the discriminator's weights are kept in
             `-clip_value .. clip_value`.
+        r1_weight, r2_weight: Floats, weights of the zero-centred gradient penalties of real and of
+            generated images, with any loss; `None` for 1 with `"relativistic"`, which needs both to
+            converge, and 0, without them, with the others.
+        penalty: `"exact"`, by the gradient's own gradient, or `"finite_difference"`, by the logits
+            of images moved by 0.01 times normal noise, see `losses.finite_difference_penalty`.
+        penalty_interval: Int, the zero-centred penalties are taken every so many updates of the
+            discriminator, with as many times their weight: Karras et al., "Analyzing and improving
+            the image quality of StyleGAN" (CVPR 2020; arXiv 1912.04958), section 3.1.
+        augmentation: Names of the changes with which the discriminator sees images, real and
+            generated, in the updates of both players, of `"colour"`, `"translation"` and
+            `"cutout"`, see `kgen.layers.augmentation`; empty for none. It is for data of hundreds
+            or thousands of images.
         ema_decay: Float, 0 to 1, of the exponential moving average of the generator's
             weights, from which `generate` draws; 0 draws from the weights as trained.
 
@@ -85,7 +103,7 @@ class AdversarialGenerator(ImageGenerator):
         # move: each answers the other's last state. That saves a generator's pass per step.
         real = scale_images(batch.images)
         logs = minimize(
-            functools.partial(self.generator_objective, batch),
+            functools.partial(self.generator_objective, batch, real),
             self.generator_optimizer,
             self.generator.trainable_variables,
         )
@@ -106,18 +124,24 @@ class AdversarialGenerator(ImageGenerator):
         self.optimizer.iterations.assign(self.training_steps)
         return logs
 
-    def generator_objective(self, batch):
+    def generator_objective(self, batch, real):
         """What the generator minimises; the images come along for the discriminator."""
         fake = self._draw(self.generator, batch, stream=0, training=True)
-        loss, logs = self._generator_loss(batch, fake)
+        loss, logs = self._generator_loss(batch, real, fake, training=True)
         return loss, {**logs, "generated": fake}
 
-    def _generator_loss(self, batch, fake):
-        loss = self.losses_of_players.generator(self._discriminate(fake, batch.labels))
+    def _generator_loss(self, batch, real, fake, training):
+        players = self.losses_of_players
+        sides = (fake, real) if players.paired else (fake,)
+        seen = (self._seen(pixels, batch, stream, training) for stream, pixels in enumerate(sides))
+        loss = players.generator(*(self._discriminate(pixels, batch.labels) for pixels in seen))
         return loss, {"generator_loss": loss}
 
-    def discriminator_objective(self, batch, real, fake, step):
+    def discriminator_objective(self, batch, real, fake, step, training=True):
         """What the discriminator minimises, given scaled real and generated pixels."""
+        spreads = [ops.mean(ops.sqrt(batch_moments(pixels)[1])) for pixels in (real, fake)]
+        real = self._seen(real, batch, 2 * step + 2, training)
+        fake = self._seen(fake, batch, 2 * step + 3, training)
         if self.normalized:
             # A batch each, as in the authors' code: batch normalisation must not mix them.
             real_logits = self._discriminate(real, batch.labels)
@@ -137,10 +161,13 @@ class AdversarialGenerator(ImageGenerator):
             )
             penalty = adversarial.gradient_penalty(gradients)
             loss = loss + self.gradient_penalty_weight * penalty
+        if training and (self.r1_weight or self.r2_weight):
+            loss = loss + self._zero_centred_penalties(
+                batch, (real, fake), (real_logits, fake_logits), step
+            )
         threshold = self.losses_of_players.threshold
         if threshold is None:
             threshold = (batch_moments(real_logits)[0] + batch_moments(fake_logits)[0]) / 2
-        spreads = [ops.mean(ops.sqrt(batch_moments(pixels)[1])) for pixels in (real, fake)]
         relative = spreads[1] / ops.maximum(spreads[0], 1e-3)
         return loss, {
             "discriminator_loss": loss,
@@ -157,9 +184,43 @@ class AdversarialGenerator(ImageGenerator):
         # statistics, not the average of both kinds. The scope forgets what it would update.
         state = [(variable, variable.value) for variable in self.discriminator.variables]
         with keras.StatelessScope(state_mapping=state):
-            _, logs = self.discriminator_objective(batch, real, fake, 0)
-            _, generator_logs = self._generator_loss(batch, fake)
+            _, logs = self.discriminator_objective(batch, real, fake, 0, training=False)
+            _, generator_logs = self._generator_loss(batch, real, fake, training=False)
         return logs | generator_logs
+
+    def _seen(self, pixels, batch, stream, training):
+        """Pixels as the discriminator sees them: in training changed, by draws of their own."""
+        if not training:
+            return pixels
+        return augmented(pixels, batch.seeds, self.augmentation, stream=stream)
+
+    def _zero_centred_penalties(self, batch, pixels, logits, step):
+        """R1 of real and R2 of generated images, weighted; now and then if it is lazy."""
+
+        def penalty(kind):
+            if self.penalty == "exact":
+                gradients = input_gradient(
+                    lambda x: self._discriminate(x, batch.labels), pixels[kind]
+                )
+                return adversarial.zero_centred_penalty(gradients)
+            noise = random.normal(
+                batch.seeds, self.image_shape, stream=_PENALTY_STREAM + 2 * step + kind
+            )
+            moved = self._discriminate(pixels[kind] + _DISTANCE * noise, batch.labels)
+            return adversarial.finite_difference_penalty(logits[kind], moved, _DISTANCE)
+
+        def both():
+            weights = (self.r1_weight, self.r2_weight)
+            return sum(weight * penalty(kind) for kind, weight in enumerate(weights) if weight)
+
+        if self.penalty_interval == 1:
+            return both()
+        update = self.training_steps * self.discriminator_steps + step
+        return ops.cond(
+            update % self.penalty_interval == 0,
+            lambda: self.penalty_interval * both(),
+            lambda: ops.zeros((), "float32"),
+        )
 
     def _draw(self, generator, batch, stream, training):
         latents = random.normal(batch.seeds, (self.latent_dim,), stream)
@@ -335,6 +396,11 @@ class AdversarialGenerator(ImageGenerator):
         label_smoothing=None,
         gradient_penalty_weight=10.0,
         clip_value=0.01,
+        r1_weight=None,
+        r2_weight=None,
+        penalty="exact",
+        penalty_interval=1,
+        augmentation=(),
         ema_decay=0.999,
         **kwargs,
     ):
@@ -343,7 +409,17 @@ class AdversarialGenerator(ImageGenerator):
         self.loss_name = loss  # Keras keeps `loss` for itself
         if discriminator_steps is None:
             self.discriminator_steps = 5 if loss in ("wasserstein", "wasserstein_gp") else 1
-        check_ints(1, latent_dim=latent_dim, discriminator_steps=self.discriminator_steps)
+        check_ints(
+            1,
+            latent_dim=latent_dim,
+            discriminator_steps=self.discriminator_steps,
+            penalty_interval=penalty_interval,
+        )
+        usual = 1.0 if self.losses_of_players.paired else 0.0
+        self.r1_weight = usual if r1_weight is None else r1_weight
+        self.r2_weight = usual if r2_weight is None else r2_weight
+        check_names(penalty=(penalty, PENALTIES))
+        self.augmentation = check_policy(augmentation)
         if label_smoothing is None:
             self.label_smoothing = 0.1 if loss in adversarial.CROSS_ENTROPIES else 0.0
         check_shares(ema_decay=ema_decay, label_smoothing=self.label_smoothing)
@@ -354,7 +430,12 @@ class AdversarialGenerator(ImageGenerator):
                 f"loss={loss!r}"
             )
         check_numbers(Number(above=0), clip_value=clip_value)
-        check_numbers(Number(least=0), gradient_penalty_weight=gradient_penalty_weight)
+        check_numbers(
+            Number(least=0),
+            gradient_penalty_weight=gradient_penalty_weight,
+            r1_weight=self.r1_weight,
+            r2_weight=self.r2_weight,
+        )
 
     def get_config(self):
         return {**super().get_config(), "loss": self.loss_name}

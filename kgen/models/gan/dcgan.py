@@ -42,8 +42,8 @@ class DCGAN(AdversarialGenerator):
         discriminator: Likewise.
 
     Further arguments and what is logged: as for `AdversarialGenerator`. With
-    `loss="wasserstein_gp"` the discriminator is not normalised, because the gradient penalty is
-    each image's own (Gulrajani et al., 2017, section 4).
+    `loss="wasserstein_gp"`, and with `r1_weight` or `r2_weight`, the discriminator is not
+    normalised, because a gradient penalty is each image's own (Gulrajani et al., 2017, section 4).
 
     Example:
 
@@ -80,7 +80,8 @@ class DCGAN(AdversarialGenerator):
                 f"image_shape={self.image_shape}"
             )
         check_ints(1, filters=filters)
-        self.normalized = self.loss_name != "wasserstein_gp"
+        penalised = self.loss_name == "wasserstein_gp" or self.r1_weight or self.r2_weight
+        self.normalized = not penalised
         image_shape = self.image_shape
         shape = (image_shape, num_classes, latent_dim, filters)
         latents, pixels = rows_of((latent_dim,), num_classes), rows_of(image_shape, num_classes)

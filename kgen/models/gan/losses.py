@@ -14,13 +14,14 @@ from kgen.checks import unknown_name
 
 class AdversarialLoss(NamedTuple):
     """What the two players minimise, of logits `[B]`: scalars `discriminator(real, fake)` and
-    `generator(fake)`. Above the `threshold` an image counts as real; `None` where a logit has no
-    zero point, as a critic's score has none.
+    `generator(fake)`, or `generator(fake, real)` where it is `paired`. Above the `threshold` an
+    image counts as real; `None` where a logit has no zero point, as a critic's score has none.
     """
 
     discriminator: Callable
     generator: Callable
     threshold: float | None
+    paired: bool = False
 
 
 def get(name):
@@ -101,6 +102,46 @@ def hinge_discriminator(real, fake):
     return ops.mean(ops.relu(1 - _float(real))) + ops.mean(ops.relu(1 + _float(fake)))
 
 
+def relativistic_discriminator(real, fake):
+    """E[-log sigmoid(D(x) - D(G(z)))]: a real image is to be more real than a generated one.
+
+    Jolicoeur-Martineau, "The relativistic discriminator: a key element missing from standard GAN"
+    (ICLR 2019; arXiv 1807.00734), RSGAN; Huang et al., "The GAN is dead; long live the GAN! A
+    modern baseline GAN" (NeurIPS 2024; arXiv 2501.05441), equation 2: no logit is good in itself,
+    so that no mode can be left out for another. It converges with `zero_centred_penalty` of real
+    and of generated images.
+    """
+    return ops.mean(ops.softplus(_float(fake) - _float(real)))
+
+
+def relativistic_generator(fake, real):
+    """E[-log sigmoid(D(G(z)) - D(x))]: Jolicoeur-Martineau (2019), RSGAN."""
+    return ops.mean(ops.softplus(_float(real) - _float(fake)))
+
+
+def zero_centred_penalty(gradients):
+    """E[|g|**2] / 2, of the gradients `[B, ...]` of every image's own logit with respect to it.
+
+    R1 of real images and R2 of generated ones: Mescheder, Geiger and Nowozin, "Which training
+    methods for GANs do actually converge?" (ICML 2018; arXiv 1801.04406), equations 9 and 10,
+    without the weight.
+    """
+    gradients = _float(gradients)
+    return 0.5 * ops.mean(
+        ops.sum(ops.square(gradients), axis=tuple(range(1, len(gradients.shape))))
+    )
+
+
+def finite_difference_penalty(logits, moved, distance):
+    """E[((D(x + d n) - D(x)) / d)**2] / 2, of the logits `[B]` of images and of images `moved`.
+
+    With standard normal n it is `zero_centred_penalty` for small d, without a derivative of a
+    derivative: the expectation of (g . n)**2 over n is |g|**2.
+    """
+    slopes = (_float(moved) - _float(logits)) / distance
+    return 0.5 * ops.mean(ops.square(slopes))
+
+
 def gradient_penalty(gradients):
     """E[(|g| - 1)**2], the penalty on the gradients `[B, ...]` of every image's own critic's score.
 
@@ -108,8 +149,7 @@ def gradient_penalty(gradients):
     1704.00028), equation 3, without the weight. The gradients are taken at random points
     on the lines between real and generated images (section 4).
     """
-    gradients = _float(gradients)
-    squared = ops.sum(ops.square(gradients), axis=tuple(range(1, len(gradients.shape))))
+    squared = _squared_norms(gradients)
     # A square root's slope is infinite at 0, where a dead critic's gradients are.
     return ops.mean(ops.square(ops.sqrt(squared + 1e-12) - 1))
 
@@ -122,6 +162,9 @@ LOSSES = {
     "wasserstein": AdversarialLoss(wasserstein_discriminator, wasserstein_generator, None),
     "wasserstein_gp": AdversarialLoss(wasserstein_discriminator, wasserstein_generator, None),
     "hinge": AdversarialLoss(hinge_discriminator, wasserstein_generator, 0.0),
+    "relativistic": AdversarialLoss(
+        relativistic_discriminator, relativistic_generator, None, paired=True
+    ),
 }
 
 #: Those whose discriminator minimises a cross-entropy, with labels that can be smoothed.
@@ -130,3 +173,8 @@ CROSS_ENTROPIES = ("minimax", "non_saturating")
 
 def _float(x):
     return ops.cast(x, "float32")
+
+
+def _squared_norms(gradients):
+    """|g|**2 of every row, `[B]`."""
+    return ops.sum(ops.square(_float(gradients)), axis=tuple(range(1, len(gradients.shape))))

@@ -7,6 +7,7 @@ import pytest
 from keras import ops
 
 import kgen
+from kgen.layers.augmentation import POLICIES
 from kgen.models import DCGAN
 from kgen.models.gan import losses as adversarial
 from kgen.models.gan.dcgan import feature_maps
@@ -125,6 +126,11 @@ def test_every_argument_is_kept():
         "label_smoothing": 0.0,
         "gradient_penalty_weight": 3.0,
         "clip_value": 0.1,
+        "r1_weight": 0.5,
+        "r2_weight": 0.0,
+        "penalty": "finite_difference",
+        "penalty_interval": 4,
+        "augmentation": ["colour", "cutout"],
         "ema_decay": 0.5,
         "seed": 7,
     }
@@ -150,6 +156,10 @@ def test_every_argument_is_kept():
         ),
         ({"clip_value": 0.0}, "above 0. Received: clip_value=0.0"),
         ({"gradient_penalty_weight": -1.0}, "0 or more. Received: gradient_penalty_weight=-1.0"),
+        ({"r1_weight": -1.0}, "0 or more. Received: r1_weight=-1.0"),
+        ({"penalty": "r1"}, "Unknown penalty 'r1'. Known: exact, finite_difference"),
+        ({"penalty_interval": 0}, "positive int.*penalty_interval=0"),
+        ({"augmentation": ["rotation"]}, "Unknown augmentation 'rotation'"),
         ({"latent_dim": 0}, "positive int.*latent_dim=0"),
         ({"filters": 0}, "positive int.*filters=0"),
     ],
@@ -184,7 +194,7 @@ def check_training(loss, num_classes, discriminator_steps=1, run_eagerly=EAGER):
     assert history.keys() == set(model.metric_names)
     assert np.isfinite(list(history.values())).all()
     # A constant added to all logits cancels in these losses (in hinge's, near zero).
-    without = ("wasserstein", "wasserstein_gp", "hinge")
+    without = ("wasserstein", "wasserstein_gp", "hinge", "relativistic")
     for variable, has in zip(
         model.trainable_variables, moved(before, model.trainable_variables), strict=True
     ):
@@ -200,6 +210,7 @@ def check_training(loss, num_classes, discriminator_steps=1, run_eagerly=EAGER):
         ("wasserstein", None),
         ("wasserstein_gp", 3),
         ("hinge", 3),
+        ("relativistic", None),
     ],
 )
 def test_every_loss_trains_both_networks(loss, num_classes):
@@ -254,7 +265,7 @@ def test_each_phase_asks_for_its_own_variables_with_the_same_images():
 
 def test_discriminator_steps_are_those_of_the_papers():
     by_paper = {"minimax": 1, "non_saturating": 1, "least_squares": 1, "hinge": 1}
-    by_paper |= {"wasserstein": 5, "wasserstein_gp": 5}
+    by_paper |= {"wasserstein": 5, "wasserstein_gp": 5, "relativistic": 1}
     for loss in adversarial.LOSSES:
         model = built(loss, 3 if loss in ("wasserstein_gp", "hinge") else None)
         assert model.discriminator_steps == by_paper[loss]
@@ -284,6 +295,53 @@ def test_gradient_penalty_of_a_linear_critic(monkeypatch):
     scores = [(pixels * weight).sum((1, 2, 3)).mean() for pixels in (fake, real)]
     expected = scores[0] - scores[1] + 3.0 * (np.linalg.norm(weight) - 1) ** 2
     assert float(ops.convert_to_numpy(loss)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("penalty", ["exact", "finite_difference"])
+def test_zero_centred_penalties_of_a_linear_critic(penalty, monkeypatch):
+    """R1 of the real images' gradients and R2 of the others', every fourth time four times."""
+    model = built("relativistic")
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=(8, 8, 1)).astype("float32")
+    real, fake = map(ops.convert_to_tensor, rng.normal(size=(2, 32, 8, 8, 1)).astype("float32"))
+    linear = lambda pixels, labels: ops.sum(pixels * weight, axis=(1, 2, 3))  # noqa: E731
+    monkeypatch.setattr(model, "_discriminate", linear)
+
+    def loss(**settings):
+        for name, value in {"penalty": penalty, "penalty_interval": 1, **settings}.items():
+            monkeypatch.setattr(model, name, value)
+        return float(ops.convert_to_numpy(model.discriminator_objective(batch(), real, fake, 0)[0]))
+
+    without = loss(r1_weight=0.0, r2_weight=0.0)
+    tolerance = 1e-4 if penalty == "exact" else 0.5  # of 32 directions of noise
+    squared = (weight**2).sum() / 2
+    for weights in ((3.0, 0.0), (0.0, 2.0), (3.0, 2.0)):
+        added = loss(r1_weight=weights[0], r2_weight=weights[1]) - without
+        assert added == pytest.approx(sum(weights) * squared, rel=tolerance)
+    lazily = []
+    for step in range(8):
+        model.training_steps.assign(step)
+        lazily.append(loss(r1_weight=3.0, r2_weight=2.0, penalty_interval=4) - without)
+    model.training_steps.assign(0)
+    expected = [4 * added if step % 4 == 0 else 0 for step in range(8)]
+    assert lazily == pytest.approx(expected, abs=1e-3)
+
+
+@pytest.mark.slow
+def test_lazy_penalties_train_in_one_graph():
+    arguments = {"r1_weight": 1e6, "penalty_interval": 2, "augmentation": tuple(POLICIES)}
+    model = compiled(loss="relativistic", run_eagerly=False, **arguments)
+    history = fit(model, epochs=4)
+    losses = history["discriminator_loss"]
+    assert np.isfinite(losses).all() and min(losses[1::2]) > max(losses[::2])
+
+
+def test_penalised_discriminators_are_not_normalised():
+    layers = [type(layer).__name__ for layer in built("relativistic").discriminator.layers]
+    assert "BatchNormalization" not in layers
+    plain = tiny(loss="relativistic", r1_weight=0, r2_weight=0)
+    assert "BatchNormalization" in [type(layer).__name__ for layer in plain.discriminator.layers]
+    assert built("relativistic").r1_weight == 1.0 and built().r1_weight == 0.0
 
 
 def test_the_average_of_the_generator():

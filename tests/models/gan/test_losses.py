@@ -24,11 +24,16 @@ EXPECTED = {
     "wasserstein": (-1.0 - 0.75, 1.0),
     "wasserstein_gp": (-1.0 - 0.75, 1.0),
     "hinge": ((0 + 1.5) / 2 + (2 + 0) / 2, 1.0),
+    "relativistic": ((softplus(-1) + softplus(-2.5)) / 2, (softplus(1) + softplus(2.5)) / 2),
 }
 
 
 def tensor(values):
     return ops.convert_to_tensor(np.array(values, "float32"))
+
+
+def of_generator(loss, fake, real):
+    return loss.generator(fake, real) if loss.paired else loss.generator(fake)
 
 
 def test_every_loss_is_listed_here():
@@ -42,7 +47,9 @@ def test_losses_by_hand(name):
     assert float(loss.discriminator(tensor(REAL), tensor(FAKE))) == pytest.approx(
         discriminator, rel=1e-6
     )
-    assert float(loss.generator(tensor(FAKE))) == pytest.approx(generator, rel=1e-6)
+    assert float(of_generator(loss, tensor(FAKE), tensor(REAL))) == pytest.approx(
+        generator, rel=1e-6
+    )
 
 
 def test_cross_entropy_is_the_textbook_formula():
@@ -79,7 +86,7 @@ def test_large_logits_stay_finite(name):
 def test_half_precision_logits_give_float32(name):
     loss = adversarial.get(name)
     real, fake = (ops.cast(tensor(values), "bfloat16") for values in (REAL, FAKE))
-    for value in (loss.discriminator(real, fake), loss.generator(fake)):
+    for value in (loss.discriminator(real, fake), of_generator(loss, fake, real)):
         assert ops.shape(value) == () and value.dtype in ("float32", np.float32)
 
 
@@ -89,6 +96,29 @@ def test_gradient_penalty_by_hand():
     gradients[0, 0, 0], gradients[0, 1, 1], gradients[1, 0, 1] = 3, 4, 1
     penalty = float(adversarial.gradient_penalty(tensor(gradients)))
     assert penalty == pytest.approx(17 / 3, rel=1e-5)
+
+
+def test_zero_centred_penalty_by_hand():
+    gradients = np.zeros((2, 2, 2, 1), "float32")  # of norms 5 and 1
+    gradients[0, 0, 0], gradients[0, 1, 1], gradients[1, 0, 1] = 3, 4, 1
+    penalty = float(adversarial.zero_centred_penalty(tensor(gradients)))
+    assert penalty == pytest.approx((25 + 1) / 2 / 2, rel=1e-6)
+
+
+def test_finite_differences_are_the_penalty_on_average():
+    """Of a linear critic exactly, by the mean over noise; by hand for what is given."""
+    rng = np.random.default_rng(0)
+    weight = rng.normal(size=12)
+    noise = rng.normal(size=(100_000, 12))
+    logits = np.zeros(len(noise))
+    penalty = adversarial.finite_difference_penalty(
+        tensor(logits), tensor(0.01 * noise @ weight), 0.01
+    )
+    exact = adversarial.zero_centred_penalty(tensor(np.tile(weight, (2, 1))))
+    assert float(penalty) == pytest.approx(float(exact), rel=0.02)
+    assert float(
+        adversarial.finite_difference_penalty(tensor([1.0, 2.0]), tensor([1.5, 2.0]), 0.5)
+    ) == pytest.approx(0.25)
 
 
 def test_an_unknown_loss_names_the_nearest():

@@ -1,0 +1,99 @@
+"""Augmentation of what a discriminator sees, real and generated alike, within the graph.
+
+Zhao et al., "Differentiable augmentation for data-efficient GAN training" (NeurIPS 2020; arXiv
+2006.10738), section 3.3: a generator does not learn to draw what is augmented when both kinds of
+images are, in the updates of both players, by operations that have a gradient. How often it
+happens may follow how much the discriminator overfits: Karras et al., "Training generative
+adversarial networks with limited data" (NeurIPS 2020; arXiv 2006.06676), section 2.2.
+
+Pixels are float32 `[B, H, W, C]` in -1 to 1, of which 0, grey, is what is put in place of others.
+"""
+
+import numpy as np
+from keras import ops
+
+from kgen import random
+from kgen.checks import unknown_name
+
+
+def augmented(pixels, seeds, policy, probability=1.0, stream=0):
+    """Pixels changed at random, each image by its own seed.
+
+    Args:
+        pixels: Tensor `[B, H, W, C]`.
+        seeds: int32 tensor `[B]`.
+        policy: Tuple of names of `POLICIES`, applied in their order.
+        probability: Float or scalar tensor, 0 to 1, of each change of each image.
+        stream: Int; other streams are independent changes of the same seeds.
+    """
+    for name in policy:
+        # Folded in, so that a policy's draws are the same whatever else is in the list.
+        own = random.fold_in(seeds, 2 * list(POLICIES).index(name) + 1)
+        changed = POLICIES[name](pixels, own, stream)
+        if isinstance(probability, float) and probability == 1.0:
+            pixels = changed
+        else:
+            happens = random.uniform(random.fold_in(own, 1), (1, 1, 1), stream) < probability
+            pixels = ops.where(happens, changed, pixels)
+    return pixels
+
+
+def check_policy(policy):
+    """A tuple of names from one, or from a name; a `ValueError` names what is unknown."""
+    names = (policy,) if isinstance(policy, str) else tuple(policy)
+    for name in names:
+        if name not in POLICIES:
+            raise ValueError(unknown_name("augmentation", str(name), POLICIES))
+    if len(set(names)) < len(names):
+        raise ValueError(f"augmentation must name each change once. Received: {names}")
+    return names
+
+
+def colour(pixels, seeds, stream=0):
+    """Other brightness (-0.5 to 0.5 added), saturation (0 to 2 times) and contrast (0.5 to 1.5).
+
+    Zhao et al., section 3.3 and their appendix. Opacity, a fourth channel, stays.
+    """
+    drawn = random.uniform(seeds, (3, 1, 1, 1), stream)
+    opacity = pixels[..., 3:]
+    pixels = pixels[..., :3] + drawn[:, 0] - 0.5
+    grey = ops.mean(pixels, axis=-1, keepdims=True)
+    pixels = grey + 2 * drawn[:, 1] * (pixels - grey)
+    mean = ops.mean(pixels, axis=(1, 2, 3), keepdims=True)
+    pixels = mean + (drawn[:, 2] + 0.5) * (pixels - mean)
+    return ops.concatenate([pixels, opacity], axis=-1)
+
+
+def translation(pixels, seeds, stream=0):
+    """Moved by up to an eighth of each side, whole pixels; grey comes in at the border."""
+    for axis, drawn in ((1, 0), (2, 1)):
+        side = pixels.shape[axis]
+        most = max(1, round(side / 8))
+        share = random.uniform(seeds, (2,), stream)[:, drawn]
+        shift = ops.cast(ops.floor(share * (2 * most + 1)), "int32") - most
+        # As a product of matrices, whose gradient is one too and the same on all devices.
+        places = np.arange(side, dtype="int32")
+        moves = places[None, :, None] - shift[:, None, None] == places[None, None, :]
+        moves = ops.cast(moves, pixels.dtype)
+        equation = "bij,bjwc->biwc" if axis == 1 else "bij,bhjc->bhic"
+        pixels = ops.einsum(equation, moves, pixels)
+    return pixels
+
+
+def cutout(pixels, seeds, stream=0):
+    """A rectangle of half of each side made grey; its centre may lie anywhere in the image."""
+    hidden = None
+    for axis, drawn in ((1, 0), (2, 1)):
+        side = pixels.shape[axis]
+        half = side // 4
+        share = random.uniform(seeds, (2, 1, 1, 1), stream)[:, drawn]
+        centre = ops.cast(ops.floor(share * (side + 1)), "int32")
+        shape = (1, side, 1, 1) if axis == 1 else (1, 1, side, 1)
+        away = np.arange(side, dtype="int32").reshape(shape) - centre
+        within = ops.logical_and(away >= -half, away < side // 2 - half)
+        hidden = within if hidden is None else ops.logical_and(hidden, within)
+    return ops.where(hidden, ops.zeros_like(pixels), pixels)
+
+
+#: Dict of name to function of pixels, seeds and a stream.
+POLICIES = {"colour": colour, "translation": translation, "cutout": cutout}
