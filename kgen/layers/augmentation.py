@@ -2,9 +2,7 @@
 
 Zhao et al., "Differentiable augmentation for data-efficient GAN training" (NeurIPS 2020; arXiv
 2006.10738), section 3.3: a generator does not learn to draw what is augmented when both kinds of
-images are, in the updates of both players, by operations that have a gradient. How often it
-happens may follow how much the discriminator overfits: Karras et al., "Training generative
-adversarial networks with limited data" (NeurIPS 2020; arXiv 2006.06676), section 2.2.
+images are, in the updates of both players, by operations that have a gradient.
 
 Pixels are float32 `[B, H, W, C]` in -1 to 1, of which 0, grey, is what is put in place of others.
 """
@@ -16,31 +14,25 @@ from kgen import random
 from kgen.checks import unknown_name
 
 
-def augmented(pixels, seeds, policy, probability=1.0, stream=0):
+def augmented(pixels, seeds, policy, stream=0):
     """Pixels changed at random, each image by its own seed.
 
     Args:
         pixels: Tensor `[B, H, W, C]`.
         seeds: int32 tensor `[B]`.
         policy: Tuple of names of `POLICIES`, applied in their order.
-        probability: Float or scalar tensor, 0 to 1, of each change of each image.
         stream: Int; other streams are independent changes of the same seeds.
     """
     for name in policy:
         # Folded in, so that a policy's draws are the same whatever else is in the list.
-        own = random.fold_in(seeds, 2 * list(POLICIES).index(name) + 1)
-        changed = POLICIES[name](pixels, own, stream)
-        if isinstance(probability, float) and probability == 1.0:
-            pixels = changed
-        else:
-            happens = random.uniform(random.fold_in(own, 1), (1, 1, 1), stream) < probability
-            pixels = ops.where(happens, changed, pixels)
+        own = random.fold_in(seeds, list(POLICIES).index(name))
+        pixels = POLICIES[name](pixels, own, stream)
     return pixels
 
 
 def check_policy(policy):
-    """A tuple of names from one, or from a name; a `ValueError` names what is unknown."""
-    names = (policy,) if isinstance(policy, str) else tuple(policy)
+    """A tuple of names from names, a name or `None`; a `ValueError` names what is unknown."""
+    names = (policy,) if isinstance(policy, str) else tuple(policy or ())
     for name in names:
         if name not in POLICIES:
             raise ValueError(unknown_name("augmentation", str(name), POLICIES))

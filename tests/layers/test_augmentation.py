@@ -25,7 +25,7 @@ def images(channels=3, rows=200, side=16):
 def test_colour_is_brightness_saturation_and_contrast(channels):
     pixels = images(channels)
     got = changed("colour", pixels)
-    own = kgen.random.fold_in(SEEDS, 1)
+    own = kgen.random.fold_in(SEEDS, 0)
     drawn = ops.convert_to_numpy(kgen.random.uniform(own, (3,)))[:, :, None, None, None]
     colours, opacity = pixels[..., :3] + drawn[:, 0] - 0.5, pixels[..., 3:]
     grey = colours.mean(-1, keepdims=True)
@@ -92,15 +92,9 @@ def test_gradients_reach_the_pixels_and_seeds_decide(name):
     assert (changed(name, pixels, seeds) != changed(name, pixels, seeds, stream=1)).any()
 
 
-def test_each_image_is_changed_with_the_probability():
-    pixels = np.ones((200, 8, 8, 1), "float32")
-    share = (changed("colour", pixels, probability=0.3) != 1).any((1, 2, 3)).mean()
-    assert 0.2 < share < 0.4
-    np.testing.assert_array_equal(changed("colour", pixels, probability=0.0), pixels)
-
-
 def test_what_is_unknown_is_named():
     assert augmentation.check_policy("cutout") == ("cutout",)
+    assert augmentation.check_policy(None) == ()
     with pytest.raises(ValueError, match=r"Unknown augmentation 'color'\. Did you mean 'colour'"):
         augmentation.check_policy(["color"])
     with pytest.raises(ValueError, match=r"once\. Received: .*'cutout', 'cutout'"):

@@ -60,8 +60,8 @@ class AdversarialGenerator(ImageGenerator):
             the image quality of StyleGAN" (CVPR 2020; arXiv 1912.04958), section 3.1.
         augmentation: Names of the changes with which the discriminator sees images, real and
             generated, in the updates of both players, of `"colour"`, `"translation"` and
-            `"cutout"`, see `kgen.layers.augmentation`; empty for none. It is for data of hundreds
-            or thousands of images.
+            `"cutout"`, see `kgen.layers.augmentation`; `None` or empty for none. It is for data of
+            hundreds or thousands of images.
         ema_decay: Float, 0 to 1, of the exponential moving average of the generator's
             weights, from which `generate` draws; 0 draws from the weights as trained.
 

@@ -156,7 +156,7 @@ def test_importance_weighted_likelihood_is_below_the_elbo(trained):
     many = np.repeat(images, 200, axis=0)  # a draw of each says little
     one = model.negative_log_likelihood(many, importance_samples=1)
     elbo = model.evaluate(many, return_dict=True, verbose=0)["loss"]
-    assert one.mean() == pytest.approx(elbo, rel=0.1)
+    assert one.mean() == pytest.approx(elbo, abs=1.0)
     bounds = [model.negative_log_likelihood(images, importance_samples=k).mean() for k in (10, 200)]
     assert elbo > bounds[0] > bounds[1] > 2 * np.log(2)
 
