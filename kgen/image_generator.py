@@ -78,13 +78,17 @@ class ImageGenerator(
     #: Names of the scalars that `objective` (or `update`) returns, as they are logged.
     metric_names = ("loss",)
 
+    #: Names of further scalars, which `update` alone returns: `evaluate` does not log them.
+    training_metric_names = ()
+
     def __init__(self, image_shape, num_classes=None, seed=0, **kwargs):
         super().__init__(**kwargs)
         check_image_data_format()
         self.image_shape = check_image_shape(image_shape)
         check_numbers(Number(least=1, whole=True, optional=True), num_classes=num_classes)
         self.seed = check_seed(seed)
-        self.trackers = [keras.metrics.Mean(name=name) for name in self.metric_names]
+        names = (*self.metric_names, *self.training_metric_names)
+        self.trackers = [keras.metrics.Mean(name=name) for name in names]
         # What makes the noise of each step different; saved, so that a resumed run goes on.
         self.training_steps = self._counter("training_steps")
         self.test_steps = self._counter("test_steps")

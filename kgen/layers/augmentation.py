@@ -13,8 +13,11 @@ from keras import ops
 from kgen import random
 from kgen.checks import unknown_name
 
+#: Apart from the streams of the changes themselves.
+_CHOICE_STREAM = 1 << 16
 
-def augmented(pixels, seeds, policy, stream=0):
+
+def augmented(pixels, seeds, policy, stream=0, probability=1.0):
     """Pixels changed at random, each image by its own seed.
 
     Args:
@@ -22,11 +25,16 @@ def augmented(pixels, seeds, policy, stream=0):
         seeds: int32 tensor `[B]`.
         policy: Tuple of names of `POLICIES`, applied in their order.
         stream: Int; other streams are independent changes of the same seeds.
+        probability: Float, 0 to 1, or such a scalar tensor, of each change of each image.
     """
     for name in policy:
         # Folded in, so that a policy's draws are the same whatever else is in the list.
         own = random.fold_in(seeds, list(POLICIES).index(name))
-        pixels = POLICIES[name](pixels, own, stream)
+        changed = POLICIES[name](pixels, own, stream)
+        if ops.is_tensor(probability) or probability < 1:
+            chosen = random.uniform(own, (1, 1, 1), _CHOICE_STREAM + stream) < probability
+            changed = ops.where(chosen, changed, pixels)
+        pixels = changed
     return pixels
 
 

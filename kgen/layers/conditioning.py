@@ -41,6 +41,16 @@ def add_class(x, one_hot=None):
     return layers.Add()([x, layers.Reshape((*[1] * (len(x.shape) - 2), x.shape[-1]))(bias)])
 
 
+def modulated_by_class(x, one_hot):
+    """Scales and shifts (B, ..., filters) by what is learnt for the class, (B, num_classes)."""
+    shape = layers.Reshape((*[1] * (len(x.shape) - 2), x.shape[-1]))
+    scale, shift = (
+        shape(layers.Dense(x.shape[-1], use_bias=False, kernel_initializer=first)(one_hot))
+        for first in ("ones", "zeros")
+    )
+    return layers.Add()([layers.Multiply()([x, scale]), shift])
+
+
 def hide_labels(labels, seeds, share, num_classes):
     """Labels of which a share says "no class", `num_classes` (Ho and Salimans, algorithm 1)."""
     if labels is None or not share:

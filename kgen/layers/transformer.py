@@ -12,6 +12,7 @@ Tensors are (B, T, D): batch, tokens, features; N heads have H = D / N features 
 """
 
 import dataclasses
+import functools
 import itertools
 import warnings
 
@@ -22,6 +23,7 @@ from keras import layers, ops
 from kgen import random
 from kgen.checks import Number, check_ints, check_names, check_numbers, check_shares
 from kgen.configurable import Configurable
+from kgen.layers.spectral import SpectralDense
 
 NORMALIZATIONS = ("layer", "rms")
 MLPS = ("gelu", "swiglu")
@@ -86,7 +88,7 @@ class TransformerSpec:
         names = [field.name for field in dataclasses.fields(cls) if hasattr(model, field.name)]
         return cls(**{name: getattr(model, name) for name in names})
 
-    def blocks(self, positions, causal=False, conditional=False):
+    def blocks(self, positions, causal=False, conditional=False, lipschitz=False):
         """The blocks, a list of `TransformerBlock`, of tokens at some positions `[T, 2]`."""
         tokens = len(positions)
         if tokens > MANY_TOKENS:
@@ -97,7 +99,8 @@ class TransformerSpec:
                 "that draws codes or latents (vq_transformer, maskgit, dit with an autoencoder).",
                 stacklevel=3,
             )
-        angles = rotary_angles(positions, self.dim // self.num_heads) if self.rotary else None
+        rotary = self.rotary and not lipschitz  # turned, a query would be no key
+        angles = rotary_angles(positions, self.dim // self.num_heads) if rotary else None
         blocks = [
             TransformerBlock(
                 *(self.dim, self.num_heads, angles, causal, self.qk_norm),
@@ -105,6 +108,7 @@ class TransformerSpec:
                 norm=self.norm,
                 conditional=conditional,
                 dropout=self.dropout,
+                lipschitz=lipschitz,
                 name=f"block_{i}",
             )
             for i in range(self.num_layers)
@@ -241,9 +245,22 @@ class Attention(Configurable, layers.Layer):
         angles: float32 array `[T, H / 2]` of `rotary_angles`, or `None`.
         causal: Bool, a token sees itself and those before it.
         qk_norm: Bool, normalise queries and keys, so that scores stay bounded.
+        lipschitz: Bool, bounds how far outputs are from each other relative to inputs: tokens
+            attend to those that are near, for a token's query is its key (Kim, Papamakarios and
+            Mnih, ICML 2021; arXiv 2006.04710, equation 11), and the spectral norms of the weights
+            stay about what they begin with. It goes without rotary positions and `qk_norm`.
     """
 
-    def __init__(self, dim, num_heads, angles=None, causal=False, qk_norm=False, **kwargs):
+    def __init__(
+        self,
+        dim,
+        num_heads,
+        angles=None,
+        causal=False,
+        qk_norm=False,
+        lipschitz=False,
+        **kwargs,
+    ):
         super().__init__(**kwargs)
         check_ints(1, dim=dim, num_heads=num_heads)
         if dim % num_heads:
@@ -256,8 +273,9 @@ class Attention(Configurable, layers.Layer):
             self.angles = np.asarray(angles, "float32")
             self.rotation = np.cos(self.angles), np.sin(self.angles)  # constants of any graph
         dtype = self.dtype_policy
-        self.qkv = layers.Dense(3 * dim, name="qkv", dtype=dtype)
-        self.out = layers.Dense(dim, name="out", dtype=dtype)
+        dense = _dense_layer(lipschitz)
+        self.qkv = dense((2 if lipschitz else 3) * dim, name="qkv", dtype=dtype)
+        self.out = dense(dim, name="out", dtype=dtype)
         self.norms = None
         if qk_norm:
             self.norms = [RMSNorm(name=f"{part}_norm", dtype=dtype) for part in ("query", "key")]
@@ -281,7 +299,24 @@ class Attention(Configurable, layers.Layer):
             query, key = self.norms[0](query), self.norms[1](key)
         return query, key, value
 
+    def _distances(self, x):
+        """As `_heads`, of which the product of query and key is minus their squared distance, but
+        for what is the same for all keys and so nothing to a softmax.
+        """
+        shape = (-1, *x.shape[1:-1], self.num_heads, self.head_dim)
+        key, value = (
+            ops.reshape(part, shape) for part in ops.split(_dense(self.qkv, x), 2, axis=-1)
+        )
+        squared = ops.sum(ops.square(key), axis=-1, keepdims=True)
+        # `attend` divides by the root of its own size.
+        root = ((self.head_dim + 1) / self.head_dim) ** 0.5
+        query = ops.concatenate([2 * root * key, -root * ops.ones_like(squared)], axis=-1)
+        return query, ops.concatenate([key, squared], axis=-1), value
+
     def call(self, x):
+        if self.lipschitz:
+            x = attend(*self._distances(x), self.causal)
+            return _dense(self.out, ops.reshape(x, (-1, *x.shape[1:-2], self.dim)))
         query, key, value = self._heads(x)
         if self.rotation:
             angles = [part[:, None] for part in self.rotation]  # (T, 1, H / 2)
@@ -333,17 +368,19 @@ class FeedForward(Configurable, layers.Layer):
         dim: Int, D.
         ratio: Float, width of the hidden layer in multiples of D.
         kind: `"gelu"` (by tanh, which converts to ONNX) or `"swiglu"`.
+        lipschitz: Bool, see `Attention`.
     """
 
-    def __init__(self, dim, ratio=4.0, kind="gelu", **kwargs):
+    def __init__(self, dim, ratio=4.0, kind="gelu", lipschitz=False, **kwargs):
         super().__init__(**kwargs)
         check_ints(1, dim=dim)
         check_numbers(Number(above=0), ratio=ratio)
         # SwiGLU has three matrices in place of two: section 2 of its paper takes 2/3 of the width.
         self.hidden = int(dim * ratio) if kind == "gelu" else int(dim * ratio * 2 / 3 + 7) // 8 * 8
         wide = self.hidden if kind == "gelu" else 2 * self.hidden
-        self.first = layers.Dense(wide, name="first", dtype=self.dtype_policy)
-        self.second = layers.Dense(dim, name="second", dtype=self.dtype_policy)
+        dense = _dense_layer(lipschitz)
+        self.first = dense(wide, name="first", dtype=self.dtype_policy)
+        self.second = dense(dim, name="second", dtype=self.dtype_policy)
 
     def build(self, shape):
         self.first.build(shape)
@@ -358,6 +395,10 @@ class FeedForward(Configurable, layers.Layer):
             return _dense(self.second, ops.gelu(x, approximate=True))
         x, gate = ops.split(x, 2, axis=-1)
         return _dense(self.second, x * ops.silu(gate))
+
+
+def _dense_layer(lipschitz):
+    return functools.partial(SpectralDense, keep_norm=True) if lipschitz else layers.Dense
 
 
 def _dense(layer, x):
@@ -379,6 +420,7 @@ class TransformerBlock(Configurable, layers.Layer):
         angles: See `Attention`, as is `causal`.
         mlp_ratio: Float, see `FeedForward`.
         conditional: Bool, whether `call` takes a condition `[B, D]`.
+        lipschitz: Bool, see `Attention`.
 
     By `seeds` `[B]` training draws what each row of `[B, T, D]` drops; without, none drops
     anything.
@@ -396,6 +438,7 @@ class TransformerBlock(Configurable, layers.Layer):
         norm="layer",
         conditional=False,
         dropout=0.0,
+        lipschitz=False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -405,10 +448,10 @@ class TransformerBlock(Configurable, layers.Layer):
             norm, not conditional, name="attention_norm", dtype=dtype
         )
         self.attention = Attention(
-            *(dim, num_heads, angles, causal, qk_norm), name="attention", dtype=dtype
+            *(dim, num_heads, angles, causal, qk_norm, lipschitz), name="attention", dtype=dtype
         )
         self.mlp_norm = normalization(norm, not conditional, name="mlp_norm", dtype=dtype)
-        self.mlp = FeedForward(dim, mlp_ratio, mlp, name="mlp", dtype=dtype)
+        self.mlp = FeedForward(dim, mlp_ratio, mlp, lipschitz, name="mlp", dtype=dtype)
         self.modulation = None
         if conditional:
             self.modulation = layers.Dense(

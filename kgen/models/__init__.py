@@ -29,6 +29,9 @@ _FAMILIES = {
         "two networks play against each other: sharp images in one pass, no likelihood",
         {
             "dcgan": ("DCGAN", "sharp small images at once; can collapse; 10 minutes"),
+            "resnet_gan": ("ResNetGAN", "residual, spectrally normalised: SNGAN"),
+            "r3gan": ("R3GAN", "keeps all modes: relativistic, penalised, plain residual"),
+            "vit_gan": ("ViTGAN", "two vision transformers; slow to learn"),
         },
     ),
     "vae": (
@@ -75,6 +78,7 @@ _MODELS = {
 
 __all__ = [
     "DCGAN",
+    "R3GAN",
     "VAE",
     "VQVAE",
     "DiT",
@@ -86,8 +90,10 @@ __all__ = [
     "PixelCNN",
     "PixelCNNpp",
     "PixelRNN",
+    "ResNetGAN",
     "VQPixelCNN",
     "VQTransformer",
+    "ViTGAN",
     "ViTVAE",
     "families",
     "get",

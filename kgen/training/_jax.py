@@ -9,7 +9,7 @@ import jax
 import keras
 import numpy as np
 
-from kgen.training._parts import Part, check_devices, penalty
+from kgen.training._parts import Part, check_devices, gradient_norm, penalty
 
 
 class BackendStep:
@@ -88,7 +88,7 @@ def _run_stateless(variables, values, function):
 def _minimize_in(outer, model):
     def minimize(objective, optimizer, variables):
         if not variables:  # all are frozen
-            return objective()[1]
+            return {**objective()[1], "gradient_norm": gradient_norm([])}
         state = model.variables  # all that a forward pass may read or write
 
         def compute(values):
@@ -105,13 +105,14 @@ def _minimize_in(outer, model):
         (_, (logs, after)), gradients = jax.value_and_grad(compute, has_aux=True)(values)
         for variable, value in zip(state, after, strict=True):
             outer.add_update((variable, value))
+        norm = gradient_norm(gradients)
         slots = [outer.get_current_value(v) for v in optimizer.variables]
         values, slots = optimizer.stateless_apply(slots, gradients, values)
         for variable, value in zip(
             [*variables, *optimizer.variables], [*values, *slots], strict=True
         ):
             outer.add_update((variable, value))
-        return logs
+        return {**logs, "gradient_norm": norm}
 
     return minimize
 

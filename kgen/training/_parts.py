@@ -2,6 +2,8 @@
 
 from typing import Any, NamedTuple
 
+from keras import ops
+
 
 class Part(NamedTuple):
     """The part of a batch that one replica computes; on a single device, the whole batch.
@@ -22,6 +24,16 @@ def penalty(variables):
     """What the regularizers of weights add to a loss: a scalar; 0 where there are none."""
     regularized = [v for v in variables if getattr(v, "regularizer", None) is not None]
     return sum((variable.regularizer(variable) for variable in regularized), 0.0)
+
+
+def gradient_norm(gradients):
+    """Length of all gradients together, a float32 scalar; those that are `None` have none."""
+    squares = [
+        ops.sum(ops.square(ops.cast(gradient, "float32")))
+        for gradient in gradients
+        if gradient is not None
+    ]
+    return ops.sqrt(sum(squares, ops.zeros((), "float32")))
 
 
 def check_devices(devices, available, kind):

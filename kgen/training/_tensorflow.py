@@ -9,7 +9,7 @@ import os
 import keras
 import tensorflow as tf
 
-from kgen.training._parts import Part, check_devices, penalty
+from kgen.training._parts import Part, check_devices, gradient_norm, penalty
 
 
 class BackendStep:
@@ -94,7 +94,7 @@ class BackendStep:
 def _minimizer(share):
     def minimize(objective, optimizer, variables):
         if not variables:  # all are frozen
-            return objective()[1]
+            return {**objective()[1], "gradient_norm": gradient_norm([])}
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch([v.value for v in variables])
             loss, logs = objective()
@@ -114,7 +114,7 @@ def _minimizer(share):
             gradients = _sum_over_replicas(gradients)
             getattr(optimizer, "inner_optimizer", optimizer)._all_reduce_sum_gradients = list
         optimizer.apply(gradients, variables)
-        return logs
+        return {**logs, "gradient_norm": gradient_norm(gradients)}
 
     return minimize
 

@@ -121,6 +121,14 @@ def scheduled_optimizer(
     return model.default_optimizer(changing, **options)
 
 
+def half_cosine(step, steps):
+    """From 1 at step 0 to 0 at `steps` and after, along half a wave; 0 where `steps` is `None`."""
+    if steps is None:
+        return ops.zeros((), "float32")
+    share = ops.minimum(ops.cast(step, "float32") / steps, 1.0)
+    return (1 + ops.cos(np.pi * share)) / 2
+
+
 def schedule_of(optimizer):
     """The `RunSchedule` of an optimizer, or `None`."""
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer

@@ -92,10 +92,12 @@ class TrainingStep(BackendStep):
             minimize: Callable `minimize(objective, optimizer, variables)`, where
                 `objective` takes no arguments and returns `(loss, logs)`: a float32
                 scalar and a dict of float32 scalars. It makes one optimizer step, by the
-                gradient of the loss and of the variables' regularizers, and returns the logs.
+                gradient of the loss and of the variables' regularizers, and returns the logs, with
+                the gradient's length as `gradient_norm`.
 
         Returns:
-            Dict of float32 scalars, one for every name in `metric_names`.
+            Dict of float32 scalars, one for every name in `metric_names` and in
+            `training_metric_names`.
         """
         return minimize(
             lambda: self.objective(batch, training=True), self.optimizer, self.trainable_variables
@@ -143,9 +145,10 @@ class TrainingStep(BackendStep):
 
     def _logged(self, logs, weight):
         self._check_no_added_losses()
-        for tracker in self.trackers:
+        trackers = [tracker for tracker in self.trackers if tracker.name in logs]
+        for tracker in trackers:
             tracker.update_state(logs[tracker.name], sample_weight=weight)
-        return {tracker.name: tracker.result() for tracker in self.trackers}
+        return {tracker.name: tracker.result() for tracker in trackers}
 
     def _check_no_added_losses(self):
         """Refuses `add_loss`, which a model with several calls and players could not add up."""

@@ -58,7 +58,8 @@ def test_presets_are_named_after_the_model(case):
 
 def test_fit_logs_every_metric(case):
     names = set(case.model.metric_names)
-    assert set(case.history) == names | {f"val_{name}" for name in names}
+    validated = {f"val_{name}" for name in names}
+    assert set(case.history) == names | validated | set(case.model.training_metric_names)
     assert np.isfinite(list(case.history.values())).all()
 
 

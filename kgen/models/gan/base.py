@@ -11,34 +11,53 @@ from keras import ops
 
 from kgen import random
 from kgen.checks import Number, check_ints, check_names, check_numbers, check_shares
-from kgen.endpoint import TensorSpec
+from kgen.endpoint import TensorSpec, image_spec
 from kgen.image_generator import ImageGenerator
 from kgen.layers.augmentation import augmented, check_policy
 from kgen.layers.conditioning import per_row, with_class
+from kgen.layers.network import given_network, rows_of
 from kgen.layers.scaling import scale_images, unscale_images
+from kgen.models.gan import inversion
 from kgen.models.gan import losses as adversarial
+from kgen.models.gan.networks import CLASS_HEADS
 from kgen.training.average import update_average
-from kgen.training.schedules import scheduled_optimizer
-from kgen.training.step import batch_moments, input_gradient
+from kgen.training.schedules import half_cosine, scheduled_optimizer
+from kgen.training.step import batch_moments, input_gradient, whole_batch
 
 #: How the zero-centred penalties are taken.
 PENALTIES = ("exact", "finite_difference")
 _DISTANCE = 0.01
+
+# Streams of noise beside those of latent vectors and of augmentation.
 _PENALTY_STREAM = 1 << 16
+_NOISE_STREAM = 1 << 17
+
+#: Adaptive augmentation aims at so much overfitting (Karras et al., 2020, section 3), and takes at
+#: least so many images from none to all; theirs are 500,000, of trainings of 25,000,000.
+_OVERFITTING, _ADAPTATION_IMAGES = 0.6, 100_000
+
+#: What is left of the zero-centred penalties' weights after the burn-in.
+_LAST_PENALTY = 0.1
+
+#: How often a number of a latent vector is drawn again where it is beyond the truncation.
+_REDRAWS = 7
 
 
 class AdversarialGenerator(ImageGenerator):
     """Base class of generative adversarial networks.
 
-    A subclass builds its networks in `__init__` and gives them to `_set_players`. With classes,
-    both take a one-hot label `[B, num_classes]` as a second input:
+    A subclass is its two networks, which it hands to `_build_players`, its defaults and its
+    presets. With classes, both take a one-hot label `[B, num_classes]` as a second input:
 
     - the generator makes pixels `[B, H, W, C]` in -1 to 1 of latent vectors `[B, latent_dim]`
       (to images by `kgen.layers.UnscaleImages`, from images by `kgen.layers.ScaleImages`);
-    - the discriminator makes logits `[B, 1]` of pixels.
+    - the discriminator makes logits `[B, 1]` of pixels; with the auxiliary head, of pixels alone,
+      `[B, 1 + num_classes]`.
 
     Args:
         latent_dim: Int, dimensions of the latent vector.
+        generator: A Keras model in place of the class's own; it is saved with the model.
+        discriminator: Likewise.
         loss: `"minimax"`, `"non_saturating"`, `"least_squares"`, `"wasserstein"`,
             `"wasserstein_gp"`, `"hinge"` or `"relativistic"`, see `kgen.models.gan.losses`.
         discriminator_steps: Int, updates of the discriminator for one of the generator,
@@ -58,10 +77,26 @@ class AdversarialGenerator(ImageGenerator):
         penalty_interval: Int, the zero-centred penalties are taken every so many updates of the
             discriminator, with as many times their weight: Karras et al., "Analyzing and improving
             the image quality of StyleGAN" (CVPR 2020; arXiv 1912.04958), section 3.1.
+        burn_in_steps: Int, over so many first steps, along half a cosine wave, the zero-centred
+            penalties fall to a tenth of their weights (Huang et al., arXiv 2501.05441, appendix)
+            and instance noise to 0; `None` for constant ones.
+        instance_noise: Float, standard deviation of the noise that is added to all that the
+            discriminator sees in training, of pixels in -1 to 1: Sønderby et al., "Amortised MAP
+            inference for image super-resolution" (ICLR 2017; arXiv 1610.04490), section 3.2.
+        lecam_weight: Float, see `losses.lecam`; for small data.
+        feature_matching_weight: Float, see `losses.feature_matching`; it needs a discriminator
+            with a layer that is named "features".
+        class_head: `"projection"` or `"auxiliary"`, how the discriminator judges the class, see
+            `kgen.models.gan.networks.discriminator`.
+        auxiliary_weight: Float, weight of the classification in both players' losses with the
+            auxiliary head.
         augmentation: Names of the changes with which the discriminator sees images, real and
             generated, in the updates of both players, of `"colour"`, `"translation"` and
             `"cutout"`, see `kgen.layers.augmentation`; `None` or empty for none. It is for data of
             hundreds or thousands of images.
+        augmentation_probability: Float, 0 to 1, with which each change is made to each image; or
+            `"adaptive"`, as much as there is overfitting: Karras et al., "Training generative
+            adversarial networks with limited data" (NeurIPS 2020; arXiv 2006.06676), section 3.
         ema_decay: Float, 0 to 1, of the exponential moving average of the generator's
             weights, from which `generate` draws; 0 draws from the weights as trained.
 
@@ -70,7 +105,9 @@ class AdversarialGenerator(ImageGenerator):
     Logs: `discriminator_loss`, `generator_loss`; `real_accuracy` and `fake_accuracy`, the
     share of real and of generated images that the discriminator tells for what they are
     (by the midpoint between the mean scores for the Wasserstein losses, whose scores have
-    no zero); `sample_spread`, the standard deviation of generated pixels over the batch
+    no zero); `real_score` and `fake_score`, the mean logits; `generator_gradient_norm` and
+    `discriminator_gradient_norm`, of training alone; `augmentation_probability`, where it is
+    adaptive; `sample_spread`, the standard deviation of generated pixels over the batch
     relative to that of real ones: about 1 when all is well, near 0 when all images are
     alike; 1 where the real ones have none, as in a batch of one. `evaluate` measures the averaged
     generator, against the discriminator as it is.
@@ -86,10 +123,21 @@ class AdversarialGenerator(ImageGenerator):
         "generator_loss",
         "real_accuracy",
         "fake_accuracy",
+        "real_score",
+        "fake_score",
         "sample_spread",
     )
 
-    sampling_numbers = {"temperature": Number(least=0)}
+    @property
+    def training_metric_names(self):
+        adaptive = ("augmentation_probability",) if self._adapts else ()
+        return ("generator_gradient_norm", "discriminator_gradient_norm", *adaptive)
+
+    sampling_numbers = {
+        "temperature": Number(least=0),
+        # The largest number that is drawn is 5.9.
+        "truncation": Number(above=0, most=6, optional=True, off=6),
+    }
     frozen_networks = ("ema_generator",)
 
     #: Whether the discriminator looks at statistics of its batch, so that real and generated
@@ -108,6 +156,7 @@ class AdversarialGenerator(ImageGenerator):
             self.generator.trainable_variables,
         )
         fake = logs.pop("generated")
+        logs["generator_gradient_norm"] = logs.pop("gradient_norm")
         for step in range(self.discriminator_steps):
             if step > 0:
                 fake = self._draw(self.generator, batch, stream=2 * step, training=True)
@@ -119,6 +168,13 @@ class AdversarialGenerator(ImageGenerator):
             if self.loss_name == "wasserstein":
                 for variable in self.discriminator.trainable_variables:
                     variable.assign(ops.clip(variable, -self.clip_value, self.clip_value))
+        logs["discriminator_gradient_norm"] = logs.pop("gradient_norm")
+        overfitting = logs.pop("overfitting")
+        if self._adapts:
+            images = ops.cast(ops.shape(whole_batch(batch.seeds))[0], "float32")
+            change = ops.sign(overfitting - _OVERFITTING) * images / _ADAPTATION_IMAGES
+            self.adapted.assign(ops.clip(self.adapted + change, 0.0, 1.0))
+            logs["augmentation_probability"] = self.adapted + 0.0
         update_average(self.ema_generator, self.generator, self.ema_decay, self.training_steps)
         # Keras's callbacks read this count, which only MultiOptimizer.apply would advance.
         self.optimizer.iterations.assign(self.training_steps)
@@ -132,9 +188,21 @@ class AdversarialGenerator(ImageGenerator):
 
     def _generator_loss(self, batch, real, fake, training):
         players = self.losses_of_players
-        sides = (fake, real) if players.paired else (fake,)
-        seen = (self._seen(pixels, batch, stream, training) for stream, pixels in enumerate(sides))
-        loss = players.generator(*(self._discriminate(pixels, batch.labels) for pixels in seen))
+        fake = self._seen(fake, batch, 0, training)
+        logits, classes = self._judge(fake, batch.labels)
+        if players.paired or self.feature_matching_weight:
+            real = self._seen(real, batch, 1, training)
+        if players.paired:
+            loss = players.generator(logits, self._discriminate(real, batch.labels))
+        else:
+            loss = players.generator(logits)
+        if classes is not None:
+            said = adversarial.class_cross_entropy(classes, batch.labels)
+            loss = loss + self.auxiliary_weight * said
+        if self.feature_matching_weight:
+            features = (self._features(pixels, batch.labels) for pixels in (real, fake))
+            means = (batch_moments(each)[0] for each in features)
+            loss = loss + self.feature_matching_weight * adversarial.feature_matching(*means)
         return loss, {"generator_loss": loss}
 
     def discriminator_objective(self, batch, real, fake, step, training=True):
@@ -144,21 +212,29 @@ class AdversarialGenerator(ImageGenerator):
         fake = self._seen(fake, batch, 2 * step + 3, training)
         if self.normalized:
             # A batch each, as in the authors' code: batch normalisation must not mix them.
-            real_logits = self._discriminate(real, batch.labels)
-            fake_logits = self._discriminate(fake, batch.labels)
+            real_logits, real_classes = self._judge(real, batch.labels)
+            fake_logits, fake_classes = self._judge(fake, batch.labels)
         else:
             twice = None if batch.labels is None else ops.concatenate([batch.labels] * 2)
-            logits = self._discriminate(ops.concatenate([real, fake]), twice)
+            logits, classes = self._judge(ops.concatenate([real, fake]), twice)
             real_logits, fake_logits = ops.split(logits, 2)
+            real_classes, fake_classes = (None, None) if classes is None else ops.split(classes, 2)
         loss = self.losses_of_players.discriminator(real_logits, fake_logits)
+        means = [batch_moments(logits)[0] for logits in (real_logits, fake_logits)]
         if self.label_smoothing:
             loss = loss + self.label_smoothing * adversarial.smoothing(real_logits)
+        if real_classes is not None:
+            said = adversarial.class_cross_entropy(real_classes, batch.labels)
+            said = said + adversarial.class_cross_entropy(fake_classes, batch.labels)
+            loss = loss + self.auxiliary_weight * said
+        if self.lecam_weight:
+            regularizer = adversarial.lecam(real_logits, fake_logits, *ops.unstack(self.anchors))
+            loss = loss + self.lecam_weight * regularizer
+            if training:
+                self.anchors.assign(0.99 * self.anchors + 0.01 * ops.stack(means))
         if self.loss_name == "wasserstein_gp":
             share = random.uniform(batch.seeds, (1, 1, 1), stream=2 * step + 1)
-            gradients = input_gradient(
-                lambda pixels: self._discriminate(pixels, batch.labels),
-                real + share * (fake - real),
-            )
+            gradients = self._slopes(batch, real + share * (fake - real))
             penalty = adversarial.gradient_penalty(gradients)
             loss = loss + self.gradient_penalty_weight * penalty
         if training and (self.r1_weight or self.r2_weight):
@@ -167,14 +243,19 @@ class AdversarialGenerator(ImageGenerator):
             )
         threshold = self.losses_of_players.threshold
         if threshold is None:
-            threshold = (batch_moments(real_logits)[0] + batch_moments(fake_logits)[0]) / 2
+            threshold = (means[0] + means[1]) / 2
+        right = ops.cast(real_logits > threshold, "float32")
         relative = spreads[1] / ops.maximum(spreads[0], 1e-3)
         return loss, {
             "discriminator_loss": loss,
-            "real_accuracy": ops.mean(ops.cast(real_logits > threshold, "float32")),
+            "real_accuracy": ops.mean(right),
             "fake_accuracy": ops.mean(ops.cast(fake_logits < threshold, "float32")),
+            "real_score": ops.mean(real_logits),
+            "fake_score": ops.mean(fake_logits),
             # Where real images have no spread, such as one row, there is nothing to compare.
             "sample_spread": ops.where(spreads[0] > 1e-3, relative, 1.0),
+            # Karras et al. (2020), equation 1: the mean sign of real logits.
+            "overfitting": 2 * batch_moments(right)[0] - 1,
         }
 
     def test_update(self, batch):
@@ -192,26 +273,45 @@ class AdversarialGenerator(ImageGenerator):
         """Pixels as the discriminator sees them: in training changed, by draws of their own."""
         if not training:
             return pixels
-        return augmented(pixels, batch.seeds, self.augmentation, stream=stream)
+        probability = self.adapted + 0.0 if self._adapts else self.augmentation_probability
+        pixels = augmented(pixels, batch.seeds, self.augmentation, stream, probability)
+        if self.instance_noise:
+            noise = random.normal(batch.seeds, self.image_shape, _NOISE_STREAM + stream)
+            pixels = pixels + self.instance_noise * self._youth() * noise
+        return pixels
+
+    def _youth(self):
+        """What is left of the burn-in, 1 to 0; 1 where there is none."""
+        if self.burn_in_steps is None:
+            return 1.0
+        return half_cosine(self.training_steps, self.burn_in_steps)
+
+    def _slopes(self, batch, pixels):
+        """Gradients of every image's own logit with respect to its pixels."""
+        return input_gradient(lambda x: self._discriminate(x, batch.labels, training=False), pixels)
 
     def _zero_centred_penalties(self, batch, pixels, logits, step):
         """R1 of real and R2 of generated images, weighted; now and then if it is lazy."""
 
         def penalty(kind):
             if self.penalty == "exact":
-                gradients = input_gradient(
-                    lambda x: self._discriminate(x, batch.labels), pixels[kind]
-                )
-                return adversarial.zero_centred_penalty(gradients)
+                return adversarial.zero_centred_penalty(self._slopes(batch, pixels[kind]))
             noise = random.normal(
                 batch.seeds, self.image_shape, stream=_PENALTY_STREAM + 2 * step + kind
             )
-            moved = self._discriminate(pixels[kind] + _DISTANCE * noise, batch.labels)
-            return adversarial.finite_difference_penalty(logits[kind], moved, _DISTANCE)
+            moved = pixels[kind] + _DISTANCE * noise
+            moved = self._discriminate(moved, batch.labels, training=False)
+            here = logits[kind]
+            if self.discriminator.non_trainable_variables:  # it may judge otherwise in training
+                here = self._discriminate(pixels[kind], batch.labels, training=False)
+            return adversarial.finite_difference_penalty(here, moved, _DISTANCE)
 
         def both():
             weights = (self.r1_weight, self.r2_weight)
-            return sum(weight * penalty(kind) for kind, weight in enumerate(weights) if weight)
+            share = _LAST_PENALTY + (1 - _LAST_PENALTY) * self._youth()
+            return share * sum(
+                weight * penalty(kind) for kind, weight in enumerate(weights) if weight
+            )
 
         if self.penalty_interval == 1:
             return both()
@@ -226,21 +326,47 @@ class AdversarialGenerator(ImageGenerator):
         latents = random.normal(batch.seeds, (self.latent_dim,), stream)
         return generator(with_class(latents, batch.labels, self.num_classes), training=training)
 
-    def _discriminate(self, pixels, labels):
-        """(B, H, W, C) in -1 .. 1 to (B,) logits."""
-        logits = self.discriminator(with_class(pixels, labels, self.num_classes), training=True)
-        return ops.squeeze(logits, -1)
+    def _told(self, x, labels):
+        """What the discriminator takes of pixels and labels."""
+        if self.class_head == "auxiliary":
+            return x
+        return with_class(x, labels, self.num_classes)
+
+    def _discriminate(self, pixels, labels, training=True):
+        """(B, H, W, C) in -1 .. 1 to (B,) logits.
+
+        A gradient penalty is each image's own, and so not of training: the statistics of a batch
+        are no part of it, and nothing that training counts moves.
+        """
+        return self.discriminator(self._told(pixels, labels), training=training)[:, 0]
+
+    def _judge(self, pixels, labels):
+        """The logits of training, and (B, num_classes) of an auxiliary head, or `None`."""
+        if self.num_classes is None or self.class_head != "auxiliary":
+            return self._discriminate(pixels, labels), None
+        logits = self.discriminator(pixels, training=True)
+        return logits[:, 0], logits[:, 1:]
 
     # Sampling and shipping ------------------------------------------------------------
 
-    def sample(self, seeds, labels=None, temperature=1.0):
+    def sample(self, seeds, labels=None, temperature=1.0, truncation=None):
         """Draws images.
 
         Args:
             temperature: Float of 0 or more, times which the latent vector is taken: below 1, images
                 are more alike and typical.
+            truncation: Float above 0: what of the latent vector is larger is drawn again; the
+                smaller, the more alike and typical are images. `None` or 6 takes all. Brock,
+                Donahue and Simonyan, "Large scale GAN training for high fidelity natural image
+                synthesis" (ICLR 2019; arXiv 1809.11096), section 3.1.
         """
         latents = random.normal(seeds, (self.latent_dim,))
+        if truncation is not None:
+            most = per_row(truncation, latents)
+            again = random.normal(seeds, (_REDRAWS, self.latent_dim), stream=1)
+            for redraw in range(_REDRAWS):
+                latents = ops.where(ops.abs(latents) <= most, latents, again[:, redraw])
+            latents = ops.clip(latents, -most, most)  # what was beyond it every time
         latents = latents * per_row(temperature, latents)
         return self.decode(latents, labels)
 
@@ -253,10 +379,35 @@ class AdversarialGenerator(ImageGenerator):
         """Draws the images of latent vectors, as `decode` does."""
         return self.decode(latents, labels)
 
+    def invert(self, images, labels=None):
+        """The latent vectors, float32 `[B, latent_dim]`, whose images are nearest to given ones.
+
+        For uint8 tensors `[B, H, W, C]`, see `kgen.models.gan.inversion`; arrays of any length go
+        through `run_endpoint("invert", {"image": images}, labels)`.
+        """
+
+        def draw(latents, labels):
+            inputs = with_class(latents, labels, self.num_classes)
+            return self.ema_generator(inputs, training=False)
+
+        return inversion.invert(draw, scale_images(images), labels, self.latent_dim)
+
     def endpoints(self):
         latent = TensorSpec((self.latent_dim,), "float32", description="latent vector")
+
+        def invert(image, label=None):
+            latents = self.invert(image, label)
+            return {"latent": latents, "image": self.decode(latents, label)}
+
         return {
             **super().endpoints(),
+            "invert": self.endpoint(
+                invert,
+                "finds the latent vector of an image, and draws that",
+                {"latent": latent, "image": image_spec(self.image_shape)},
+                seeded=False,
+                image=image_spec(self.image_shape),
+            ),
             "decode": self.endpoint(
                 lambda latent, label=None: self.decode(latent, label),
                 "draws the image of a latent vector",
@@ -391,6 +542,8 @@ class AdversarialGenerator(ImageGenerator):
         num_classes=None,
         *,
         latent_dim,
+        generator=None,
+        discriminator=None,
         loss="non_saturating",
         discriminator_steps=None,
         label_smoothing=None,
@@ -400,7 +553,14 @@ class AdversarialGenerator(ImageGenerator):
         r2_weight=None,
         penalty="exact",
         penalty_interval=1,
+        burn_in_steps=None,
+        instance_noise=0.0,
+        lecam_weight=0.0,
+        feature_matching_weight=0.0,
+        class_head="projection",
+        auxiliary_weight=1.0,
         augmentation=(),
+        augmentation_probability=1.0,
         ema_decay=0.999,
         **kwargs,
     ):
@@ -415,11 +575,27 @@ class AdversarialGenerator(ImageGenerator):
             discriminator_steps=self.discriminator_steps,
             penalty_interval=penalty_interval,
         )
+        check_numbers(Number(least=1, whole=True, optional=True), burn_in_steps=burn_in_steps)
         usual = 1.0 if self.losses_of_players.paired else 0.0
         self.r1_weight = usual if r1_weight is None else r1_weight
         self.r2_weight = usual if r2_weight is None else r2_weight
-        check_names(penalty=(penalty, PENALTIES))
+        check_names(penalty=(penalty, PENALTIES), class_head=(class_head, CLASS_HEADS))
+        if class_head == "auxiliary" and num_classes is None:
+            raise ValueError(
+                "class_head='auxiliary' tells classes apart: give num_classes, or leave it out. "
+                "Received: num_classes=None"
+            )
         self.augmentation = check_policy(augmentation)
+        if augmentation_probability != "adaptive":
+            check_numbers(
+                Number(least=0, most=1), augmentation_probability=augmentation_probability
+            )
+        elif not self.augmentation:
+            raise ValueError(
+                "augmentation_probability='adaptive' needs what is to be adapted: "
+                "augmentation=('colour', 'translation', 'cutout'), or some of these. Received: "
+                f"augmentation={augmentation!r}"
+            )
         if label_smoothing is None:
             self.label_smoothing = 0.1 if loss in adversarial.CROSS_ENTROPIES else 0.0
         check_shares(ema_decay=ema_decay, label_smoothing=self.label_smoothing)
@@ -435,15 +611,77 @@ class AdversarialGenerator(ImageGenerator):
             gradient_penalty_weight=gradient_penalty_weight,
             r1_weight=self.r1_weight,
             r2_weight=self.r2_weight,
+            instance_noise=instance_noise,
+            lecam_weight=lecam_weight,
+            feature_matching_weight=feature_matching_weight,
+            auxiliary_weight=auxiliary_weight,
+        )
+        if self._adapts:
+            self.adapted = self._state((), "adapted_augmentation")
+        if lecam_weight:
+            self.anchors = self._state((2,), "anchors")
+
+    @property
+    def _adapts(self):
+        return self.augmentation_probability == "adaptive"
+
+    def _state(self, shape, name):
+        """What training keeps beside weights: numbers that begin at 0."""
+        return self.add_weight(
+            shape, "zeros", trainable=False, name=name, aggregation="only_first_replica"
         )
 
     def get_config(self):
         return {**super().get_config(), "loss": self.loss_name}
 
-    def _set_players(self, generator, ema_generator, discriminator):
-        """Keeps the networks, of which the second is the first's averaged twin."""
-        self.generator, self.ema_generator = generator, ema_generator
-        self.discriminator = discriminator
+    def _build_players(self, generator, discriminator):
+        """Builds the networks: `generator(name)` and `discriminator()` make those not given.
+
+        Of the generator there are two, the second the first's averaged twin.
+        """
+        given = self._arguments["generator"]
+        latents = rows_of((self.latent_dim,), self.num_classes)
+        pixels, logits = rows_of(self.image_shape, self.num_classes), 1
+        if self.class_head == "auxiliary":
+            pixels, logits = self.image_shape, 1 + self.num_classes
+
+        def generate(name, network):
+            build = functools.partial(generator, name)
+            return given_network("generator", network, build, latents, self.image_shape)
+
+        with self.dtype_policy_scope():
+            self.generator = generate("generator", given)
+            twin = given and keras.saving.serialize_keras_object(self.generator)
+            self.ema_generator = generate("ema_generator", twin)
+            judge = self._arguments["discriminator"]
+            judge = given_network("discriminator", judge, discriminator, pixels, (logits,))
+            self.discriminator = judge
         self._freeze_networks()
-        ema_generator.set_weights(generator.get_weights())
+        self.ema_generator.set_weights(self.generator.get_weights())
+        if self.feature_matching_weight:
+            self._features = self._look_inside(judge)
         self.built = True
+
+    def _look_inside(self, discriminator):
+        """What gives the discriminator's features, `[B, F]`, of pixels and labels."""
+        try:
+            layer = discriminator.get_layer("features")
+        except (AttributeError, ValueError):
+            raise ValueError(
+                "feature_matching_weight needs a discriminator that is a graph of layers with one "
+                "that is named 'features', what its logits are made of. Received: discriminator="
+                f"{discriminator.name!r} without"
+            ) from None
+        inside = keras.Model(discriminator.inputs, layer.output)
+        return lambda pixels, labels: inside(
+            keras.tree.flatten(self._told(pixels, labels)), training=True
+        )
+
+
+def check_sides(model):
+    """Raises a ValueError where a convolutional model's images cannot be halved, or are large."""
+    if any(side % 4 or not 8 <= side <= 128 for side in model.image_shape[:2]):
+        raise ValueError(
+            f"{type(model).__name__} takes images whose sides divide by 4 and are 8 to 128 pixels. "
+            f"Received: image_shape={model.image_shape}"
+        )

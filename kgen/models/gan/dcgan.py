@@ -24,9 +24,8 @@ import keras
 from keras import layers
 
 from kgen.checks import check_ints
-from kgen.layers.conditioning import class_input, joined
-from kgen.layers.network import given_network, rows_of
-from kgen.models.gan.base import AdversarialGenerator
+from kgen.models.gan.base import AdversarialGenerator, check_sides
+from kgen.models.gan.networks import discriminator, doubled, latent_inputs
 
 
 @keras.saving.register_keras_serializable(package="kgen")
@@ -37,9 +36,6 @@ class DCGAN(AdversarialGenerator):
         image_shape: Tuple `(H, W, C)`; the sides are 8 to 128 and divide by 4.
         filters: Int, filters at the largest feature map, half the image's side; they
             double as the sides halve, up to eight times.
-        generator: A Keras model in place of that of `filters`, see `AdversarialGenerator`; it is
-            saved with the model.
-        discriminator: Likewise.
 
     Further arguments and what is logged: as for `AdversarialGenerator`. With
     `loss="wasserstein_gp"`, and with `r1_weight` or `r2_weight`, the discriminator is not
@@ -63,44 +59,19 @@ class DCGAN(AdversarialGenerator):
         "dcgan_64x64": {"image_shape": (64, 64, 3), "filters": 32},
     }
 
-    def __init__(
-        self,
-        image_shape,
-        num_classes=None,
-        latent_dim=100,
-        filters=64,
-        generator=None,
-        discriminator=None,
-        **kwargs,
-    ):
+    def __init__(self, image_shape, num_classes=None, latent_dim=100, filters=64, **kwargs):
         super().__init__(image_shape, num_classes, latent_dim=latent_dim, **kwargs)
-        if any(side % 4 or not 8 <= side <= 128 for side in self.image_shape[:2]):
-            raise ValueError(
-                "DCGAN takes images whose sides divide by 4 and are 8 to 128 pixels. Received: "
-                f"image_shape={self.image_shape}"
-            )
+        check_sides(self)
         check_ints(1, filters=filters)
         penalised = self.loss_name == "wasserstein_gp" or self.r1_weight or self.r2_weight
         self.normalized = not penalised
-        image_shape = self.image_shape
-        shape = (image_shape, num_classes, latent_dim, filters)
-        latents, pixels = rows_of((latent_dim,), num_classes), rows_of(image_shape, num_classes)
-
-        def generate(name, given):
-            build = functools.partial(build_generator, *shape, name)
-            return given_network("generator", given, build, latents, image_shape)
-
-        def discriminate():
-            return build_discriminator(image_shape, num_classes, filters, self.normalized)
-
-        with self.dtype_policy_scope():
-            player = generate("generator", generator)
-            twin = generator and keras.saving.serialize_keras_object(player)
-            self._set_players(
-                player,
-                generate("ema_generator", twin),
-                given_network("discriminator", discriminator, discriminate, pixels, (1,)),
-            )
+        shape = (self.image_shape, num_classes)
+        self._build_players(
+            functools.partial(build_generator, *shape, latent_dim, filters),
+            functools.partial(
+                build_discriminator, *shape, filters, self.normalized, self.class_head
+            ),
+        )
 
 
 # Networks -----------------------------------------------------------------------------
@@ -110,12 +81,7 @@ def build_generator(image_shape, num_classes, latent_dim, filters, name):
     """(B, latent_dim), and (B, num_classes), to (B, H, W, C) in -1 .. 1."""
     height, width = feature_maps(image_shape)[-1]
     *narrower, widest = widths(image_shape, filters)
-    latent = x = keras.Input((latent_dim,), name="latent")
-    one_hot = class_input(num_classes)
-    if one_hot:
-        # As long as the latent vector is on average, or training would pass over it.
-        # (Not by Rescaling, which needs TensorFlow on every backend.)
-        x = layers.Concatenate()([latent, one_hot[0] * latent_dim**0.5])
+    inputs, x = latent_inputs(latent_dim, num_classes)
     units = height * width * widest
     x = layers.Dense(units, use_bias=False, kernel_initializer=initializer())(x)
     x = layers.Reshape((height, width, widest))(x)
@@ -127,13 +93,12 @@ def build_generator(image_shape, num_classes, latent_dim, filters, name):
     x = layers.ReLU()(batch_normalization()(x))
     x = layers.Conv2DTranspose(image_shape[-1], 4, 2, "same", kernel_initializer=initializer())(x)
     x = layers.Activation("tanh", dtype="float32")(x)
-    return keras.Model(joined(latent, one_hot), x, name=name)
+    return keras.Model(inputs, x, name=name)
 
 
-def build_discriminator(image_shape, num_classes, filters, normalized):
-    """(B, H, W, C) in -1 .. 1, and (B, num_classes), to (B, 1) logits."""
+def build_discriminator(image_shape, num_classes, filters, normalized, class_head):
+    """(B, H, W, C) in -1 .. 1, and (B, num_classes), to logits (B, 1)."""
     image = x = keras.Input(image_shape, name="pixels")
-    one_hot = class_input(num_classes)
     for level, channels in enumerate(widths(image_shape, filters)):
         normalize = normalized and level > 0
         x = layers.Conv2D(
@@ -142,16 +107,7 @@ def build_discriminator(image_shape, num_classes, filters, normalized):
         if normalize:
             x = batch_normalization()(x)
         x = layers.LeakyReLU(0.2)(x)
-    x = layers.Flatten()(x)
-    logits = layers.Dense(1, kernel_initializer=initializer(), dtype="float32")(x)
-    if one_hot:
-        # Of one more logit per class, the one that goes with the label is added.
-        directions = layers.Dense(
-            num_classes, use_bias=False, kernel_initializer=initializer(), dtype="float32"
-        )(x)
-        projection = layers.Dot(axes=1, dtype="float32")([directions, *one_hot])
-        logits = layers.Add(dtype="float32")([logits, projection])
-    return keras.Model(joined(image, one_hot), logits, name="discriminator")
+    return discriminator(image, layers.Flatten()(x), num_classes, class_head, dense)
 
 
 def feature_maps(image_shape):
@@ -163,14 +119,17 @@ def feature_maps(image_shape):
 
 
 def widths(image_shape, filters):
-    """Filters of the feature maps from the largest to the smallest: doubled, up to 8 times."""
-    levels = len(feature_maps(image_shape)) - 1
-    return [min(filters * 2**level, 8 * filters) for level in range(levels)]
+    """Filters of the feature maps, the largest first, but for the image's own."""
+    return doubled(feature_maps(image_shape)[1:], filters)
 
 
 def initializer():
     """N(0, 0.02): Radford, Metz and Chintala (2016), section 4."""
     return keras.initializers.RandomNormal(stddev=0.02)
+
+
+def dense(units, **arguments):
+    return layers.Dense(units, kernel_initializer=initializer(), **arguments)
 
 
 def batch_normalization():

@@ -142,6 +142,38 @@ def finite_difference_penalty(logits, moved, distance):
     return 0.5 * ops.mean(ops.square(slopes))
 
 
+def lecam(real, fake, real_anchor, fake_anchor):
+    """E[(D(x) - a_F)**2] + E[(D(G(z)) - a_R)**2]: no logit may go far from what others have.
+
+    Tseng et al., "Regularizing generative adversarial networks under limited data" (CVPR 2021;
+    arXiv 2104.03310), equation 5; the anchors are moving averages of the mean logits of real and of
+    generated images. It is for data of few images, which a discriminator else knows by heart.
+    """
+    return ops.mean(ops.square(_float(real) - fake_anchor)) + ops.mean(
+        ops.square(_float(fake) - real_anchor)
+    )
+
+
+def feature_matching(real, fake):
+    """|E f(x) - E f(G(z))|**2, of the mean features `[F]` of real and of generated images.
+
+    Salimans et al., "Improved techniques for training GANs" (NIPS 2016; arXiv 1606.03498), section
+    3.1: f is what an intermediate layer of the discriminator makes of an image.
+    """
+    return ops.sum(ops.square(_float(real) - _float(fake)))
+
+
+def class_cross_entropy(logits, labels):
+    """-E[log p(c | x)], of logits `[B, num_classes]` and int labels `[B]`.
+
+    Odena, Olah and Shlens, "Conditional image synthesis with auxiliary classifier GANs" (ICML 2017;
+    arXiv 1610.09585), equation 3, which both players minimise, of one kind of images.
+    """
+    logits = _float(logits)
+    right = ops.one_hot(labels, logits.shape[-1], dtype="float32")
+    return -ops.mean(ops.sum(right * ops.log_softmax(logits, axis=-1), axis=-1))
+
+
 def gradient_penalty(gradients):
     """E[(|g| - 1)**2], the penalty on the gradients `[B, ...]` of every image's own critic's score.
 
