@@ -27,7 +27,8 @@ class EvaluateSamples(keras.callbacks.Callback):
         every: Int, epochs between evaluations.
         num_samples: Int, how many images to draw.
         metrics: Sequence of names in `kgen.evaluation.METRICS`. What so few images do not give is
-            left out, with a warning.
+            left out, with a warning. `None` for `"fd"`, `"kd"`, `"precision"`, `"recall"`, and
+            where the extractor's classifier knows the classes `"class_coverage"`; and `best`.
         seed: Int, for the images.
         best: Name of one of the metrics; the model is kept whenever it improves.
         path: Path of the `.keras` file of the best model. Beside it, at
@@ -51,7 +52,7 @@ class EvaluateSamples(keras.callbacks.Callback):
         reference,
         every=1,
         num_samples=2048,
-        metrics=("fd", "kd", "precision", "recall"),
+        metrics=None,
         seed=0,
         best=None,
         path=None,
@@ -62,12 +63,16 @@ class EvaluateSamples(keras.callbacks.Callback):
             raise ValueError(f"best and path go together. Received: best={best}, path={path}")
         if path is not None and pathlib.Path(path).suffix != ".keras":
             raise ValueError(f"path must be that of a .keras file. Received: path={path}")
+        if not isinstance(reference, Reference):
+            reference = Reference(reference, split="validation")
+        if metrics is None:
+            metrics = ["fd", "kd", "precision", "recall"]
+            metrics += ["class_coverage"] * reference.knows_classes
+            metrics += [best] * (best in METRICS and best not in metrics)
         metrics = tuple(metrics)
         choices = [name for name in metrics if name in METRICS and METRICS[name].better]
         if best is not None and best not in choices:
             raise ValueError(unknown_name("metric to choose the best by", str(best), choices))
-        if not isinstance(reference, Reference):
-            reference = Reference(reference, split="validation")
         self.reference = reference
         self.every = check_int(1, every=every)
         self.num_samples = check_int(1, num_samples=num_samples)

@@ -24,6 +24,10 @@ MAX_TEST, MAX_TRAIN = 50_000, 60_000
 FEW = 2048
 
 
+#: A class that is drawn this many times more seldom than it occurs is lost.
+_LOST = 4
+
+
 @dataclasses.dataclass(frozen=True)
 class Metric:
     """What a metric is called and what it means.
@@ -102,6 +106,13 @@ METRICS = {
         ("classifier", "labels"),
         against_train=False,
     ),
+    "class_coverage": Metric(
+        "class-coverage-{}",
+        "higher",
+        "share of the real images' classes that the generated ones have a quarter as often or more",
+        ("classifier",),
+        against_train=False,
+    ),
     "cas": Metric(
         "CAS",
         "higher",
@@ -123,6 +134,9 @@ METRICS = {
 #: Their floor is that of held-out images: training images are copies of themselves, and the
 #: extractor's classifier has seen them.
 _OF_TEST = ("authenticity", "label_accuracy")
+
+#: What needs a classifier that knows the reference's classes.
+_OF_CLASSES = ("label_accuracy", "class_coverage")
 
 _NEIGHBOURS = ("precision", "recall", "density", "coverage")
 
@@ -377,7 +391,7 @@ class Reference:
                     f"of {self.extractor.dim} features needs at least {self.extractor.dim} images. "
                     f"Received: {n}. Draw more, or force it"
                 )
-            if name == "label_accuracy" and not reasons and not self.knows_classes:
+            if name in _OF_CLASSES and not reasons and not self.knows_classes:
                 reasons.append(
                     f"needs an extractor that knows the reference's classes; {self.extractor.name} "
                     f"gets {self._accuracy:.0%} of them right"
@@ -409,6 +423,8 @@ class Reference:
             values["is"] = metrics.inception_score(self.extractor.probabilities(sample.features))
         if "label_accuracy" in wanted:
             values["label_accuracy"] = self._label_accuracy(sample), None
+        if "class_coverage" in wanted:
+            values["class_coverage"] = self._class_coverage(sample, real), None
         if "cas" in wanted:
             score = classifiers.classification_accuracy_score(
                 sample.images, sample.labels, real.images, real.labels, seed=self.seed
@@ -459,6 +475,14 @@ class Reference:
             for i, (r, g) in enumerate(zip(real, generated, strict=True))
         ]
 
+    def _class_coverage(self, sample, real):
+        count = self.extractor.num_classes
+        shares, theirs = (
+            np.bincount(self._seen(s.features), minlength=count) / len(s) for s in (sample, real)
+        )
+        there = theirs > 0
+        return float(np.mean(shares[there] >= theirs[there] / _LOST))
+
     def _warnings(self, sample, values, floors, classes):
         found = []
         few = max(FEW, 10 * self.extractor.dim)
@@ -493,7 +517,9 @@ class Reference:
                     f"the class they were drawn for, and {floor:.0%} of the real ones: the labels "
                     "are wrong, or the images too poor to tell."
                 )
-        lost = [c for c in classes or () if c["real"] * n >= 20 and c["generated"] < c["real"] / 4]
+        lost = [
+            c for c in classes or () if c["real"] * n >= 20 and c["generated"] < c["real"] / _LOST
+        ]
         if lost:
             said = ", ".join(
                 f"{c['name']} ({c['generated']:.1%} of the generated, {c['real']:.1%} of the real)"

@@ -136,6 +136,31 @@ class TimeEstimate(keras.callbacks.Callback):
         )
 
 
+class CPUMinutes(keras.callbacks.Callback):
+    """Counts the CPU time of training steps as `minutes`, and ends training after `most` of it.
+
+    What other callbacks do at the end of an epoch, and the first step, which is traced and
+    compiled, are not counted: so different models can be compared at equal cost.
+    """
+
+    def __init__(self, most=None):
+        super().__init__()
+        self.most = most
+        self.minutes = 0.0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._began = time.process_time()
+
+    def on_train_batch_end(self, batch, logs=None):
+        if self.model.steps_trained > 1:
+            self.minutes += (time.process_time() - self._began) / 60
+        if self.most is not None and self.minutes >= self.most:
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["cpu_minutes"] = self.minutes
+
+
 def _seconds(seconds):
     """A time for people: `0.13 s`, `41 s`, `12 min`, `3.5 h`."""
     if seconds < 99:

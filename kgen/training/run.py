@@ -520,11 +520,9 @@ def _evaluation(run, model, data, config):
     choices = [name for name, metric in METRICS.items() if metric.better]
     if best not in (None, *choices):
         raise ValueError(unknown_name("metric to choose the best by", best, choices))
-    metrics = ("fd", "kd", "precision", "recall")
     evaluation = EvaluateSamples(
         Reference(data.validation, data.train, split="validation"),
         every or 1,
-        metrics=metrics if best in (None, *metrics) else (*metrics, best),
         seed=config.seed,
         best=best,
         path=None if best is None else run.path / "best.keras",

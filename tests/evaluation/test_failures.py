@@ -70,11 +70,12 @@ def test_cas_of_a_healthy_set_stands_at_the_floor(healthy_cas):
 def test_a_digit_left_out(digits, healthy, reference):
     fresh = digits[2]
     kept = np.resize(np.flatnonzero(fresh.labels != 3), N)
-    metrics = ["fd", "kd", "coverage"]
+    metrics = ["fd", "kd", "coverage", "class_coverage"]
     found = reference.measure(fresh.images[kept], metrics=metrics, floor=False)
     value, well = figures(found), figures(healthy)
     assert value["FD"] > 3 * well["FD"] and value["KD"] > 5 * abs(well["KD"])
     assert value["coverage"] < well["coverage"] - 0.05
+    assert value["class-coverage"] == 0.9 and well["class-coverage"] == 1
     (warning,) = found["warnings"]
     assert warning.startswith("lost classes") and "3 (0." in warning
 

@@ -18,7 +18,7 @@ pytestmark = [
 #: Steps of 8 images for those that take a tenth of a second or less, and for all others.
 STEPS, FEWER = 100, 20
 FAST = (
-    *("dcgan_28x28", "vae_28x28", "vae_32x32", "vae_64x64"),
+    *("dcgan_28x28", "r3gan_28x28", "vae_28x28", "vae_32x32", "vae_64x64"),
     *("ladder_vae_28x28", "vqvae_28x28", "vqvae_32x32"),
 )
 
@@ -26,6 +26,7 @@ FAST = (
 LEFT_OUT = (
     *("vit_vae_32x32", "maskgit_32x32", "vq_pixelcnn_32x32", "ladder_vae_32x32"),
     *("dit_s", "dit_b", "dit_l", "dit_xl", "image_gpt_28x28", "image_gpt_32x32", "vit_vae_64x64"),
+    *("vit_gan_28x28", "vit_gan_64x64", "resnet_gan_64x64", "r3gan_64x64"),
     *("pixelcnn_32x32", "gated_pixelcnn_32x32", "pixelcnn_pp_28x28", "pixelcnn_pp_32x32"),
 )
 
@@ -60,7 +61,7 @@ def test_a_preset_trains(emoji, name, preset):
     history = model.fit(data.train.images[: 8 * steps // 5], batch_size=8, epochs=5, verbose=0)
     history = history.history
     assert all(np.isfinite(values).all() for values in history.values()), history
-    if name == "dcgan":  # whose players' losses need not fall
+    if "sample_spread" in history:  # a game, in which losses need not fall
         assert history["sample_spread"][-1] > 0.02, history
     else:
         assert history["loss"][-1] < history["loss"][0], history

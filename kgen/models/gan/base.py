@@ -39,6 +39,13 @@ _OVERFITTING, _ADAPTATION_IMAGES = 0.6, 100_000
 #: What is left of the zero-centred penalties' weights after the burn-in.
 _LAST_PENALTY = 0.1
 
+#: A gradient longer than this drives a player away: in good runs they are 0.1 to 20 long.
+_DIVERGENCE = 1000
+
+#: Overfitting by the heuristic r_v of Karras et al. (2020), equation 1, beyond which a
+#: discriminator knows its images by heart.
+_MEMORISED = 0.7
+
 #: How often a number of a latent vector is drawn again where it is beyond the truncation.
 _REDRAWS = 7
 
@@ -522,15 +529,34 @@ class AdversarialGenerator(ImageGenerator):
         if spread < 0.2:
             warnings.append(
                 f"mode collapse: the spread of generated images is {spread:.2g} times that of real "
-                "ones, under 0.2 times: the generator draws nearly one image from all seeds. Try a "
-                "smaller learning_rate, loss='wasserstein_gp' or more discriminator_steps."
+                "ones, under 0.2 times: the generator draws nearly one image from all seeds. Try "
+                "loss='relativistic' with its penalties, a smaller learning_rate, or the model "
+                "R3GAN."
             )
         accuracy = min(logs.get(name, 0.0) for name in ("real_accuracy", "fake_accuracy"))
         if accuracy > 0.999 and self.losses_of_players.threshold is not None:
             warnings.append(
                 f"the discriminator wins: it tells {100 * accuracy:.4g} % of the images right, and "
-                "the generator has little to learn from. Try a smaller learning rate in the "
-                "discriminator_optimizer, loss='non_saturating' or loss='wasserstein_gp'."
+                "the generator has little to learn from. Try r1_weight=1, instance_noise=0.1, a "
+                "smaller learning rate in the discriminator_optimizer, or loss='relativistic'."
+            )
+        norms = ("generator_gradient_norm", "discriminator_gradient_norm")
+        norm, name = max((logs.get(name, 0.0), name) for name in norms)
+        if norm > _DIVERGENCE:
+            warnings.append(
+                f"divergence: {name} is {norm:.3g}, above {_DIVERGENCE:,}: the players drive each "
+                "other away. Try a smaller learning_rate, r1_weight=1 and r2_weight=1, or begin "
+                "again from an earlier checkpoint."
+            )
+        distance = logs.get("real_score", 0.0) - logs.get("fake_score", 0.0)
+        gap = logs.get("real_score", 0.0) - logs.get("val_real_score", logs.get("real_score", 0.0))
+        if distance > 0 and gap > _MEMORISED * distance:
+            warnings.append(
+                "memorisation: of what the discriminator's logits of training images are above "
+                f"those of generated ones, held-out images lack {100 * gap / distance:.0f} %: it "
+                "knows the training images by heart, and the generator will draw them. Try "
+                "augmentation=('colour', 'translation', 'cutout'), lecam_weight=0.1, or train "
+                "shorter: keep the best by EvaluateSamples (kgen train --keep-best fd)."
             )
         return warnings
 

@@ -55,7 +55,7 @@ class DCGAN(AdversarialGenerator):
         "dcgan_tiny": {"image_shape": (8, 8, 1), "latent_dim": 8, "filters": 8},
         "dcgan_8x8": {"image_shape": (8, 8, 1), "latent_dim": 32, "filters": 64},
         "dcgan_28x28": {"image_shape": (28, 28, 1), "filters": 32},
-        "dcgan_32x32": {"image_shape": (32, 32, 3)},
+        "dcgan_32x32": {"image_shape": (32, 32, 3), "filters": 32, "loss": "hinge"},
         "dcgan_64x64": {"image_shape": (64, 64, 3), "filters": 32},
     }
 

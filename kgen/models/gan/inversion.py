@@ -4,6 +4,8 @@ Of a generator G it minimises |G(z) - x|**2 / s**2 + |z|**2, the negative logari
 is when x is G(z) with normal noise of standard deviation s (cf. Zhu et al., "Generative visual
 manipulation on the natural image manifold", ECCV 2016; arXiv 1609.03552, section 3.1).
 
+The standard deviation s is at least `_NOISE`, and what is missing now.
+
 Derivatives are taken by differences, along a few dimensions of z at a time: a generator's backward
 pass does not convert to ONNX, its forward pass does, so that the endpoint runs wherever the model
 does. There is no branch on the error: rounding would take another one on another runtime.
@@ -12,11 +14,16 @@ does. There is no branch on the error: rounding would take another one on anothe
 import numpy as np
 from keras import ops
 
-#: Dimensions of z that a step moves, how often each is moved, and how far at most.
-_BLOCK, _SWEEPS, _RADIUS = 16, 8, 3.0
+#: Dimensions of z that a step moves, how often each is moved, by what share of the Gauss-Newton
+#: step (a whole one goes to and fro where no image is near), and how far at most.
+_BLOCK, _SWEEPS, _FIRST, _LAST, _RADIUS = 16, 16, 0.8, 0.3, 3.0
 
-#: Standard deviation of the noise, of pixels in -1 to 1, and the distance of a difference.
-_NOISE, _DISTANCE = 0.1, 0.02
+#: What is added to the curvature, relative to its mean, so that no step is long in a direction that
+#: hardly changes the image.
+_DAMPING = 0.5
+
+#: The least standard deviation of the noise, of pixels in -1 to 1; the distance of a difference.
+_NOISE, _DISTANCE = 0.1, 0.2
 
 
 def invert(draw, pixels, labels, latent_dim):
@@ -43,12 +50,17 @@ def invert(draw, pixels, labels, latent_dim):
         drawn = ops.reshape(drawn, (-1, size + 1, target.shape[-1]))
         here, slopes = drawn[:, :1], (drawn[:, 1:] - drawn[:, :1]) / _DISTANCE
         transposed = ops.transpose(slopes, (0, 2, 1))
-        curvature = ops.matmul(slopes, transposed) / _NOISE**2 + np.eye(size, dtype="float32")
-        slope = ops.matmul(target - here, transposed) / _NOISE**2
+        missing = target - here
+        variance = _NOISE**2 + ops.mean(ops.square(missing), axis=-1, keepdims=True)
+        curvature = ops.matmul(slopes, transposed) / variance
+        usual = ops.sum(ops.square(slopes), axis=(1, 2))[:, None, None] / (size * variance)
+        curvature = curvature + (1 + _DAMPING * usual) * np.eye(size, dtype="float32")
+        slope = ops.matmul(missing, transposed) / variance
         slope = slope - ops.matmul(latents[:, None], ops.transpose(directions))
         change = _solve(curvature, slope[:, 0])
         length = ops.sqrt(ops.sum(ops.square(change), axis=-1, keepdims=True) + 1e-12)
-        change = change * ops.minimum(1.0, _RADIUS / length)
+        share = _FIRST + (_LAST - _FIRST) * ops.cast(i, "float32") / (_SWEEPS * blocks)
+        change = change * ops.minimum(share, _RADIUS / length)
         return latents + ops.matmul(change, directions)
 
     start = ops.zeros_like(target[:, 0, :1]) + np.zeros((1, latent_dim), "float32")

@@ -500,6 +500,15 @@ def test_diagnosis():
         assert "mode collapse" in model.diagnose({**healthy, "sample_spread": 0.1})[0]
         assert "mode collapse" in model.diagnose({**healthy, "val_sample_spread": 0.1})[0]
         assert "the discriminator wins" in model.diagnose(perfect)[0]
+        torn = {**healthy, "discriminator_gradient_norm": 2000.0}
+        assert "divergence: discriminator_gradient_norm is 2e+03" in model.diagnose(torn)[0]
+        by_heart = {**healthy, "real_score": 2.0, "fake_score": -1.0, "val_real_score": -0.7}
+        assert "memorisation: .* lack 90 %" in model.diagnose(by_heart)[0].replace(
+            "of what the discriminator's logits of training images are above those of generated "
+            "ones, held-out images",
+            ".*",
+        )
+        assert model.diagnose({**by_heart, "val_real_score": 1.5}) == []
     critic = built("wasserstein")
     critic.training_steps.assign(500)
     assert critic.diagnose(perfect) == [], "a critic is meant to be right"

@@ -1,0 +1,89 @@
+"""Any GAN of the zoo on any images, for so many CPU minutes.
+
+python examples/gan.py --data mnist.npz --preset r3gan_28x28 --conditional --out runs/gan
+python examples/gan.py --data cifar10 --preset dcgan_32x32 --conditional --horizontal-flip
+python examples/gan.py --data emoji --preset r3gan_32x32 --channels 4 --augment
+
+MEASURED
+"""
+
+import argparse
+import pathlib
+
+import keras
+import numpy as np
+
+import kgen
+from kgen.training.callbacks import CPUMinutes
+
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("--data", required=True, help="a folder of images, or mnist.npz")
+parser.add_argument("--preset", default="r3gan_28x28", help="of dcgan, resnet_gan, r3gan, vit_gan")
+parser.add_argument("--channels", type=int, help="of the images; by default the preset's")
+parser.add_argument("--conditional", action="store_true", help="tell both players the classes")
+parser.add_argument("--horizontal-flip", action="store_true", help="mirror half of the images")
+parser.add_argument("--augment", action="store_true", help="colour, translation and cutout")
+parser.add_argument("--limit", type=int, help="train on so many images")
+parser.add_argument("--out", default="runs/gan")
+parser.add_argument("--cpu-minutes", type=float, default=15.0, help="of training")
+parser.add_argument("--batch-size", type=int, default=64)
+parser.add_argument("--every", type=int, default=2, help="epochs between evaluations")
+parser.add_argument("--features", default="auto", help="what images are compared by")
+parser.add_argument("--seed", type=int, default=0)
+args = parser.parse_args()
+out = pathlib.Path(args.out)
+
+keras.utils.set_random_seed(args.seed)
+arguments = kgen.models.presets()[args.preset]
+model_class = kgen.models.get(arguments["model"])
+height, width, channels = arguments["image_shape"]
+image_shape = (height, width, args.channels or channels)
+data = kgen.data.load(
+    args.data,
+    image_shape=image_shape,
+    validation_fraction=0.0,
+    horizontal_flip=args.horizontal_flip,
+)
+train = data.train
+if args.limit:
+    chosen = np.random.default_rng(args.seed).permutation(len(train))[: args.limit]
+    labels = None if train.labels is None else train.labels[np.sort(chosen)]
+    train = kgen.data.Split(train.images[np.sort(chosen)], labels)
+
+model = model_class.from_preset(
+    args.preset,
+    image_shape=image_shape,
+    num_classes=data.num_classes if args.conditional else None,
+    augmentation=("colour", "translation", "cutout") if args.augment else (),
+    seed=args.seed,
+)
+model.compile()
+reference = kgen.evaluation.Reference(data.test, train, args.features)
+evaluation = kgen.evaluation.EvaluateSamples(reference, every=args.every, metrics=["fd"])
+minutes = CPUMinutes(args.cpu_minutes)
+model.fit(
+    train if args.conditional else train.images,
+    batch_size=args.batch_size,
+    epochs=100_000,  # or until the minutes are over
+    callbacks=[minutes, evaluation],
+    verbose=2,
+)
+model.save(out / "model.keras")
+
+figures = kgen.evaluation.evaluate(
+    model,
+    data,
+    train,
+    metrics=["fd", "precision", "recall", "authenticity"],
+    features=args.features,
+    folder=out,
+)
+for title, entry in figures["metrics"].items():
+    print(f"{title} of 10,000 images: {entry['value']:.4g} (floor {entry['floor']:.4g})")
+print(f"{minutes.minutes:.1f} CPU minutes, {model.steps_trained} steps")
+
+# A row per class.
+labels = np.repeat(np.arange(data.num_classes)[:10], 10) if args.conditional else None
+images = model.generate(100, labels=labels, seed=0)
+kgen.images.save_png(kgen.images.grid(images, columns=10), out / "samples.png")
+print(f"wrote {out}/samples.png, {out}/report.html and {out}/model.keras")
