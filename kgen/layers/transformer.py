@@ -204,7 +204,7 @@ class RMSNorm(Configurable, layers.Layer):
 
 def attend(query, key, value, causal):
     """Scaled dot-product attention, `[B, T, N, H]` each; Vaswani et al., equation 1."""
-    if keras.backend.backend() != "tensorflow":
+    if keras.backend.backend() != "tensorflow" and query.shape[-1] == value.shape[-1]:
         return ops.dot_product_attention(query, key, value, is_causal=causal)
     # No fused kernel is lost here: Keras's is two einsums, which take half as long again.
     query, key, value = (ops.transpose(x, (0, 2, 1, 3)) for x in (query, key, value))

@@ -131,3 +131,19 @@ def test_a_gan_sees_augmented_images_in_both_updates_and_evaluates_without(monke
     hidden.clear()
     model.test_update(batch)
     assert max(hidden) < 0.01
+
+
+def test_a_probability_chooses_images():
+    """Each change of each image by itself; 0 changes none, 1 is what there is without."""
+    pixels = images()
+    for name in augmentation.POLICIES:
+        some = changed(name, pixels, probability=0.3)
+        whole = changed(name, pixels)
+        moved = (some != pixels).any((1, 2, 3))
+        assert 0.2 < moved.mean() < 0.4
+        np.testing.assert_array_equal(some[moved], whole[moved])
+        none = changed(name, pixels, probability=ops.convert_to_tensor(0.0))
+        np.testing.assert_array_equal(none, pixels)
+        np.testing.assert_array_equal(
+            changed(name, pixels, probability=ops.convert_to_tensor(1.0)), whole
+        )

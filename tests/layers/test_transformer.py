@@ -259,3 +259,26 @@ def test_the_optimizer_takes_shorter_steps_for_wide_networks():
 def test_wrong_number_of_heads():
     with pytest.raises(ValueError, match=r"must divide the model's dimension 16\. Received: 3"):
         Attention(16, 3)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_lipschitz_attention_is_by_distance(causal):
+    """Softmax of minus the squared distances of keys: Kim, Papamakarios and Mnih, equation 11."""
+    layer = Attention(16, 2, causal=causal, lipschitz=True)
+    x = np.random.default_rng(0).normal(size=(2, 12, 16)).astype("float32")
+    layer(x)
+    randomise(layer)
+
+    def dense(part, x):
+        return x @ numpy(part.normalized_kernel()) + numpy(part.bias)
+
+    keys, values = np.split(dense(layer.qkv, x), 2, axis=-1)
+    heads = []
+    for part in (slice(0, 8), slice(8, 16)):
+        key, value = keys[..., part], values[..., part]
+        scores = -((key[:, :, None] - key[:, None]) ** 2).sum(-1) / np.sqrt(8)
+        if causal:
+            scores = np.where(np.tri(12, dtype="bool"), scores, -np.inf)
+        heads.append(softmax(scores) @ value)
+    expected = dense(layer.out, np.concatenate(heads, axis=-1))
+    np.testing.assert_allclose(numpy(layer(x)), expected, rtol=1e-4, atol=1e-4)

@@ -1,6 +1,7 @@
 import re
 import shutil
 import signal
+import time
 import warnings
 
 import keras
@@ -265,3 +266,30 @@ def test_checkpoint_without_its_record_is_none_and_goes_with_the_next(saved):
         "epoch_0003_step_5.json",
         "epoch_0003_step_5.keras",
     ]
+
+
+def test_cpu_minutes_end_training():
+    """Busy steps are counted, but for the first; what happens between epochs is not."""
+
+    class Model:
+        steps_trained = 0
+        stop_training = False
+
+    def busy(seconds):
+        end = time.process_time() + seconds
+        while time.process_time() < end:
+            pass
+
+    minutes = callbacks.CPUMinutes(0.25 / 60)
+    model = Model()
+    minutes.set_model(model)
+    for step in range(4):
+        minutes.on_train_batch_begin(step)
+        busy(0.1)
+        model.steps_trained += 1
+        minutes.on_train_batch_end(step)
+        assert model.stop_training == (step == 3)
+        busy(0.05)
+    logs = {}
+    minutes.on_epoch_end(0, logs)
+    assert logs["cpu_minutes"] == pytest.approx(0.3 / 60, rel=0.3)

@@ -235,7 +235,8 @@ class AdversarialGenerator(ImageGenerator):
             said = said + adversarial.class_cross_entropy(fake_classes, batch.labels)
             loss = loss + self.auxiliary_weight * said
         if self.lecam_weight:
-            regularizer = adversarial.lecam(real_logits, fake_logits, *ops.unstack(self.anchors))
+            anchors = ops.unstack(ops.convert_to_tensor(self.anchors))
+            regularizer = adversarial.lecam(real_logits, fake_logits, *anchors)
             loss = loss + self.lecam_weight * regularizer
             if training:
                 self.anchors.assign(0.99 * self.anchors + 0.01 * ops.stack(means))
