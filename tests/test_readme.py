@@ -31,6 +31,7 @@ SMALLER = {
     "kgen interpolate": "",
     "kgen complete": "-n 2",
     "kgen vary": "-n 2",
+    "kgen edit": "-n 2",
     "kgen evaluate": "--num-samples 32 --metrics kd",
     "kgen compare": "",
     "kgen export": "--batch-sizes 1,2",

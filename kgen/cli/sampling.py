@@ -272,6 +272,80 @@ def vary(
     print_result(result, as_json, f"{len(given)} images with {len(far)} variations each: {output}")
 
 
+@app.command()
+def edit(
+    model: Model,
+    data: Source = None,
+    split: Split = "test",
+    n: Annotated[int, typer.Option("-n", "--number", min=1, help="How many images.")] = 8,
+    towards: Annotated[
+        int | None,
+        typer.Option(help="Class to go to, with a model that is told none.", show_default="each"),
+    ] = None,
+    seed: Seed = 0,
+    output: Annotated[
+        pathlib.Path, typer.Option("-o", "--output", help="The .png to write.")
+    ] = pathlib.Path("edits.png"),
+    batch_size: BatchSize = 64,
+    as_json: Json = False,
+):
+    """Find images in a GAN's or VAE's latent space, and change their class there.
+
+    Each row of the picture is an image, what the model draws of the latent vector
+    that was found for it, and what it draws of that as every class. Of a model that
+    is told no classes the columns go towards each class that the bundled classifier
+    sees, or further and further to the one that --towards names.
+
+    Example: kgen edit runs/dcgan-mnist -n 8 -o edits.png
+
+    Example: kgen edit runs/vae-digits --data mine/ --towards 3
+    """
+    check_output(output, ".png")
+    with work(as_json, model):
+        import numpy as np
+
+        from kgen.evaluation import editing
+
+        loaded, run = load(model)
+        given, labels = _given(loaded, run, model, data, split, n)
+        latents = editing.latents_of(loaded, given, labels, batch_size)
+        drawn = editing.decode(loaded, latents, labels, batch_size)
+        if loaded.num_classes is not None:
+            if towards is not None:
+                raise ValueError(
+                    f"This {type(loaded).__name__} is told the class, and draws every one: leave "
+                    f"--towards out. Received: --towards {towards}"
+                )
+            classes = list(range(loaded.num_classes))
+            columns = editing.decode(
+                loaded,
+                np.repeat(latents, len(classes), axis=0),
+                np.tile(classes, len(latents)),
+                batch_size,
+            )
+        else:
+            directions = editing.class_directions(loaded, seed=seed, batch_size=batch_size)
+            classes = list(directions) if towards is None else [towards]
+            if not set(classes) <= set(directions):
+                raise ValueError(
+                    f"The model draws no class {towards} that the classifier sees. It draws: "
+                    f"{', '.join(map(str, directions))}"
+                )
+            far = float(np.linalg.norm(latents, axis=-1).mean())
+            strengths = [0.5 * far] if towards is None else np.linspace(0.1, 0.6, 6) * far
+            columns = np.concatenate(
+                [
+                    editing.edit(loaded, latents, directions[c], strengths, batch_size=batch_size)
+                    for c in classes
+                ],
+                axis=1,
+            )
+        count = columns.size // (len(given) * given[0].size)
+        _save_rows([given[:, None], drawn[:, None], columns], count + 2, output)
+    result = {"output": str(output), "images": len(given), "classes": classes, "seed": seed}
+    print_result(result, as_json, f"{len(given)} images, edited: {output}")
+
+
 def _given(loaded, run, model, data, split, n):
     """The first images of a source, and their labels for a class-conditional model."""
     chosen = data_of(loaded, run, model, data).split(split)

@@ -111,7 +111,15 @@ def test_one_line(refused, nothing_written, vae_run, dcgan_run, line, messages):
 
 
 LINES = (
-    *("sample NO", "interpolate NO", "complete NO", "vary NO", "evaluate NO", "export NO -o x"),
+    *(
+        "sample NO",
+        "interpolate NO",
+        "complete NO",
+        "vary NO",
+        "edit NO",
+        "evaluate NO",
+        "export NO -o x",
+    ),
     *("compare NO NO", "train --resume --run NO"),
 )
 NOT_THERE = """

@@ -22,6 +22,7 @@ COMMANDS = (
     "sample",
     "interpolate",
     "complete",
+    "edit",
     "evaluate",
     "compare",
     "export",
@@ -340,6 +341,18 @@ def test_interpolate(result, vae_run, dcgan_run, tmp_path):
     assert result("interpolate", vae_run, "--rows", 2, "--steps", 5, "-o", out)["rows"] == 2
     assert pixels(out).shape == (2 * 34 + 2, 5 * 34 + 2)
     result("interpolate", dcgan_run, "--rows", 2, "--label", "3,4", "-o", out)
+
+
+# edit ------------------------------------------------------------------------------------
+
+
+def test_edit(result, refused, vae_run, dcgan_run, tmp_path):
+    out = tmp_path / "edits.png"
+    done = result("edit", dcgan_run, "-n", 2, "-o", out)
+    assert done["images"] == 2 and done["classes"] == list(range(10))
+    assert pixels(out).shape == (2 * 34 + 2, 12 * 34 + 2)
+    assert "draws every one: leave --towards out" in refused("edit", dcgan_run, "--towards", 3)
+    assert "general_cnn tells no classes apart" in refused("edit", vae_run, "-o", out)
 
 
 # export and verify -----------------------------------------------------------------------

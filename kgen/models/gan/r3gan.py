@@ -191,7 +191,9 @@ def build_discriminator(
     x = layers.DepthwiseConv2D(
         sides[-1], use_bias=False, depthwise_initializer=_scaled(1.0, x.shape[-1])
     )(x)
-    return discriminator(image, layers.Flatten()(x), num_classes, class_head, layers.Dense)
+    # What is added to all logits is nothing to a loss of their differences.
+    dense = functools.partial(layers.Dense, use_bias=False)
+    return discriminator(image, layers.Flatten()(x), num_classes, class_head, dense)
 
 
 def residual(x, expansion, group_size, branches):

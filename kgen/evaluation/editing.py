@@ -1,0 +1,100 @@
+"""Images that are found in a latent space, and changed there: another class, or the way to one."""
+
+import numpy as np
+from keras import ops
+
+from kgen import random
+from kgen.checks import check_int, check_seed
+from kgen.evaluation import features
+from kgen.generation import row_seeds
+
+
+def latents_of(model, images, labels=None, batch_size=64):
+    """The latent vectors of images, float32 `[N, latent_dim]`.
+
+    By the model's endpoint `invert` (a GAN's) or the mean of its `encode` (a VAE's); a `ValueError`
+    where it has neither. Images are uint8 `[N, H, W, C]`, with labels of a conditional model.
+    """
+    split = model.check_split(images, labels)
+    endpoints = model.endpoints()
+    name = next((name for name in ("invert", "encode") if name in endpoints), None)
+    if name is None or "decode" not in endpoints:
+        raise ValueError(
+            f"{type(model).__name__} finds no latent vectors of images: among its endpoints "
+            f"({', '.join(endpoints)}) there is neither invert nor encode."
+        )
+    inputs = {"image": split.images}
+    found = model.run_endpoint(name, inputs, split.labels, batch_size=batch_size)
+    return found["latent" if name == "invert" else "mean"]
+
+
+def decode(model, latents, labels=None, batch_size=64):
+    """The images, uint8 `[N, H, W, C]`, of latent vectors `[N, latent_dim]`."""
+    inputs = {"latent": np.asarray(latents, "float32")}
+    return model.run_endpoint("decode", inputs, labels, batch_size=batch_size)
+
+
+def class_directions(model, n=2000, seed=0, extractor="auto", batch_size=64):
+    """Where in the latent space of an unconditional model the classes lie, that a classifier sees.
+
+    A dict of class to a float32 unit vector `[latent_dim]`: from the mean latent vector of all
+    images that were drawn to that of those which show the class, as in Radford, Metz and Chintala,
+    "Unsupervised representation learning with deep convolutional generative adversarial networks"
+    (ICLR 2016; arXiv 1511.06434), section 6.3.2. Classes that hardly occur have none.
+
+    Args:
+        model: Unconditional `ImageGenerator` with an endpoint `decode`. (A conditional one draws
+            any latent vector as any class: `decode(model, latents, labels)`.)
+        n: Int, images to draw.
+        seed: Int, from which they are drawn.
+        extractor: Name of a feature extractor with a classifier, or one itself, see
+            `kgen.evaluation.features.get`.
+        batch_size: Int.
+
+    Raises:
+        ValueError: The model is conditional or has no `decode`, or the extractor no classifier.
+    """
+    if model.num_classes is not None:
+        raise ValueError(
+            f"This {type(model).__name__} is told the class: draw latent vectors as another one by "
+            "kgen.evaluation.editing.decode(model, latents, labels). Received: num_classes="
+            f"{model.num_classes}"
+        )
+    if "decode" not in model.endpoints():
+        raise ValueError(f"{type(model).__name__} has no endpoint decode from a latent vector.")
+    extractor = features.get(extractor, model.image_shape)
+    if extractor.num_classes is None:
+        raise ValueError(
+            f"{extractor.name} tells no classes apart: give an extractor with a classifier, such "
+            "as 'lenet128' for digits or 'cifar_cnn'."
+        )
+    n = check_int(1, n=n)
+    [size] = model.endpoints()["decode"].inputs["latent"].shape
+    seeds = row_seeds(n, check_seed(seed))
+    latents = ops.convert_to_numpy(random.normal(ops.convert_to_tensor(seeds), (size,)))
+    images = decode(model, latents, batch_size=batch_size)
+    found = features.extract(extractor, images, cache=False)
+    seen = np.argmax(extractor.probabilities(found), axis=-1)
+    directions = {}
+    for c in range(extractor.num_classes):
+        if np.count_nonzero(seen == c) >= 10:
+            direction = latents[seen == c].mean(0) - latents.mean(0)
+            directions[c] = (direction / np.linalg.norm(direction)).astype("float32")
+    return directions
+
+
+def edit(model, latents, direction, strengths=(0, 1, 2, 3, 4), labels=None, batch_size=64):
+    """Images further and further along a direction, uint8 `[N, strengths, H, W, C]`.
+
+    Of latent vectors `[N, latent_dim]` and a unit vector `[latent_dim]`. A strength is a distance
+    in the latent space, in which vectors are about `sqrt(latent_dim)` long; it stays so.
+    """
+    latents = np.asarray(latents, "float32")[:, None]
+    ways = latents + np.asarray(strengths, "float32")[:, None] * direction
+    # The model has seen vectors of one length alone.
+    lengths = [np.linalg.norm(x, axis=-1, keepdims=True) for x in (latents, ways)]
+    ways = ways * lengths[0] / np.maximum(lengths[1], 1e-6)
+    count, steps, size = ways.shape
+    labels = None if labels is None else np.repeat(labels, steps)
+    images = decode(model, ways.reshape(-1, size), labels, batch_size)
+    return images.reshape(count, steps, *model.image_shape)
