@@ -274,7 +274,9 @@ class Attention(Configurable, layers.Layer):
             self.rotation = np.cos(self.angles), np.sin(self.angles)  # constants of any graph
         dtype = self.dtype_policy
         dense = _dense_layer(lipschitz)
-        self.qkv = dense((2 if lipschitz else 3) * dim, name="qkv", dtype=dtype)
+        # Distances know no bias of keys, and that of values is one of the output.
+        parts = 2 if lipschitz else 3
+        self.qkv = dense(parts * dim, use_bias=not lipschitz, name="qkv", dtype=dtype)
         self.out = dense(dim, name="out", dtype=dtype)
         self.norms = None
         if qk_norm:

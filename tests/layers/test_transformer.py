@@ -270,7 +270,7 @@ def test_lipschitz_attention_is_by_distance(causal):
     randomise(layer)
 
     def dense(part, x):
-        return x @ numpy(part.normalized_kernel()) + numpy(part.bias)
+        return x @ numpy(part.normalized_kernel()) + (0 if part.bias is None else numpy(part.bias))
 
     keys, values = np.split(dense(layer.qkv, x), 2, axis=-1)
     heads = []

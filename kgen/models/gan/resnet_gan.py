@@ -83,15 +83,17 @@ def build_generator(image_shape, num_classes, latent_dim, filters, name):
     sides = feature_maps(image_shape)
     *narrower, widest = doubled(sides, filters)
     latent, one_hot = keras.Input((latent_dim,), name="latent"), class_input(num_classes)
-    x = layers.Dense(sides[-1][0] * sides[-1][1] * widest)(latent)
+    # What is added to a feature everywhere is taken away where it is normalised: no biases.
+    conv = functools.partial(layers.Conv2D, padding="same", use_bias=False)
+    x = layers.Dense(sides[-1][0] * sides[-1][1] * widest, use_bias=False)(latent)
     x = layers.Reshape((*sides[-1], widest))(x)
     for channels in reversed(narrower):
         y = layers.UpSampling2D(2)(layers.ReLU()(normalized(x, one_hot)))
-        y = layers.Conv2D(channels, 3, padding="same", use_bias=False)(y)
+        y = conv(channels, 3)(y)
         y = layers.ReLU()(normalized(y, one_hot))
-        y = layers.Conv2D(channels, 3, padding="same")(y)
+        y = conv(channels, 3)(y)
         # Narrowed before it is enlarged: the same image for a quarter of the work.
-        x = layers.Add()([y, layers.UpSampling2D(2)(layers.Conv2D(channels, 1)(x))])
+        x = layers.Add()([y, layers.UpSampling2D(2)(conv(channels, 1)(x))])
     x = layers.ReLU()(normalized(x))
     x = layers.Conv2D(image_shape[-1], 3, padding="same")(x)
     x = layers.Activation("tanh", dtype="float32")(x)
