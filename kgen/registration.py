@@ -9,6 +9,7 @@ _LAYERS = {
     "kgen.layers.causal_conv": ("CausalConv2D",),
     "kgen.layers.quantizers": ("FSQ", "VectorQuantizer"),
     "kgen.layers.scaling": ("ScaleImages", "UnscaleImages"),
+    "kgen.layers.spectral": ("SpectralConv2D", "SpectralDense"),
     "kgen.layers.transformer": ("Attention", "FeedForward", "RMSNorm", "TransformerBlock"),
     "kgen.layers.vit": ("GridPositions",),
     "kgen.models.autoregressive.gated_pixelcnn": ("GatedLayer", "GatedNetwork"),
@@ -18,6 +19,8 @@ _LAYERS = {
     "kgen.models.autoregressive.pixelcnn_pp_network": ("PixelCNNppNetwork",),
     "kgen.models.autoregressive.pixelrnn": ("DiagonalBiLSTM", "DiagonalLSTM", "RowLSTM"),
     "kgen.models.diffusion.dit": ("FlowTransformer",),
+    "kgen.models.gan.r3gan": ("Basis", "BurnInAdam"),
+    "kgen.models.gan.vit_gan": ("GridTokens", "PatchFunction"),
     "kgen.models.tokens.maskgit": ("MaskedTransformer",),
     "kgen.training.schedules": ("RunSchedule",),
 }

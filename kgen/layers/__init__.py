@@ -4,6 +4,7 @@ from kgen import lazy
 from kgen.layers.causal_conv import CausalConv2D
 from kgen.layers.quantizers import FSQ, VectorQuantizer
 from kgen.layers.scaling import ScaleImages, UnscaleImages
+from kgen.layers.spectral import SpectralConv2D, SpectralDense
 from kgen.layers.transformer import (
     Attention,
     FeedForward,
@@ -21,6 +22,8 @@ __all__ = [
     "GridPositions",
     "RMSNorm",
     "ScaleImages",
+    "SpectralConv2D",
+    "SpectralDense",
     "TransformerBlock",
     "TransformerSpec",
     "UnscaleImages",

@@ -157,7 +157,7 @@ def test_a_split_is_enough_and_labels_are_drawn_like_its_own(data, metric, tmp_p
         ({"best": "fd", "path": "x.h5"}, r"path must be that of a \.keras file"),
         ({"seed": None}, "A seed must be an integer"),
         ({"num_samples": 2.7}, r"num_samples must be a positive int\. Received: num_samples=2\.7"),
-        ({"best": "is", "path": "x.keras"}, "Unknown metric to choose the best by 'is'"),
+        ({"best": "is", "path": "x.keras"}, "cannot be chosen by 'is', which needs an"),
         ({"best": "authenticity", "metrics": ["authenticity"], "path": "x.keras"}, "to choose"),
         ({"metrics": ["fid"]}, "Unknown metric 'fid'"),
         ({"metrics": ["authenticity"]}, "needs the training images"),

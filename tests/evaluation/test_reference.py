@@ -164,7 +164,7 @@ def test_what_few_images_do_not_give_is_left_out_and_named(cache):
     """Whoever lacks them: the generated images, the held-out ones or those of training."""
     images, train = pictures(30, 1)[0], pictures(60, 2)[0]
     near = {"precision-halves", "recall-halves", "density-halves", "coverage-halves"}
-    unlabelled = {"label-accuracy-halves", "CAS"}
+    unlabelled = {"label-accuracy-halves", "class-coverage-halves", "CAS"}
 
     def measured(test, train, images, **options):
         found = Reference(test, train, Halves(), cache_dir=cache).measure(images, **options)
