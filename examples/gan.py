@@ -4,7 +4,8 @@ python examples/gan.py --data mnist.npz --preset r3gan_28x28 --conditional --out
 python examples/gan.py --data cifar10 --preset dcgan_32x32 --conditional --horizontal-flip
 python examples/gan.py --data emoji --preset r3gan_32x32 --channels 4 --augment
 
-MEASURED
+The second trains the best GAN here of colour images, the third one of few images with alpha. Stops
+after the CPU minutes that --cpu-minutes names, so that models can be compared at equal cost.
 """
 
 import argparse

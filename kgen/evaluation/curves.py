@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 #: More panels than this are no longer looked at.
-MAX_PANELS = 9
+MAX_PANELS = 12
 
 #: Colours of curves; templates/base.html has one for each.
 COLOURS = 6

@@ -3,12 +3,13 @@
 Lee et al., "ViTGAN: Training GANs with vision transformers" (ICLR 2022; arXiv 2107.04589). The
 generator's tokens are learnt positions, and the latent vector modulates what its blocks normalise
 (section 3.3, equations 11 to 13; here by the zoo's blocks, whose modulation also gates and begins
-at 0). A small network with sine activations makes each pixel of a patch from the token and the
-pixel's place in it (equation 14). The discriminator is Lipschitz (section 3.1): attention by the
-distances of tokens, with one matrix for queries and keys (Kim, Papamakarios and Mnih, "The
-Lipschitz constant of self-attention", ICML 2021; arXiv 2006.04710, section 3.2), and weights that
-keep the spectral norm which they begin with; and its patches overlap (section 3.2). Instead of a
-token of the class, the mean of all tokens is judged.
+at 0, for which reason the latent vector is added to the tokens too). A small network with sine
+activations makes each pixel of a patch from the token and the pixel's place in it (equation 14).
+
+The discriminator is Lipschitz (section 3.1): attention by the distances of tokens, with one matrix
+for queries and keys (Kim, Papamakarios and Mnih, "The Lipschitz constant of self-attention", ICML
+2021; arXiv 2006.04710, section 3.2), and weights that keep the spectral norm which they begin with.
+Its patches overlap (section 3.2). Instead of a token of the class, the mean of all is judged.
 
 What the two networks do with each other is in `kgen.models.gan.base`.
 """
@@ -111,7 +112,8 @@ def build_generator(image_shape, num_classes, latent_dim, patch_size, spec, name
     grid = (height // patch_size, width // patch_size)
     inputs, latent = latent_inputs(latent_dim, num_classes)
     style = layers.Dense(spec.dim)(latent)
-    x = GridTokens(*grid, spec.dim)(latent)
+    # By the modulation alone, which begins at 0, all images would long be alike.
+    x = layers.Add()([GridTokens(*grid, spec.dim)(latent), style[:, None]])
     x = run_blocks(spec.blocks(grid_positions(*grid), conditional=True), x, style)
     shift_and_scale = layers.Dense(2 * spec.dim, kernel_initializer="zeros")(ops.silu(style))
     shift, scale = ops.split(shift_and_scale[:, None], 2, axis=-1)
