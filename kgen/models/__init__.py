@@ -31,7 +31,7 @@ _FAMILIES = {
             "dcgan": ("DCGAN", "the best here, and soonest, with classes; 6 minutes"),
             "resnet_gan": ("ResNetGAN", "SNGAN: residual, spectrally normalised; 12 minutes"),
             "r3gan": ("R3GAN", "keeps all modes, without classes too; 6 minutes"),
-            "vit_gan": ("ViTGAN", "two vision transformers; slow to learn: 60 minutes"),
+            "vit_gan": ("ViTGAN", "two vision transformers; slow: no digits after 6 minutes"),
         },
     ),
     "vae": (
