@@ -112,6 +112,12 @@ class TrainingStep(BackendStep):
         # Keras would add a tracker of the loss that it was given: none.
         return self.trackers
 
+    def _get_metrics_result_or_logs(self, logs):
+        # What evaluation measures is a part of the metrics. Keras, where names are not all of them,
+        # would take the logs of the last step, which on several devices are means of their means.
+        found = self.get_metrics_result()
+        return {name: found[name] for name in logs}
+
     def fit(self, x, *, validation_data=None, **kwargs):
         if validation_data is not None:
             validation_data = self._place(validation_data)

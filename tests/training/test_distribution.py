@@ -119,7 +119,7 @@ def check(results, one_device, models=("vae", "dcgan", "vqvae")):
         assert ours.keys() == theirs.keys()
         for name in set(ours) - {"images", "weights"}:
             np.testing.assert_allclose(
-                ours[name], theirs[name], rtol=1e-4, atol=1e-5, err_msg=f"{model}: {name}"
+                ours[name], theirs[name], rtol=1e-5, atol=1e-6, err_msg=f"{model}: {name}"
             )
         for a, b in zip(ours["weights"], theirs["weights"], strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5, err_msg=model)
