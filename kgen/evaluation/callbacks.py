@@ -63,16 +63,16 @@ class EvaluateSamples(keras.callbacks.Callback):
             raise ValueError(f"best and path go together. Received: best={best}, path={path}")
         if path is not None and pathlib.Path(path).suffix != ".keras":
             raise ValueError(f"path must be that of a .keras file. Received: path={path}")
-        if not isinstance(reference, Reference):
-            reference = Reference(reference, split="validation")
+        self._chooses = metrics is None
         if metrics is None:
-            metrics = ["fd", "kd", "precision", "recall"]
-            metrics += ["class_coverage"] * reference.knows_classes
-            metrics += [best] * (best in METRICS and best not in metrics)
+            usual = ("fd", "kd", "precision", "recall")
+            metrics = usual if best in (*usual, None) or best not in METRICS else (*usual, best)
         metrics = tuple(metrics)
         choices = [name for name in metrics if name in METRICS and METRICS[name].better]
         if best is not None and best not in choices:
             raise ValueError(unknown_name("metric to choose the best by", str(best), choices))
+        if not isinstance(reference, Reference):
+            reference = Reference(reference, split="validation")
         self.reference = reference
         self.every = check_int(1, every=every)
         self.num_samples = check_int(1, num_samples=num_samples)
@@ -90,6 +90,8 @@ class EvaluateSamples(keras.callbacks.Callback):
         self.labels = None
         if model.num_classes is not None:
             self.labels = self.reference.labels_like(self.num_samples, self.seed)
+        if self._chooses and "class_coverage" not in self.metrics and self.reference.knows_classes:
+            self.metrics += ("class_coverage",)
         self.left_out = self.reference.left_out(self.num_samples, self.labels, self.metrics)
         if self.best in self.left_out:
             raise ValueError(

@@ -1,11 +1,10 @@
 """Images that are found in a latent space, and changed there: another class, or the way to one."""
 
 import numpy as np
-from keras import ops
 
-from kgen import random
-from kgen.checks import check_int, check_seed
+from kgen.checks import check_int
 from kgen.evaluation import features
+from kgen.evaluation.interpolation import prior_latents
 from kgen.generation import row_seeds
 
 
@@ -69,9 +68,7 @@ def class_directions(model, n=2000, seed=0, extractor="auto", batch_size=64):
             "as 'lenet128' for digits or 'cifar_cnn'."
         )
     n = check_int(1, n=n)
-    [size] = model.endpoints()["decode"].inputs["latent"].shape
-    seeds = row_seeds(n, check_seed(seed))
-    latents = ops.convert_to_numpy(random.normal(ops.convert_to_tensor(seeds), (size,)))
+    latents = prior_latents(model, row_seeds(n, seed))
     images = decode(model, latents, batch_size=batch_size)
     found = features.extract(extractor, images, cache=False)
     seen = np.argmax(extractor.probabilities(found), axis=-1)

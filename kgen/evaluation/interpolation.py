@@ -42,8 +42,7 @@ def interpolate(model, pairs=8, steps=10, seed=0, labels=None, batch_size=64):
         )
     shape = decode.inputs["latent"].shape
     seeds = random.row_seeds(check_seed(seed), 2 * pairs)
-    prior = getattr(model, "sample_latents", lambda seeds: random.normal(seeds, shape))
-    ends = keras.ops.convert_to_numpy(prior(seeds)).reshape(pairs, 2, -1)
+    ends = prior_latents(model, seeds).reshape(pairs, 2, -1)
     ways = spherical(ends[:, 0], ends[:, 1], steps)
     inputs = {"latent": ways.reshape(pairs * steps, *shape).astype("float32")}
     labels = model._check_labels(labels, pairs)
@@ -51,6 +50,13 @@ def interpolate(model, pairs=8, steps=10, seed=0, labels=None, batch_size=64):
         inputs["label"] = np.repeat(labels, steps)
     result = model.run_batched("decode", decode.function, inputs, batch_size=batch_size)
     return result["image"].reshape(pairs, steps, *model.image_shape)
+
+
+def prior_latents(model, seeds):
+    """The latent vectors `[N, ...]` of which a model with an endpoint `decode` draws from seeds."""
+    shape = model.endpoints()["decode"].inputs["latent"].shape
+    prior = getattr(model, "sample_latents", lambda seeds: random.normal(seeds, shape))
+    return keras.ops.convert_to_numpy(prior(keras.ops.convert_to_tensor(seeds)))
 
 
 def spherical(start, end, steps):

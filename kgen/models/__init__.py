@@ -28,10 +28,10 @@ _FAMILIES = {
     "gan": (
         "two networks play against each other: sharp images in one pass, no likelihood",
         {
-            "dcgan": ("DCGAN", "the best here, and soonest, with classes; 6 minutes"),
-            "resnet_gan": ("ResNetGAN", "SNGAN: residual, spectrally normalised; 12 minutes"),
-            "r3gan": ("R3GAN", "keeps all modes, without classes too; 6 minutes"),
-            "vit_gan": ("ViTGAN", "two vision transformers; slow: no digits after 6 minutes"),
+            "dcgan": ("DCGAN", "sharp small images at once, best told classes; 15 minutes"),
+            "resnet_gan": ("ResNetGAN", "SNGAN: residual, spectrally normalised; 15 minutes"),
+            "r3gan": ("R3GAN", "plain residual, with penalties that converge; 15 minutes"),
+            "vit_gan": ("ViTGAN", "two vision transformers; slow to learn; 15 minutes"),
         },
     ),
     "vae": (

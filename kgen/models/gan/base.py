@@ -17,9 +17,9 @@ from kgen.layers.augmentation import augmented, check_policy
 from kgen.layers.conditioning import per_row, with_class
 from kgen.layers.network import given_network, rows_of
 from kgen.layers.scaling import scale_images, unscale_images
-from kgen.models.gan import inversion
+from kgen.models.gan import diagnosis, inversion
 from kgen.models.gan import losses as adversarial
-from kgen.models.gan.networks import CLASS_HEADS
+from kgen.models.gan.networks import CLASS_HEADS, features_of
 from kgen.training.average import update_average
 from kgen.training.schedules import half_cosine, scheduled_optimizer
 from kgen.training.step import batch_moments, input_gradient, whole_batch
@@ -38,13 +38,6 @@ _OVERFITTING, _ADAPTATION_IMAGES = 0.6, 100_000
 
 #: What is left of the zero-centred penalties' weights after the burn-in.
 _LAST_PENALTY = 0.1
-
-#: A gradient longer than this drives a player away: in good runs they are 0.1 to 20 long.
-_DIVERGENCE = 1000
-
-#: Overfitting by the heuristic r_v of Karras et al. (2020), equation 1, beyond which a
-#: discriminator knows its images by heart.
-_MEMORISED = 0.7
 
 #: How often a number of a latent vector is drawn again where it is beyond the truncation.
 _REDRAWS = 7
@@ -181,7 +174,7 @@ class AdversarialGenerator(ImageGenerator):
             images = ops.cast(ops.shape(whole_batch(batch.seeds))[0], "float32")
             change = ops.sign(overfitting - _OVERFITTING) * images / _ADAPTATION_IMAGES
             self.adapted.assign(ops.clip(self.adapted + change, 0.0, 1.0))
-            logs["augmentation_probability"] = self.adapted + 0.0
+            logs["augmentation_probability"] = ops.convert_to_tensor(self.adapted)
         update_average(self.ema_generator, self.generator, self.ema_decay, self.training_steps)
         # Keras's callbacks read this count, which only MultiOptimizer.apply would advance.
         self.optimizer.iterations.assign(self.training_steps)
@@ -281,7 +274,9 @@ class AdversarialGenerator(ImageGenerator):
         """Pixels as the discriminator sees them: in training changed, by draws of their own."""
         if not training:
             return pixels
-        probability = self.adapted + 0.0 if self._adapts else self.augmentation_probability
+        probability = self.augmentation_probability
+        if self._adapts:
+            probability = ops.convert_to_tensor(self.adapted)
         pixels = augmented(pixels, batch.seeds, self.augmentation, stream, probability)
         if self.instance_noise:
             noise = random.normal(batch.seeds, self.image_shape, _NOISE_STREAM + stream)
@@ -520,46 +515,9 @@ class AdversarialGenerator(ImageGenerator):
         return [self.generator_optimizer, self.discriminator_optimizer]
 
     def diagnose(self, logs):
-        # Measured on 8x8 and 28x28 digits after 500 steps, before which an untrained generator's
-        # images are all alike too: 0.3 (weight clipping, still rising) to 1.0 in good runs, 0.00
-        # to 0.06 in collapsed ones.
-        if ops.convert_to_numpy(self.training_steps) < 500:
+        if self.steps_trained < diagnosis.FIRST_STEP:
             return []
-        warnings = []
-        spread = min(logs.get(name, 1.0) for name in ("sample_spread", "val_sample_spread"))
-        if spread < 0.2:
-            warnings.append(
-                f"mode collapse: the spread of generated images is {spread:.2g} times that of real "
-                "ones, under 0.2 times: the generator draws nearly one image from all seeds. Try "
-                "loss='relativistic' with its penalties, a smaller learning_rate, or the model "
-                "R3GAN."
-            )
-        accuracy = min(logs.get(name, 0.0) for name in ("real_accuracy", "fake_accuracy"))
-        if accuracy > 0.999 and self.losses_of_players.threshold is not None:
-            warnings.append(
-                f"the discriminator wins: it tells {100 * accuracy:.4g} % of the images right, and "
-                "the generator has little to learn from. Try r1_weight=1, instance_noise=0.1, a "
-                "smaller learning rate in the discriminator_optimizer, or loss='relativistic'."
-            )
-        norms = ("generator_gradient_norm", "discriminator_gradient_norm")
-        norm, name = max((logs.get(name, 0.0), name) for name in norms)
-        if norm > _DIVERGENCE:
-            warnings.append(
-                f"divergence: {name} is {norm:.3g}, above {_DIVERGENCE:,}: the players drive each "
-                "other away. Try a smaller learning_rate, r1_weight=1 and r2_weight=1, or begin "
-                "again from an earlier checkpoint."
-            )
-        distance = logs.get("real_score", 0.0) - logs.get("fake_score", 0.0)
-        gap = logs.get("real_score", 0.0) - logs.get("val_real_score", logs.get("real_score", 0.0))
-        if distance > 0 and gap > _MEMORISED * distance:
-            warnings.append(
-                "memorisation: of what the discriminator's logits of training images are above "
-                f"those of generated ones, held-out images lack {100 * gap / distance:.0f} %: it "
-                "knows the training images by heart, and the generator will draw them. Try "
-                "augmentation=('colour', 'translation', 'cutout'), lecam_weight=0.1, or train "
-                "shorter: keep the best by EvaluateSamples (kgen train --keep-best fd)."
-            )
-        return warnings
+        return diagnosis.warnings_of(logs, self.losses_of_players.threshold is not None)
 
     # Construction ---------------------------------------------------------------------
 
@@ -686,29 +644,8 @@ class AdversarialGenerator(ImageGenerator):
         self._freeze_networks()
         self.ema_generator.set_weights(self.generator.get_weights())
         if self.feature_matching_weight:
-            self._features = self._look_inside(judge)
+            inside = features_of(judge)
+            self._features = lambda pixels, labels: inside(
+                keras.tree.flatten(self._told(pixels, labels)), training=True
+            )
         self.built = True
-
-    def _look_inside(self, discriminator):
-        """What gives the discriminator's features, `[B, F]`, of pixels and labels."""
-        try:
-            layer = discriminator.get_layer("features")
-        except (AttributeError, ValueError):
-            raise ValueError(
-                "feature_matching_weight needs a discriminator that is a graph of layers with one "
-                "that is named 'features', what its logits are made of. Received: discriminator="
-                f"{discriminator.name!r} without"
-            ) from None
-        inside = keras.Model(discriminator.inputs, layer.output)
-        return lambda pixels, labels: inside(
-            keras.tree.flatten(self._told(pixels, labels)), training=True
-        )
-
-
-def check_sides(model):
-    """Raises a ValueError where a convolutional model's images cannot be halved, or are large."""
-    if any(side % 4 or not 8 <= side <= 128 for side in model.image_shape[:2]):
-        raise ValueError(
-            f"{type(model).__name__} takes images whose sides divide by 4 and are 8 to 128 pixels. "
-            f"Received: image_shape={model.image_shape}"
-        )

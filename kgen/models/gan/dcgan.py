@@ -24,8 +24,8 @@ import keras
 from keras import layers
 
 from kgen.checks import check_ints
-from kgen.models.gan.base import AdversarialGenerator, check_sides
-from kgen.models.gan.networks import discriminator, doubled, latent_inputs
+from kgen.models.gan.base import AdversarialGenerator
+from kgen.models.gan.networks import check_sides, discriminator, doubled, latent_inputs
 
 
 @keras.saving.register_keras_serializable(package="kgen")

@@ -56,3 +56,28 @@ def discriminator(image, features, num_classes, class_head, dense):
 def doubled(sides, filters):
     """Filters of feature maps, the largest first: doubled as the sides halve, up to 8 times."""
     return [min(filters * 2**level, 8 * filters) for level in range(len(sides))]
+
+
+def features_of(discriminator):
+    """The part of a discriminator that gives its "features", a Keras model of the same inputs.
+
+    A `ValueError` where it has no layer of that name.
+    """
+    try:
+        layer = discriminator.get_layer("features")
+    except (AttributeError, ValueError):
+        raise ValueError(
+            "feature_matching_weight needs a discriminator that is a graph of layers with one "
+            "that is named 'features', what its logits are made of. Received: discriminator="
+            f"{discriminator.name!r} without"
+        ) from None
+    return keras.Model(discriminator.inputs, layer.output)
+
+
+def check_sides(model):
+    """Raises a ValueError where a convolutional model's images cannot be halved, or are large."""
+    if any(side % 4 or not 8 <= side <= 128 for side in model.image_shape[:2]):
+        raise ValueError(
+            f"{type(model).__name__} takes images whose sides divide by 4 and are 8 to 128 pixels. "
+            f"Received: image_shape={model.image_shape}"
+        )

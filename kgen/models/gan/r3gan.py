@@ -24,8 +24,8 @@ from kgen.checks import check_ints
 from kgen.configurable import Configurable
 from kgen.layers.convolutional import feature_maps
 from kgen.layers.vit import check_patches, patchify, unpatchify
-from kgen.models.gan.base import AdversarialGenerator, check_sides
-from kgen.models.gan.networks import discriminator, doubled, latent_inputs
+from kgen.models.gan.base import AdversarialGenerator
+from kgen.models.gan.networks import check_sides, discriminator, doubled, latent_inputs
 from kgen.training.schedules import half_cosine
 
 _SLOPE = 0.2

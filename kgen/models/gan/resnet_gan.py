@@ -22,8 +22,8 @@ from kgen.checks import check_ints
 from kgen.layers.conditioning import class_input, joined, modulated_by_class
 from kgen.layers.convolutional import feature_maps
 from kgen.layers.spectral import SpectralConv2D, SpectralDense
-from kgen.models.gan.base import AdversarialGenerator, check_sides
-from kgen.models.gan.networks import discriminator, doubled
+from kgen.models.gan.base import AdversarialGenerator
+from kgen.models.gan.networks import check_sides, discriminator, doubled
 
 
 @keras.saving.register_keras_serializable(package="kgen")
