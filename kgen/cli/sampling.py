@@ -302,46 +302,14 @@ def edit(
     """
     check_output(output, ".png")
     with work(as_json, model):
-        import numpy as np
-
         from kgen.evaluation import editing
 
         loaded, run = load(model)
         given, labels = _given(loaded, run, model, data, split, n)
         latents = editing.latents_of(loaded, given, labels, batch_size)
         drawn = editing.decode(loaded, latents, labels, batch_size)
-        if loaded.num_classes is not None:
-            if towards is not None:
-                raise ValueError(
-                    f"This {type(loaded).__name__} is told the class, and draws every one: leave "
-                    f"--towards out. Received: --towards {towards}"
-                )
-            classes = list(range(loaded.num_classes))
-            columns = editing.decode(
-                loaded,
-                np.repeat(latents, len(classes), axis=0),
-                np.tile(classes, len(latents)),
-                batch_size,
-            )
-        else:
-            directions = editing.class_directions(loaded, seed=seed, batch_size=batch_size)
-            classes = list(directions) if towards is None else [towards]
-            if not set(classes) <= set(directions):
-                raise ValueError(
-                    f"The model draws no class {towards} that the classifier sees. It draws: "
-                    f"{', '.join(map(str, directions))}"
-                )
-            far = float(np.linalg.norm(latents, axis=-1).mean())
-            strengths = [0.5 * far] if towards is None else np.linspace(0.1, 0.6, 6) * far
-            columns = np.concatenate(
-                [
-                    editing.edit(loaded, latents, directions[c], strengths, batch_size=batch_size)
-                    for c in classes
-                ],
-                axis=1,
-            )
-        count = columns.size // (len(given) * given[0].size)
-        _save_rows([given[:, None], drawn[:, None], columns], count + 2, output)
+        columns, classes = editing.as_classes(loaded, latents, towards, seed, batch_size)
+        _save_rows([given[:, None], drawn[:, None], columns], columns.shape[1] + 2, output)
     result = {"output": str(output), "images": len(given), "classes": classes, "seed": seed}
     print_result(result, as_json, f"{len(given)} images, edited: {output}")
 

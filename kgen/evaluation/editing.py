@@ -95,3 +95,36 @@ def edit(model, latents, direction, strengths=(0, 1, 2, 3, 4), labels=None, batc
     labels = None if labels is None else np.repeat(labels, steps)
     images = decode(model, ways.reshape(-1, size), labels, batch_size)
     return images.reshape(count, steps, *model.image_shape)
+
+
+def as_classes(model, latents, towards=None, seed=0, batch_size=64):
+    """Latent vectors drawn as every class: images `[N, columns, H, W, C]`, and a list of classes.
+
+    A conditional model draws each vector as each of its classes. One that is told none goes half a
+    vector's length towards each class of `class_directions`, which are found from `seed`; or in six
+    steps to the one class `towards`. A `ValueError` where `towards` is none of them, or the model
+    is told the class.
+    """
+    if model.num_classes is not None:
+        if towards is not None:
+            raise ValueError(
+                f"This {type(model).__name__} is told the class, and draws every one: leave "
+                f"towards (--towards) out. Received: towards={towards}"
+            )
+        classes = list(range(model.num_classes))
+        latents, labels = np.repeat(latents, len(classes), axis=0), np.tile(classes, len(latents))
+        images = decode(model, latents, labels, batch_size)
+        return images.reshape(-1, len(classes), *model.image_shape), classes
+    directions = class_directions(model, seed=seed, batch_size=batch_size)
+    if towards is not None and towards not in directions:
+        raise ValueError(
+            f"The model draws no class {towards} that the classifier sees. It draws: "
+            f"{', '.join(map(str, directions))}"
+        )
+    length = float(np.linalg.norm(latents, axis=-1).mean())
+    classes = list(directions) if towards is None else [towards]
+    strengths = length * (np.array([0.5]) if towards is None else np.linspace(0.1, 0.6, 6))
+    columns = [
+        edit(model, latents, directions[c], strengths, batch_size=batch_size) for c in classes
+    ]
+    return np.concatenate(columns, axis=1), classes

@@ -351,7 +351,9 @@ def test_edit(result, refused, vae_run, dcgan_run, tmp_path):
     done = result("edit", dcgan_run, "-n", 2, "-o", out)
     assert done["images"] == 2 and done["classes"] == list(range(10))
     assert pixels(out).shape == (2 * 34 + 2, 12 * 34 + 2)
-    assert "draws every one: leave --towards out" in refused("edit", dcgan_run, "--towards", 3)
+    assert "draws every one: leave towards (--towards) out" in refused(
+        "edit", dcgan_run, "--towards", 3
+    )
     assert "general_cnn tells no classes apart" in refused("edit", vae_run, "-o", out)
 
 
