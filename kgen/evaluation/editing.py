@@ -97,12 +97,12 @@ def edit(model, latents, direction, strengths=(0, 1, 2, 3, 4), labels=None, batc
     return images.reshape(count, steps, *model.image_shape)
 
 
-def as_classes(model, latents, towards=None, seed=0, batch_size=64):
+def as_classes(model, latents, towards=None, seed=0, batch_size=64, extractor="auto"):
     """Latent vectors drawn as every class: images `[N, columns, H, W, C]`, and a list of classes.
 
     A conditional model draws each vector as each of its classes. One that is told none goes half a
-    vector's length towards each class of `class_directions`, which are found from `seed`; or in six
-    steps to the one class `towards`. A `ValueError` where `towards` is none of them, or the model
+    vector's length towards each class of `class_directions`, which takes `seed` and `extractor`; or
+    in six steps to the one class `towards`. A `ValueError` where `towards` is none of them, or the model
     is told the class.
     """
     if model.num_classes is not None:
@@ -115,7 +115,7 @@ def as_classes(model, latents, towards=None, seed=0, batch_size=64):
         latents, labels = np.repeat(latents, len(classes), axis=0), np.tile(classes, len(latents))
         images = decode(model, latents, labels, batch_size)
         return images.reshape(-1, len(classes), *model.image_shape), classes
-    directions = class_directions(model, seed=seed, batch_size=batch_size)
+    directions = class_directions(model, seed=seed, extractor=extractor, batch_size=batch_size)
     if towards is not None and towards not in directions:
         raise ValueError(
             f"The model draws no class {towards} that the classifier sees. It draws: "
