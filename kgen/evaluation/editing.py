@@ -102,8 +102,8 @@ def as_classes(model, latents, towards=None, seed=0, batch_size=64, extractor="a
 
     A conditional model draws each vector as each of its classes. One that is told none goes half a
     vector's length towards each class of `class_directions`, which takes `seed` and `extractor`; or
-    in six steps to the one class `towards`. A `ValueError` where `towards` is none of them, or the model
-    is told the class.
+    in six steps to the one class `towards`. A `ValueError` where `towards` is none of them, or the
+    model is told the class.
     """
     if model.num_classes is not None:
         if towards is not None:
