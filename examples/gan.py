@@ -2,7 +2,7 @@
 
 python examples/gan.py --data mnist.npz --preset r3gan_28x28 --conditional --out runs/gan
 python examples/gan.py --data cifar10 --preset dcgan_32x32 --conditional --horizontal-flip
-python examples/gan.py --data emoji --preset r3gan_32x32 --channels 4 --augment
+python examples/gan.py --data emoji --preset r3gan_32x32 --channels 4 --augment adaptive
 
 The second trains the best GAN here of colour images, the third one of few images with alpha. Stops
 after the CPU minutes that --cpu-minutes names, so that models can be compared at equal cost.
@@ -23,10 +23,11 @@ parser.add_argument("--preset", default="r3gan_28x28", help="of dcgan, resnet_ga
 parser.add_argument("--channels", type=int, help="of the images; by default the preset's")
 parser.add_argument("--conditional", action="store_true", help="tell both players the classes")
 parser.add_argument("--horizontal-flip", action="store_true", help="mirror half of the images")
-parser.add_argument("--augment", action="store_true", help="colour, translation and cutout")
+parser.add_argument("--augment", help="colour, translation, cutout: a probability, or adaptive")
 parser.add_argument("--limit", type=int, help="train on so many images")
 parser.add_argument("--out", default="runs/gan")
-parser.add_argument("--cpu-minutes", type=float, default=15.0, help="of training")
+parser.add_argument("--cpu-minutes", type=float, default=15.0, help="of training, at most")
+parser.add_argument("--steps", type=int, help="of training; the rate falls over them, as a cosine")
 parser.add_argument("--batch-size", type=int, default=64)
 parser.add_argument("--every", type=int, default=2, help="epochs between evaluations")
 parser.add_argument("--features", default="auto", help="what images are compared by")
@@ -56,16 +57,22 @@ model = model_class.from_preset(
     image_shape=image_shape,
     num_classes=data.num_classes if args.conditional else None,
     augmentation=("colour", "translation", "cutout") if args.augment else (),
+    augmentation_probability="adaptive" if args.augment == "adaptive" else float(args.augment or 1),
     seed=args.seed,
 )
-model.compile()
+epochs = 100_000  # or until the minutes are over
+if args.steps is None:
+    model.compile()
+else:
+    epochs = max(1, args.steps // (len(train) // args.batch_size))
+    model.compile(schedule="cosine", total_steps=args.steps)
 reference = kgen.evaluation.Reference(data.test, train, args.features)
 evaluation = kgen.evaluation.EvaluateSamples(reference, every=args.every, metrics=["fd"])
 minutes = CPUMinutes(args.cpu_minutes)
 model.fit(
     train if args.conditional else train.images,
     batch_size=args.batch_size,
-    epochs=100_000,  # or until the minutes are over
+    epochs=epochs,
     callbacks=[minutes, evaluation],
     verbose=2,
 )

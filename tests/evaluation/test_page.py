@@ -460,13 +460,13 @@ def test_a_loss_without_validation_has_no_legend(tmp_path, report):
 
 def test_too_many_curves_are_named_and_not_drawn(tmp_path, report):
     rows = [
-        {"epoch": i, **{f"part{j}": float(i * j) for j in range(12)}, "loss": 1.0 / i}
+        {"epoch": i, **{f"part{j}": float(i * j) for j in range(15)}, "loss": 1.0 / i}
         for i in (1, 2, 3)
     ]
     path, _ = write(tmp_path, report, {}, rows)
     tree = parsed(path)
-    assert list(panels(tree)) == ["loss", *(f"part{j}" for j in range(8))]
-    assert "Not drawn: part8, part9, part10, part11." in words(tree)
+    assert list(panels(tree)) == ["loss", *(f"part{j}" for j in range(11))]
+    assert "Not drawn: part11, part12, part13, part14." in words(tree)
 
 
 @pytest.mark.parametrize(
