@@ -1,6 +1,6 @@
 """One training step, side by side: kgen on TensorFlow and on JAX, PyTorch, plain Keras.
 
-    python benchmarks/training_step.py [--model vae|dcgan|dit|image_gpt]
+    python benchmarks/training_step.py [--model vae|dcgan|r3gan|r3gan_differences|dit|image_gpt]
                                        [--frameworks NAME [NAME ...]] [--batch-size N]
                                        [--steps 50] [--repeats 5] [--threads N]
                                        [--peak-tflops N] [--json FILE]
@@ -66,8 +66,21 @@ FRAMEWORKS = {
     "keras": "tensorflow",
 }
 #: Images in a batch.
-MODELS = {"vae": 128, "dcgan": 128, "dit": 128, "image_gpt": 16}
-PRESETS = {"vae": "vae_28x28", "dcgan": "dcgan_28x28", "dit": "dit_28x28"}
+MODELS = {
+    "vae": 128,
+    "dcgan": 128,
+    "r3gan": 64,
+    "r3gan_differences": 64,
+    "dit": 128,
+    "image_gpt": 16,
+}
+PRESETS = {
+    "vae": "vae_28x28",
+    "dcgan": "dcgan_28x28",
+    "r3gan": "r3gan_28x28",
+    "r3gan_differences": "r3gan_28x28",
+    "dit": "dit_28x28",
+}
 #: No preset: those of MNIST's 784 pixels and of 8x8 pixels are too slow and too small.
 IMAGE_GPT = {"image_shape": (16, 16, 1), "num_levels": 2, "dim": 128, "num_layers": 4}
 #: Tokens, layers, features, and numbers that go into and come out of a token.
@@ -248,7 +261,7 @@ def print_table(model, figures, arguments):
     else:
         devices = ", ".join(f"{f} on {device}" for f, device in devices.items())
     print(
-        f"\n{PRESETS.get(model, model)}: {figures['parameters']:,} trainable parameters, batch "
+        f"\n{model}: {figures['parameters']:,} trainable parameters, batch "
         f"{figures['batch_size']}, {arguments.repeats} rounds of {arguments.steps} steps; {devices}"
     )
     columns = ["framework", "ms per step (median)", f"{first}'s time over its (median, range)"]
@@ -611,6 +624,104 @@ def pytorch_dcgan(batch_size, wrap):
         return loss.detach()
 
     return step, sum(p.numel() for p in parameters)
+
+
+# R3GAN: the relativistic loss with R1 and R2, on residual networks without normalisation.
+
+
+def kgen_r3gan(batch_size, penalty="exact"):
+    import kgen
+
+    model = kgen.models.R3GAN(**kgen.models.R3GAN.presets[PRESETS["r3gan"]], penalty=penalty)
+    model.compile()
+    return fit_function(model, batch_size, "generator_loss")
+
+
+def kgen_r3gan_differences(batch_size):
+    return kgen_r3gan(batch_size, "finite_difference")
+
+
+def pytorch_r3gan(batch_size, wrap, differences=False):
+    import torch
+    from torch import nn
+    from torch.nn import functional
+
+    class Residual(nn.Module):
+        def __init__(self, filters):
+            super().__init__()
+            self.first = nn.Conv2d(filters, 2 * filters, 1)
+            self.second = nn.Conv2d(2 * filters, 2 * filters, 3, padding=1, groups=2 * filters)
+            self.third = nn.Conv2d(2 * filters, filters, 1, bias=False)
+            nn.init.zeros_(self.third.weight)
+
+        def forward(self, x):
+            y = functional.leaky_relu(self.first(x), 0.2)
+            return x + self.third(functional.leaky_relu(self.second(y), 0.2))
+
+    class Basis(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.patterns = nn.Parameter(torch.randn(64, 7, 7))
+
+        def forward(self, x):
+            return x[:, :, None, None] * self.patterns
+
+    generator = nn.Sequential(
+        *(nn.Linear(64, 64, bias=False), Basis(), Residual(64)),
+        *(nn.Conv2d(64, 32, 1, bias=False), nn.Upsample(scale_factor=2, mode="bilinear")),
+        *(Residual(32), nn.Conv2d(32, 4, 1), nn.PixelShuffle(2), nn.Tanh()),
+    )
+    discriminator = nn.Sequential(
+        *(nn.PixelUnshuffle(2), nn.Conv2d(4, 32, 1), Residual(32)),
+        *(nn.AvgPool2d(2), nn.Conv2d(32, 64, 1, bias=False), Residual(64)),
+        *(nn.Conv2d(64, 64, 7, groups=64, bias=False), nn.Flatten(), nn.Linear(64, 1, bias=False)),
+    )
+    data = pytorch_data(batch_size)
+    generator, discriminator = generator.to(data.device), discriminator.to(data.device)
+    average = copy.deepcopy(generator)
+    state, means = list(generator.parameters()), list(average.parameters())
+    generator_optimizer = torch.optim.Adam(generator.parameters(), 1e-3, (0.0, 0.99))
+    discriminator_optimizer = torch.optim.Adam(discriminator.parameters(), 1e-3, (0.0, 0.99))
+    parameters = [*generator.parameters(), *discriminator.parameters()]
+    generator = wrap(generator)
+    if differences:
+        discriminator = wrap(discriminator)
+
+    def penalty(pixels, logits):
+        if differences:
+            moved = discriminator(pixels + 0.01 * torch.randn_like(pixels))
+            return 0.5 * ((logits - moved) / 0.01).square().mean()
+        (slopes,) = torch.autograd.grad(logits.sum(), pixels, create_graph=True)
+        return 0.5 * slopes.square().sum((1, 2, 3)).mean()
+
+    def step():
+        real = data / 127.5 - 1
+        discriminator.requires_grad_(False)  # the generator's move needs no gradients of it
+        fake = generator(torch.randn(len(real), 64, device=data.device))
+        loss = functional.softplus(discriminator(real) - discriminator(fake)).mean()
+        generator_optimizer.zero_grad()
+        loss.backward()
+        generator_optimizer.step()
+        discriminator.requires_grad_(True)
+        fake = fake.detach()
+        if not differences:
+            real.requires_grad_(True)
+            fake.requires_grad_(True)
+        on_real, on_fake = discriminator(real), discriminator(fake)
+        other = functional.softplus(on_fake - on_real).mean()
+        other = other + penalty(real, on_real) + penalty(fake, on_fake)
+        discriminator_optimizer.zero_grad()
+        other.backward()
+        discriminator_optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(means, state, 0.001)
+        return loss.detach()
+
+    return step, sum(p.numel() for p in parameters)
+
+
+def pytorch_r3gan_differences(batch_size, wrap):
+    return pytorch_r3gan(batch_size, wrap, differences=True)
 
 
 # Transformers

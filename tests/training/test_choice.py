@@ -43,6 +43,26 @@ def test_black_and_white_stays_and_so_does_what_is_given():
     assert "likelihood" not in choose("vae_28x28", shape, {}, grey).arguments, "it was named"
 
 
+def test_few_images_are_augmented_for_discriminators():
+    shape = (28, 28, 1)
+    few = images(shape, "black and white")
+    choice = choose("dcgan", shape, {}, few)
+    assert choice.arguments["augmentation"] == ("colour", "translation", "cutout")
+    assert choice.arguments["augmentation_probability"] == "adaptive"
+    assert "there are 20 images, fewer than 10,000" in choice.why
+    model = choice.model_class(**choice.arguments)
+    assert "augmentation_probability" in model.training_metric_names
+    many = np.zeros((10_000, *shape), "uint8")
+    for other in (
+        choose("dcgan", shape, {}, many),
+        choose("dcgan", shape, {"augmentation": ()}, few),
+        choose("dcgan", shape, {}),
+        choose("dcgan_28x28", shape, {}, few),
+        choose("vae", shape, {}, few),
+    ):
+        assert "augmentation" not in other.arguments and "augmented" not in other.why
+
+
 def test_the_preset_of_a_shape():
     found = {
         shape: choose("vae", shape, {}).preset
