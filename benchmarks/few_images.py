@@ -62,6 +62,7 @@ model.fit(
     repeated,
     batch_size=args.batch_size,
     epochs=args.steps // args.every,
+    validation_data=data.test,  # the log then tells how much the discriminator knows by heart
     callbacks=[minutes, kgen.evaluation.EvaluateSamples(reference, metrics=["fd"])],
     verbose=2,
 )

@@ -43,7 +43,6 @@ image_shape = (height, width, args.channels or channels)
 data = kgen.data.load(
     args.data,
     image_shape=image_shape,
-    validation_fraction=0.0,
     horizontal_flip=args.horizontal_flip,
 )
 train = data.train
@@ -66,8 +65,11 @@ if args.steps is None:
 else:
     epochs = max(1, args.steps // (len(train) // args.batch_size))
     model.compile(schedule="cosine", total_steps=args.steps)
-reference = kgen.evaluation.Reference(data.test, train, args.features)
-evaluation = kgen.evaluation.EvaluateSamples(reference, every=args.every, metrics=["fd"])
+out.mkdir(parents=True, exist_ok=True)
+reference = kgen.evaluation.Reference(data.validation, train, args.features, split="validation")
+evaluation = kgen.evaluation.EvaluateSamples(
+    reference, every=args.every, metrics=["fd"], best="fd", path=out / "model.keras"
+)
 minutes = CPUMinutes(args.cpu_minutes)
 model.fit(
     train if args.conditional else train.images,
@@ -76,7 +78,8 @@ model.fit(
     callbacks=[minutes, evaluation],
     verbose=2,
 )
-model.save(out / "model.keras")
+# Players grow apart: the best model is seldom the last.
+model = keras.saving.load_model(out / "model.keras")
 
 figures = kgen.evaluation.evaluate(
     model,
@@ -88,7 +91,7 @@ figures = kgen.evaluation.evaluate(
 )
 for title, entry in figures["metrics"].items():
     print(f"{title} of 10,000 images: {entry['value']:.4g} (floor {entry['floor']:.4g})")
-print(f"{minutes.minutes:.1f} CPU minutes, {model.steps_trained} steps")
+print(f"{minutes.minutes:.1f} CPU minutes, the best after {model.steps_trained} steps")
 
 # A row per class.
 labels = np.repeat(np.arange(data.num_classes)[:10], 10) if args.conditional else None

@@ -30,11 +30,10 @@ def augmented(pixels, seeds, policy, stream=0, probability=1.0):
     for name in policy:
         # Folded in, so that a policy's draws are the same whatever else is in the list.
         own = random.fold_in(seeds, list(POLICIES).index(name))
-        changed = POLICIES[name](pixels, own, stream)
+        chosen = True
         if ops.is_tensor(probability) or probability < 1:
-            chosen = random.uniform(own, (1, 1, 1), _CHOICE_STREAM + stream) < probability
-            changed = ops.where(chosen, changed, pixels)
-        pixels = changed
+            chosen = random.uniform(own, (), _CHOICE_STREAM + stream) < probability
+        pixels = POLICIES[name](pixels, own, chosen, stream)
     return pixels
 
 
@@ -49,28 +48,36 @@ def check_policy(policy):
     return names
 
 
-def colour(pixels, seeds, stream=0):
+# An image that is not chosen is changed by nothing: to draw that costs less than to choose between
+# two images, in the gradient too.
+
+
+def colour(pixels, seeds, chosen=True, stream=0):
     """Other brightness (-0.5 to 0.5 added), saturation (0 to 2 times) and contrast (0.5 to 1.5).
 
     Zhao et al., section 3.3 and their appendix. Opacity, a fourth channel, stays.
     """
-    drawn = random.uniform(seeds, (3, 1, 1, 1), stream)
-    opacity = pixels[..., 3:]
-    pixels = pixels[..., :3] + drawn[:, 0] - 0.5
+    drawn = random.uniform(seeds, (3,), stream)
+    brightness = ops.where(chosen, drawn[:, 0] - 0.5, 0.0)[:, None, None, None]
+    saturation = ops.where(chosen, 2 * drawn[:, 1], 1.0)[:, None, None, None]
+    contrast = ops.where(chosen, drawn[:, 2] + 0.5, 1.0)[:, None, None, None]
+    pixels, opacity = pixels[..., :3], pixels[..., 3:]
     grey = ops.mean(pixels, axis=-1, keepdims=True)
-    pixels = grey + 2 * drawn[:, 1] * (pixels - grey)
-    mean = ops.mean(pixels, axis=(1, 2, 3), keepdims=True)
-    pixels = mean + (drawn[:, 2] + 0.5) * (pixels - mean)
+    mean = ops.mean(grey, axis=(1, 2, 3), keepdims=True)
+    # One after the other they are this sum.
+    around = (1 - contrast) * mean + brightness
+    pixels = contrast * saturation * pixels + (contrast * (1 - saturation) * grey + around)
     return ops.concatenate([pixels, opacity], axis=-1)
 
 
-def translation(pixels, seeds, stream=0):
+def translation(pixels, seeds, chosen=True, stream=0):
     """Moved by up to an eighth of each side, whole pixels; grey comes in at the border."""
+    share = random.uniform(seeds, (2,), stream)
     for axis, drawn in ((1, 0), (2, 1)):
         side = pixels.shape[axis]
         most = max(1, round(side / 8))
-        share = random.uniform(seeds, (2,), stream)[:, drawn]
-        shift = ops.cast(ops.floor(share * (2 * most + 1)), "int32") - most
+        shift = ops.cast(ops.floor(share[:, drawn] * (2 * most + 1)), "int32") - most
+        shift = ops.where(chosen, shift, 0)
         # As a product of matrices, whose gradient is one too and the same on all devices.
         places = np.arange(side, dtype="int32")
         moves = places[None, :, None] - shift[:, None, None] == places[None, None, :]
@@ -80,20 +87,19 @@ def translation(pixels, seeds, stream=0):
     return pixels
 
 
-def cutout(pixels, seeds, stream=0):
+def cutout(pixels, seeds, chosen=True, stream=0):
     """A rectangle of half of each side made grey; its centre may lie anywhere in the image."""
-    hidden = None
+    share = random.uniform(seeds, (2,), stream)
+    kept = []
     for axis, drawn in ((1, 0), (2, 1)):
         side = pixels.shape[axis]
         half = side // 4
-        share = random.uniform(seeds, (2, 1, 1, 1), stream)[:, drawn]
-        centre = ops.cast(ops.floor(share * (side + 1)), "int32")
-        shape = (1, side, 1, 1) if axis == 1 else (1, 1, side, 1)
-        away = np.arange(side, dtype="int32").reshape(shape) - centre
-        within = ops.logical_and(away >= -half, away < side // 2 - half)
-        hidden = within if hidden is None else ops.logical_and(hidden, within)
-    return ops.where(hidden, ops.zeros_like(pixels), pixels)
+        centre = ops.cast(ops.floor(share[:, drawn] * (side + 1)), "int32")
+        away = np.arange(side, dtype="int32") - ops.where(chosen, centre, 3 * side)[:, None]
+        kept.append(ops.logical_or(away < -half, away >= side // 2 - half))
+    kept = ops.logical_or(kept[0][:, :, None, None], kept[1][:, None, :, None])
+    return pixels * ops.cast(kept, pixels.dtype)
 
 
-#: Dict of name to function of pixels, seeds and a stream.
+#: Dict of name to function of pixels, seeds, whether an image is chosen, bool `[B]`, and a stream.
 POLICIES = {"colour": colour, "translation": translation, "cutout": cutout}
