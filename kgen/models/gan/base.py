@@ -109,7 +109,8 @@ class AdversarialGenerator(ImageGenerator):
     `discriminator_gradient_norm`, of training alone; `augmentation_probability`, where it is
     adaptive; `sample_spread`, the standard deviation of generated pixels over the batch
     relative to that of real ones: about 1 when all is well, near 0 when all images are
-    alike; 1 where the real ones have none, as in a batch of one. `evaluate` measures the averaged
+    alike; 1 where the real ones have none, as in a batch of one; `class_spread`, with classes, the
+    least such spread within a class. `evaluate` measures the averaged
     generator, against the discriminator as it is.
 
     There is no `loss` to monitor: neither player's says how good the images are, and a callback
@@ -118,15 +119,19 @@ class AdversarialGenerator(ImageGenerator):
     monitor.
     """
 
-    metric_names = (
-        "discriminator_loss",
-        "generator_loss",
-        "real_accuracy",
-        "fake_accuracy",
-        "real_score",
-        "fake_score",
-        "sample_spread",
-    )
+    @property
+    def metric_names(self):
+        classes = () if self.num_classes is None else ("class_spread",)
+        return (
+            "discriminator_loss",
+            "generator_loss",
+            "real_accuracy",
+            "fake_accuracy",
+            "real_score",
+            "fake_score",
+            "sample_spread",
+            *classes,
+        )
 
     @property
     def training_metric_names(self):
@@ -208,6 +213,10 @@ class AdversarialGenerator(ImageGenerator):
     def discriminator_objective(self, batch, real, fake, step, training=True):
         """What the discriminator minimises, given scaled real and generated pixels."""
         spreads = [ops.mean(ops.sqrt(batch_moments(pixels)[1])) for pixels in (real, fake)]
+        within = {}
+        if self.num_classes is not None:
+            numbers = (batch.labels, self.num_classes)
+            within["class_spread"] = diagnosis.class_spread(real, fake, *numbers)
         real = self._seen(real, batch, 2 * step + 2, training)
         fake = self._seen(fake, batch, 2 * step + 3, training)
         if self.normalized:
@@ -255,6 +264,7 @@ class AdversarialGenerator(ImageGenerator):
             "fake_score": ops.mean(fake_logits),
             # Where real images have no spread, such as one row, there is nothing to compare.
             "sample_spread": ops.where(spreads[0] > 1e-3, relative, 1.0),
+            **within,
             # Karras et al. (2020), equation 1: the mean sign of real logits.
             "overfitting": 2 * batch_moments(right)[0] - 1,
         }

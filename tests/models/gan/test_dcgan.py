@@ -9,6 +9,7 @@ from keras import ops
 import kgen
 from kgen.layers.augmentation import POLICIES
 from kgen.models import DCGAN
+from kgen.models.gan import diagnosis
 from kgen.models.gan import losses as adversarial
 from kgen.models.gan.dcgan import feature_maps
 from kgen.training.step import Batch
@@ -416,8 +417,11 @@ def test_accuracies_and_spread_by_hand(loss, real_accuracy, fake_accuracy, monke
     fake = np.zeros((4, 8, 8, 1), "float32")
     fake[:, 0, 0, 0] = [-1.1, -0.1, 0.3, 0.7]
     monkeypatch.setattr(model, "_discriminate", lambda pixels, labels: pixels[:, 0, 0, 0])
+    four = Batch(*(part if part is None else part[:4] for part in batch()))
+    if model.num_classes is not None:
+        four = Batch(four.images, ops.convert_to_tensor([0, 0, 1, 1]), four.seeds)
     _, logs = model.discriminator_objective(
-        batch(), ops.convert_to_tensor(real), ops.convert_to_tensor(fake), 0
+        four, ops.convert_to_tensor(real), ops.convert_to_tensor(fake), 0
     )
     logs = {name: float(ops.convert_to_numpy(value)) for name, value in logs.items()}
     assert (logs["real_accuracy"], logs["fake_accuracy"]) == (real_accuracy, fake_accuracy)
@@ -446,6 +450,39 @@ def test_a_collapsed_generator_is_named():
     model.training_steps.assign(500)
     with pytest.warns(UserWarning, match="mode collapse: the spread .* is 0 times"):
         fit(model)
+
+
+def test_the_least_spread_within_a_class():
+    rng = np.random.default_rng(0)
+    real, fake = (rng.normal(size=(13, 4, 2, 3)).astype("float32") for _ in range(2))
+    labels = np.array([0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3])  # of class 3 there is one row
+    fake[labels == 1] *= 0.4
+
+    def spread(rows):
+        return np.sqrt(rows.var(axis=0).mean())
+
+    expected = [spread(fake[labels == c]) / spread(real[labels == c]) for c in (0, 1, 2)]
+    assert np.argmin(expected) == 1
+    given = [ops.convert_to_tensor(x) for x in (real, fake, labels)]
+    found = float(ops.convert_to_numpy(diagnosis.class_spread(*given, 4)))
+    assert found == pytest.approx(min(expected), rel=1e-4)
+    fake[labels == 2] = fake[8]
+    given[1] = ops.convert_to_tensor(fake)
+    assert float(ops.convert_to_numpy(diagnosis.class_spread(*given, 4))) < 1e-3
+    alone = [x[-1:] for x in given]
+    assert float(ops.convert_to_numpy(diagnosis.class_spread(*alone, 4))) == 1
+
+
+def test_a_class_that_collapses_is_named():
+    """A generator that draws one image of class 1, and others as they come."""
+    model = tiny(num_classes=3)
+    healthy = {"sample_spread": 0.9, "class_spread": 0.5}
+    model.training_steps.assign(500)
+    assert model.diagnose(healthy) == []
+    assert model.diagnose({**healthy, "class_spread": 0.1})[0].startswith("class collapse: within")
+    # All images alike are one warning, not two.
+    (both,) = model.diagnose({"sample_spread": 0.1, "class_spread": 0.1})
+    assert both.startswith("mode collapse")
 
 
 def test_one_image_is_no_collapse():
