@@ -27,7 +27,7 @@ parser.add_argument("--augment", help="colour, translation, cutout: a probabilit
 parser.add_argument("--limit", type=int, help="train on so many images")
 parser.add_argument("--out", default="runs/gan")
 parser.add_argument("--cpu-minutes", type=float, default=15.0, help="of training, at most")
-parser.add_argument("--steps", type=int, help="of training; the rate falls over them, as a cosine")
+parser.add_argument("--steps", type=int, help="of training, over which the rate falls")
 parser.add_argument("--batch-size", type=int, default=64)
 parser.add_argument("--every", type=int, default=2, help="epochs between evaluations")
 parser.add_argument("--features", default="auto", help="what images are compared by")
@@ -64,7 +64,7 @@ if args.steps is None:
     model.compile()
 else:
     epochs = max(1, args.steps // (len(train) // args.batch_size))
-    model.compile(schedule="cosine", total_steps=args.steps)
+    model.compile(total_steps=args.steps)
 out.mkdir(parents=True, exist_ok=True)
 reference = kgen.evaluation.Reference(data.validation, train, args.features, split="validation")
 evaluation = kgen.evaluation.EvaluateSamples(

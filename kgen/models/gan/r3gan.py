@@ -69,6 +69,7 @@ class R3GAN(AdversarialGenerator):
     }
 
     normalized = False
+    default_schedule = "constant"  # but for the burn-in's, see `BurnInAdam`
 
     def __init__(
         self,
