@@ -1,11 +1,19 @@
 """Any GAN of the zoo on any images, for so many CPU minutes.
 
-python examples/gan.py --data mnist.npz --preset r3gan_28x28 --conditional --out runs/gan
+python examples/gan.py --data mnist.npz --preset r3gan_28x28 --conditional
 python examples/gan.py --data cifar10 --preset dcgan_32x32 --conditional --horizontal-flip
-python examples/gan.py --data emoji --preset r3gan_32x32 --channels 4 --augment adaptive
+                       --augment adaptive --steps 18000 --cpu-minutes 35
+python examples/gan.py --data emoji64/noto --preset r3gan_32x32 --channels 4 --augment adaptive
 
 The second trains the best GAN here of colour images, the third one of few images with alpha. Stops
-after the CPU minutes that --cpu-minutes names, so that models can be compared at equal cost.
+after the CPU minutes that --cpu-minutes names, so that models can be compared at equal cost, and
+keeps the model that was best by held-out images.
+
+The first, seed 0 on one of 2 cores (Intel Xeon), has FD-lenet128 7.66 of 10,000 images against the
+test images (floor 1.74) after 15 CPU minutes, 6,744 steps. The second, on CIFAR-10 (JPEG copy), has
+FD-cifar_cnn 1.972 (floor 0.028), precision 0.954 and recall 0.495 after 20 of its 25 CPU minutes.
+examples/pictures/r3gan_mnist.png and dcgan_cifar10.png are theirs, a class in a row. Of the latter's
+classes aeroplanes, cars, horses, ships and lorries can be told at a glance, frogs cannot.
 """
 
 import argparse

@@ -13,8 +13,9 @@ from kgen.layers.augmentation import POLICIES
 #: three quarters of the range. Measured: MNIST 0.05, digits 0.23, evenly spread values 0.5.
 GREY_SHARE = 0.1
 
-#: Of fewer images a discriminator learns by heart which they are. Measured: RESULTS.md, "GANs".
-FEW_IMAGES = 10_000
+#: Of so many images or fewer a discriminator learns by heart which they are. Measured with 500,
+#: 1,000 and 45,000: benchmarks/RESULTS.md, "GANs".
+FEW_IMAGES = 50_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +78,7 @@ def choose(name, image_shape, given, images=None):
             why += f"; {said}, for the images have grey levels or colours: {100 * share:.0f} % of "
             why += "their values are neither dark nor bright"
         takes = inspect.signature(model_class).parameters
-        if len(images) < FEW_IMAGES and "augmentation" in takes and "augmentation" not in given:
+        if len(images) <= FEW_IMAGES and "augmentation" in takes and "augmentation" not in given:
             adaptive = {"augmentation_probability": "adaptive"}
             arguments = {"augmentation": tuple(POLICIES), **adaptive, **arguments}
             why += (
