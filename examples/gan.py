@@ -12,8 +12,8 @@ keeps the model that was best by held-out images.
 The first, seed 0 on one of 2 cores (Intel Xeon), has FD-lenet128 7.66 of 10,000 images against the
 test images (floor 1.74) after 15 CPU minutes, 6,744 steps. The second, on CIFAR-10 (JPEG copy), has
 FD-cifar_cnn 1.972 (floor 0.028), precision 0.954 and recall 0.495 after 20 of its 25 CPU minutes.
-examples/pictures/r3gan_mnist.png and dcgan_cifar10.png are theirs, a class in a row. Of the latter's
-classes aeroplanes, cars, horses, ships and lorries can be told at a glance, frogs cannot.
+examples/pictures/r3gan_mnist.png and dcgan_cifar10.png are theirs, a class in a row. Aeroplanes,
+cars, horses, ships and lorries can be told at a glance, frogs cannot.
 """
 
 import argparse
@@ -35,7 +35,9 @@ parser.add_argument("--augment", help="colour, translation, cutout: a probabilit
 parser.add_argument("--limit", type=int, help="train on so many images")
 parser.add_argument("--out", default="runs/gan")
 parser.add_argument("--cpu-minutes", type=float, default=15.0, help="of training, at most")
-parser.add_argument("--steps", type=int, help="of training, over which the rate falls")
+parser.add_argument(
+    "--steps", type=int, help="of training, over which the rate falls along a cosine"
+)
 parser.add_argument("--batch-size", type=int, default=64)
 parser.add_argument("--every", type=int, default=2, help="epochs between evaluations")
 parser.add_argument("--features", default="auto", help="what images are compared by")
@@ -72,7 +74,7 @@ if args.steps is None:
     model.compile()
 else:
     epochs = max(1, args.steps // (len(train) // args.batch_size))
-    model.compile(total_steps=args.steps)
+    model.compile(schedule="cosine", total_steps=args.steps)
 out.mkdir(parents=True, exist_ok=True)
 reference = kgen.evaluation.Reference(data.validation, train, args.features, split="validation")
 evaluation = kgen.evaluation.EvaluateSamples(

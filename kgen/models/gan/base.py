@@ -144,8 +144,6 @@ class AdversarialGenerator(ImageGenerator):
         "truncation": Number(above=0, most=6, optional=True, off=6),
     }
     frozen_networks = ("ema_generator",)
-    #: At a constant rate the discriminator of CIFAR-10 wins in the end, and images get worse again.
-    default_schedule = "cosine"
 
     #: Whether the discriminator looks at statistics of its batch, so that real and generated
     #: images must go through it apart.

@@ -69,7 +69,6 @@ class R3GAN(AdversarialGenerator):
     }
 
     normalized = False
-    default_schedule = "constant"  # but for the burn-in's, see `BurnInAdam`
 
     def __init__(
         self,
