@@ -81,10 +81,8 @@ def choose(name, image_shape, given, images=None):
         if len(images) <= FEW_IMAGES and "augmentation" in takes and "augmentation" not in given:
             adaptive = {"augmentation_probability": "adaptive"}
             arguments = {"augmentation": tuple(POLICIES), **adaptive, **arguments}
-            why += (
-                f"; augmented as much as the discriminator overfits, for there are {len(images):,}"
-            )
-            why += f" images, fewer than {FEW_IMAGES:,}"
+            why += "; augmented as much as the discriminator overfits, for there are no more than "
+            why += f"{len(images):,} images"
     return Choice(name, model_class, preset, arguments, why)
 
 
