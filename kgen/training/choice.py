@@ -77,10 +77,9 @@ def choose(name, image_shape, given, images=None):
             said = ", ".join(f"{k}={v}" for k, v in instead.items())
             why += f"; {said}, for the images have grey levels or colours: {100 * share:.0f} % of "
             why += "their values are neither dark nor bright"
-        takes = inspect.signature(model_class).parameters
-        if len(images) <= FEW_IMAGES and "augmentation" in takes and "augmentation" not in given:
-            adaptive = {"augmentation_probability": "adaptive"}
-            arguments = {"augmentation": tuple(POLICIES), **adaptive, **arguments}
+        augmented = _for_few_images(model_class, given, images)
+        if augmented:
+            arguments = {**augmented, **arguments}
             why += "; augmented as much as the discriminator overfits, for there are no more than "
             why += f"{len(images):,} images"
     return Choice(name, model_class, preset, arguments, why)
@@ -123,3 +122,14 @@ def _for_grey_levels(model_class, arguments, image_shape):
     if "num_levels" in defaults and arguments.get("num_levels") == 2:
         instead["num_levels"] = defaults["num_levels"].default
     return instead
+
+
+def _for_few_images(model_class, given, images):
+    """Arguments by which a discriminator does not learn few images by heart; none where the user
+    has said how to augment.
+    """
+    names = {"augmentation", "augmentation_probability"}
+    takes = names <= inspect.signature(model_class).parameters.keys()
+    if len(images) > FEW_IMAGES or not takes or names & given.keys():
+        return {}
+    return {"augmentation": tuple(POLICIES), "augmentation_probability": "adaptive"}

@@ -56,6 +56,7 @@ def test_few_images_are_augmented_for_discriminators():
     for other in (
         choose("dcgan", shape, {}, many),
         choose("dcgan", shape, {"augmentation": ()}, few),
+        choose("dcgan", shape, {"augmentation_probability": 0.5}, few),
         choose("dcgan", shape, {}),
         choose("dcgan_28x28", shape, {}, few),
         choose("vae", shape, {}, few),

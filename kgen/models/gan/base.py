@@ -93,7 +93,7 @@ class AdversarialGenerator(ImageGenerator):
         augmentation: Names of the changes with which the discriminator sees images, real and
             generated, in the updates of both players, of `"colour"`, `"translation"` and
             `"cutout"`, see `kgen.layers.augmentation`; `None` or empty for none. It is for data of
-            hundreds or thousands of images.
+            hundreds to tens of thousands of images; `kgen train` takes it for up to 50,000.
         augmentation_probability: Float, 0 to 1, with which each change is made to each image; or
             `"adaptive"`, as much as there is overfitting: Karras et al., "Training generative
             adversarial networks with limited data" (NeurIPS 2020; arXiv 2006.06676), section 3.

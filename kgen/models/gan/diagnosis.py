@@ -1,11 +1,14 @@
 """What the log of two players says of their game, as warnings with a remedy."""
 
+import math
+
 from keras import ops
 
 from kgen.training.step import whole_batch
 
 #: Of an untrained generator all images are alike too. Measured on 8x8 and 28x28 digits after 500
-#: steps: 0.3 (weight clipping, still rising) to 1.0 in good runs, 0.00 to 0.06 in collapsed ones.
+#: steps: 0.3 (weight clipping, still rising) to 1.0 in good runs, 0.00 to 0.06 in collapsed ones. The
+#: least spread within a class was 0.36 to 0.79 in the first five epochs of a good run on MNIST.
 FIRST_STEP, _COLLAPSED = 500, 0.2
 
 #: Gradients of runs on MNIST and CIFAR-10 that were looked at were 0.1 to 70 long.
@@ -28,7 +31,7 @@ def class_spread(real, fake, labels, num_classes):
     each = ops.maximum(counts, 1.0)
     spreads = []
     for pixels in (real, fake):
-        rows = ops.reshape(pixels, (-1, real.shape[1] * real.shape[2] * real.shape[3]))
+        rows = ops.reshape(pixels, (-1, math.prod(pixels.shape[1:])))
         sums = _of_whole_batch(ops.matmul(ops.transpose(members), rows))
         lengths = ops.sum(ops.square(rows), axis=1, keepdims=True)
         squares = _of_whole_batch(ops.sum(members * lengths, axis=0))
