@@ -7,8 +7,8 @@ from keras import ops
 from kgen.training.step import whole_batch
 
 #: Of an untrained generator all images are alike too. Measured on 8x8 and 28x28 digits after 500
-#: steps: 0.3 (weight clipping, still rising) to 1.0 in good runs, 0.00 to 0.06 in collapsed ones. The
-#: least spread within a class was 0.36 to 0.79 in the first five epochs of a good run on MNIST.
+#: steps: 0.3 (weight clipping, still rising) to 1.0 in good runs, 0.00 to 0.06 in collapsed ones.
+#: The least spread within a class was 0.36 to 0.79 in the first five epochs of a good run on MNIST.
 FIRST_STEP, _COLLAPSED = 500, 0.2
 
 #: Gradients of runs on MNIST and CIFAR-10 that were looked at were 0.1 to 70 long.
