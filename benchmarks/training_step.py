@@ -44,11 +44,9 @@ out half of them.
 """
 
 import argparse
-import copy
+import importlib
 import importlib.util
-import itertools
 import json
-import math
 import os
 import platform
 import shutil
@@ -56,6 +54,8 @@ import statistics
 import subprocess
 import sys
 import time
+
+from training_steps.common import SEED
 
 #: What each runs on. The first that takes part is the one that the others are compared with.
 FRAMEWORKS = {
@@ -74,18 +74,10 @@ MODELS = {
     "dit": 128,
     "image_gpt": 16,
 }
-PRESETS = {
-    "vae": "vae_28x28",
-    "dcgan": "dcgan_28x28",
-    "r3gan": "r3gan_28x28",
-    "r3gan_differences": "r3gan_28x28",
-    "dit": "dit_28x28",
-}
-#: No preset: those of MNIST's 784 pixels and of 8x8 pixels are too slow and too small.
-IMAGE_GPT = {"image_shape": (16, 16, 1), "num_levels": 2, "dim": 128, "num_layers": 4}
+#: What plain Keras is written for.
+BY_HAND = ("vae", "dcgan")
 #: Tokens, layers, features, and numbers that go into and come out of a token.
 TRANSFORMERS = {"dit": (7 * 7, 6, 128, 4 * 4 + 4 * 4), "image_gpt": (16 * 16, 4, 128, 2)}
-SEED = 0
 
 
 # The parent ---------------------------------------------------------------------------
@@ -123,13 +115,9 @@ def runs(framework, model):
     """Whether a framework is installed and the model written in it."""
     if framework == "pytorch_compiled" and not shutil.which(os.environ.get("CXX", "g++")):
         return False
-    return find_maker(framework, model) and importlib.util.find_spec(FRAMEWORKS[framework])
-
-
-def find_maker(framework, model):
-    """The function that makes a training step, or `None`."""
-    kind = framework.removesuffix("_jax").removesuffix("_compiled")
-    return globals().get(f"{kind}_{model}")
+    if framework == "keras" and model not in BY_HAND:
+        return False
+    return importlib.util.find_spec(FRAMEWORKS[framework])
 
 
 def start(model, batch_size, arguments):
@@ -288,7 +276,6 @@ def print_table(model, figures, arguments):
 
 
 def work(arguments):
-    make = find_maker(arguments.worker, arguments.model)
     package = FRAMEWORKS[arguments.worker]
     if package == "torch":
         import torch
@@ -299,8 +286,8 @@ def work(arguments):
         if torch.cuda.is_available():
             torch.set_float32_matmul_precision("high")
             device = torch.cuda.get_device_name()
-        compiled = arguments.worker == "pytorch_compiled"
-        step, parameters = make(arguments.batch_size, torch.compile if compiled else as_it_is)
+        wrap = torch.compile if arguments.worker == "pytorch_compiled" else as_it_is
+        step, parameters = find_maker(arguments)(arguments.batch_size, wrap)
     else:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
         import keras
@@ -318,7 +305,7 @@ def work(arguments):
 
             device = jax.devices()[0].device_kind.replace("cpu", "CPU")
         keras.utils.set_random_seed(SEED)
-        step, parameters = make(arguments.batch_size)
+        step, parameters = find_maker(arguments)(arguments.batch_size)
     for _ in range(5):
         float(step())
     print(json.dumps({"parameters": parameters, "device": device}), flush=True)
@@ -331,614 +318,15 @@ def work(arguments):
         print(json.dumps({"milliseconds": milliseconds}), flush=True)
 
 
-def images(batch_size, shape=(28, 28, 1)):
-    import numpy as np
-
-    return np.random.default_rng(SEED).integers(0, 256, (batch_size, *shape), "uint8")
-
-
-def fit_function(model, batch_size, loss, shape=(28, 28, 1)):
-    """A step through the function that `model.fit` calls."""
-    import keras
-
-    parameters = sum(math.prod(v.shape) for v in model.trainable_variables)
-    model.make_train_function()
-    function = model.train_function
-    data = images(batch_size, shape)
-    if keras.backend.backend() == "jax":
-        return jax_step(model, function, data, loss), parameters
-    import tensorflow as tf
-
-    batches = iter(tf.data.Dataset.from_tensors((data,)).repeat())
-    return lambda: function(batches)[loss], parameters
-
-
-def jax_step(model, function, data, loss):
-    """A step that hands the state on to the next, as `model.fit` does on JAX."""
-    import jax
-
-    batches = itertools.repeat((jax.device_put(data),))
-    groups = (model.trainable_variables, model.non_trainable_variables)
-    groups += (model.optimizer.variables, model.metrics_variables)
-    state = tuple([v.value for v in group] for group in groups)
-
-    def step():
-        nonlocal state
-        logs, state = function(state, batches)
-        return logs[loss]
-
-    return step
-
-
-def pytorch_data(batch_size, shape=(28, 28, 1)):
-    """Images `[B, C, H, W]`, on the GPU where there is one."""
-    import torch
-
-    data = torch.from_numpy(images(batch_size, shape)).permute(0, 3, 1, 2).contiguous()
-    return data.to("cuda" if torch.cuda.is_available() else "cpu")
+def find_maker(arguments):
+    """The function that makes a training step."""
+    kind = arguments.worker.removesuffix("_jax").removesuffix("_compiled")
+    return getattr(importlib.import_module(f"training_steps.with_{kind}"), arguments.model)
 
 
 def as_it_is(function):
     """What `torch.compile` is to the eager loop."""
     return function
-
-
-# VAE
-
-
-def kgen_vae(batch_size):
-    import kgen
-
-    model = kgen.models.VAE(**kgen.models.VAE.presets[PRESETS["vae"]])
-    model.compile()
-    return fit_function(model, batch_size, "loss")
-
-
-def keras_vae(batch_size):
-    import keras
-    import tensorflow as tf
-    from keras import ops
-
-    import kgen
-
-    networks = kgen.models.VAE(**kgen.models.VAE.presets[PRESETS["vae"]])
-
-    class PlainVAE(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.encoder, self.decoder = networks.encoder, networks.decoder
-            self.seed_generator = keras.random.SeedGenerator(SEED)
-            self.trackers = [
-                keras.metrics.Mean(name=name)
-                for name in ("loss", "reconstruction_loss", "kl_loss", "active_units")
-            ]
-
-        @property
-        def metrics(self):
-            return self.trackers
-
-        def train_step(self, data):
-            x = ops.cast(data[0], "float32") / 255
-            noise = keras.random.uniform(ops.shape(x), seed=self.seed_generator)
-            x = ops.cast(x > noise, "float32")
-            with tf.GradientTape() as tape:
-                mean, log_variance = ops.split(self.encoder(2 * x - 1), 2, axis=-1)
-                noise = keras.random.normal(ops.shape(mean), seed=self.seed_generator)
-                logits = self.decoder(mean + ops.exp(0.5 * log_variance) * noise)
-                entropy = ops.binary_crossentropy(x, logits, from_logits=True)
-                reconstruction = ops.mean(ops.sum(entropy, axis=(1, 2, 3)))
-                kl = 0.5 * (ops.square(mean) + ops.exp(log_variance) - 1 - log_variance)
-                kl = ops.mean(ops.sum(kl, axis=-1))
-                loss = reconstruction + kl
-            gradients = tape.gradient(loss, self.trainable_weights)
-            self.optimizer.apply_gradients(zip(gradients, self.trainable_weights, strict=True))
-            active = ops.sum(ops.cast(ops.var(mean, axis=0) > 0.01, "float32"))
-            values = (loss, reconstruction, kl, active)
-            for tracker, value in zip(self.trackers, values, strict=True):
-                tracker.update_state(value)
-            return {tracker.name: tracker.result() for tracker in self.trackers}
-
-    model = PlainVAE()
-    model.compile(keras.optimizers.Adam(1e-3))
-    return fit_function(model, batch_size, "loss")
-
-
-def pytorch_vae(batch_size, wrap):
-    import torch
-    from torch import nn
-    from torch.nn import functional
-
-    class Residual(nn.Module):
-        def __init__(self, filters):
-            super().__init__()
-            self.first = nn.Conv2d(filters, filters, 3, padding=1)
-            self.second = nn.Conv2d(filters, filters, 3, padding=1)
-
-        def forward(self, x):
-            return x + self.second(functional.silu(self.first(functional.silu(x))))
-
-    encoder = nn.Sequential(
-        *(nn.Conv2d(1, 32, 4, 2, 1), Residual(32), nn.SiLU()),
-        *(nn.Conv2d(32, 64, 4, 2, 1), Residual(64), nn.SiLU()),
-        *(nn.Flatten(), nn.Linear(7 * 7 * 64, 256), nn.SiLU(), nn.Linear(256, 64)),
-    )
-    decoder = nn.Sequential(
-        *(nn.Linear(32, 256), nn.SiLU(), nn.Linear(256, 7 * 7 * 64), nn.Unflatten(1, (64, 7, 7))),
-        *(Residual(64), nn.SiLU(), nn.ConvTranspose2d(64, 32, 4, 2, 1)),
-        *(Residual(32), nn.SiLU(), nn.ConvTranspose2d(32, 32, 4, 2, 1)),
-        *(nn.SiLU(), nn.Conv2d(32, 1, 3, padding=1)),
-    )
-    data = pytorch_data(batch_size)
-    parameters = [*encoder.to(data.device).parameters(), *decoder.to(data.device).parameters()]
-    optimizer = torch.optim.Adam(parameters, lr=1e-3)
-
-    @wrap
-    def objective():
-        x = (data / 255 > torch.rand(data.shape, device=data.device)).float()
-        mean, log_variance = encoder(2 * x - 1).chunk(2, dim=1)
-        logits = decoder(mean + torch.exp(0.5 * log_variance) * torch.randn_like(mean))
-        entropy = functional.binary_cross_entropy_with_logits(logits, x, reduction="none")
-        kl = 0.5 * (mean.square() + log_variance.exp() - 1 - log_variance)
-        return entropy.sum((1, 2, 3)).mean() + kl.sum(1).mean()
-
-    def step():
-        loss = objective()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss.detach()
-
-    return step, sum(p.numel() for p in parameters)
-
-
-# DCGAN: non-saturating loss, the generator first, the discriminator on the images of its
-# move, then the moving average of the generator's weights.
-
-
-def kgen_dcgan(batch_size):
-    import kgen
-
-    model = kgen.models.DCGAN(**kgen.models.DCGAN.presets[PRESETS["dcgan"]])
-    model.compile()
-    return fit_function(model, batch_size, "generator_loss")
-
-
-def keras_dcgan(batch_size):
-    import keras
-    import tensorflow as tf
-    from keras import ops
-
-    import kgen
-
-    networks = kgen.models.DCGAN(**kgen.models.DCGAN.presets[PRESETS["dcgan"]])
-    for network in (networks.generator, networks.discriminator):
-        for layer in network.layers:
-            if isinstance(layer, keras.layers.BatchNormalization):
-                layer.synchronized = False  # Keras's default
-
-    class PlainDCGAN(keras.Model):
-        def __init__(self):
-            super().__init__()
-            self.generator, self.discriminator = networks.generator, networks.discriminator
-            self.average = networks.ema_generator
-            self.seed_generator = keras.random.SeedGenerator(SEED)
-            self.trackers = [
-                keras.metrics.Mean(name=name)
-                for name in (
-                    *("generator_loss", "discriminator_loss"),
-                    *("real_accuracy", "fake_accuracy", "sample_spread"),
-                )
-            ]
-
-        @property
-        def metrics(self):
-            return self.trackers
-
-        def compile(self):
-            super().compile()
-            self.generator_optimizer = keras.optimizers.Adam(2e-4, 0.5)
-            self.discriminator_optimizer = keras.optimizers.Adam(2e-4, 0.5)
-            self.generator_optimizer.build(self.generator.trainable_weights)
-            self.discriminator_optimizer.build(self.discriminator.trainable_weights)
-
-        def train_step(self, data):
-            real = ops.cast(data[0], "float32") / 127.5 - 1
-            shape = (ops.shape(real)[0], networks.latent_dim)
-            latents = keras.random.normal(shape, seed=self.seed_generator)
-            weights = self.generator.trainable_weights
-            with tf.GradientTape() as tape:
-                fake = self.generator(latents, training=True)
-                loss = ops.mean(ops.softplus(-self.discriminator(fake, training=True)))
-            gradients = tape.gradient(loss, weights)
-            self.generator_optimizer.apply_gradients(zip(gradients, weights, strict=True))
-            weights = self.discriminator.trainable_weights
-            with tf.GradientTape() as tape:
-                on_real = self.discriminator(real, training=True)
-                on_fake = self.discriminator(fake, training=True)
-                other = ops.mean(ops.softplus(-on_real)) + ops.mean(ops.softplus(on_fake))
-            gradients = tape.gradient(other, weights)
-            self.discriminator_optimizer.apply_gradients(zip(gradients, weights, strict=True))
-            for mean, variable in zip(self.average.weights, self.generator.weights, strict=True):
-                mean.assign(variable + 0.999 * (mean - variable))
-            values = (
-                loss,
-                other,
-                ops.mean(ops.cast(on_real > 0, "float32")),
-                ops.mean(ops.cast(on_fake < 0, "float32")),
-                ops.mean(ops.std(fake, axis=0)) / ops.mean(ops.std(real, axis=0)),
-            )
-            for tracker, value in zip(self.trackers, values, strict=True):
-                tracker.update_state(value)
-            return {tracker.name: tracker.result() for tracker in self.trackers}
-
-    model = PlainDCGAN()
-    model.compile()
-    return fit_function(model, batch_size, "generator_loss")
-
-
-def pytorch_dcgan(batch_size, wrap):
-    import torch
-    from torch import nn
-    from torch.nn import functional
-
-    def batch_norm(filters):
-        return nn.BatchNorm2d(filters, eps=1e-5, momentum=0.1)
-
-    generator = nn.Sequential(
-        *(nn.Linear(100, 7 * 7 * 64, bias=False), nn.Unflatten(1, (64, 7, 7))),
-        *(batch_norm(64), nn.ReLU(), nn.ConvTranspose2d(64, 32, 4, 2, 1, bias=False)),
-        *(batch_norm(32), nn.ReLU(), nn.ConvTranspose2d(32, 1, 4, 2, 1), nn.Tanh()),
-    )
-    discriminator = nn.Sequential(
-        *(nn.Conv2d(1, 32, 4, 2, 1), nn.LeakyReLU(0.2)),
-        *(nn.Conv2d(32, 64, 4, 2, 1, bias=False), batch_norm(64), nn.LeakyReLU(0.2)),
-        *(nn.Flatten(), nn.Linear(7 * 7 * 64, 1)),
-    )
-    data = pytorch_data(batch_size)
-    generator, discriminator = generator.to(data.device), discriminator.to(data.device)
-    average = copy.deepcopy(generator)
-    state = [*generator.parameters(), *(b for b in generator.buffers() if b.is_floating_point())]
-    means = [*average.parameters(), *(b for b in average.buffers() if b.is_floating_point())]
-    generator_optimizer = torch.optim.Adam(generator.parameters(), 2e-4, (0.5, 0.999))
-    discriminator_optimizer = torch.optim.Adam(discriminator.parameters(), 2e-4, (0.5, 0.999))
-    parameters = [*generator.parameters(), *discriminator.parameters()]
-    generator, discriminator = wrap(generator), wrap(discriminator)
-
-    def step():
-        real = data / 127.5 - 1
-        discriminator.requires_grad_(False)  # the generator's move needs no gradients of it
-        fake = generator(torch.randn(len(real), 100, device=data.device))
-        loss = functional.softplus(-discriminator(fake)).mean()
-        generator_optimizer.zero_grad()
-        loss.backward()
-        generator_optimizer.step()
-        discriminator.requires_grad_(True)
-        on_real, on_fake = discriminator(real), discriminator(fake.detach())
-        other = functional.softplus(-on_real).mean() + functional.softplus(on_fake).mean()
-        discriminator_optimizer.zero_grad()
-        other.backward()
-        discriminator_optimizer.step()
-        with torch.no_grad():
-            for mean, value in zip(means, state, strict=True):
-                mean.lerp_(value, 0.001)
-        return loss.detach()
-
-    return step, sum(p.numel() for p in parameters)
-
-
-# R3GAN: the relativistic loss with R1 and R2, on residual networks without normalisation.
-
-
-def kgen_r3gan(batch_size, penalty="exact"):
-    import kgen
-
-    model = kgen.models.R3GAN(**kgen.models.R3GAN.presets[PRESETS["r3gan"]], penalty=penalty)
-    model.compile()
-    return fit_function(model, batch_size, "generator_loss")
-
-
-def kgen_r3gan_differences(batch_size):
-    return kgen_r3gan(batch_size, "finite_difference")
-
-
-def pytorch_r3gan(batch_size, wrap, differences=False):
-    import torch
-    from torch import nn
-    from torch.nn import functional
-
-    class Residual(nn.Module):
-        def __init__(self, filters):
-            super().__init__()
-            self.first = nn.Conv2d(filters, 2 * filters, 1)
-            self.second = nn.Conv2d(2 * filters, 2 * filters, 3, padding=1, groups=2 * filters)
-            self.third = nn.Conv2d(2 * filters, filters, 1, bias=False)
-            nn.init.zeros_(self.third.weight)
-
-        def forward(self, x):
-            y = functional.leaky_relu(self.first(x), 0.2)
-            return x + self.third(functional.leaky_relu(self.second(y), 0.2))
-
-    class Basis(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.patterns = nn.Parameter(torch.randn(64, 7, 7))
-
-        def forward(self, x):
-            return x[:, :, None, None] * self.patterns
-
-    generator = nn.Sequential(
-        *(nn.Linear(64, 64, bias=False), Basis(), Residual(64)),
-        *(nn.Conv2d(64, 32, 1, bias=False), nn.Upsample(scale_factor=2, mode="bilinear")),
-        *(Residual(32), nn.Conv2d(32, 4, 1), nn.PixelShuffle(2), nn.Tanh()),
-    )
-    discriminator = nn.Sequential(
-        *(nn.PixelUnshuffle(2), nn.Conv2d(4, 32, 1), Residual(32)),
-        *(nn.AvgPool2d(2), nn.Conv2d(32, 64, 1, bias=False), Residual(64)),
-        *(nn.Conv2d(64, 64, 7, groups=64, bias=False), nn.Flatten(), nn.Linear(64, 1, bias=False)),
-    )
-    data = pytorch_data(batch_size)
-    generator, discriminator = generator.to(data.device), discriminator.to(data.device)
-    average = copy.deepcopy(generator)
-    state, means = list(generator.parameters()), list(average.parameters())
-    generator_optimizer = torch.optim.Adam(generator.parameters(), 1e-3, (0.0, 0.99))
-    discriminator_optimizer = torch.optim.Adam(discriminator.parameters(), 1e-3, (0.0, 0.99))
-    parameters = [*generator.parameters(), *discriminator.parameters()]
-    generator = wrap(generator)
-    if differences:
-        discriminator = wrap(discriminator)
-
-    def penalty(pixels, logits):
-        if differences:
-            moved = discriminator(pixels + 0.01 * torch.randn_like(pixels))
-            return 0.5 * ((logits - moved) / 0.01).square().mean()
-        (slopes,) = torch.autograd.grad(logits.sum(), pixels, create_graph=True)
-        return 0.5 * slopes.square().sum((1, 2, 3)).mean()
-
-    def step():
-        real = data / 127.5 - 1
-        discriminator.requires_grad_(False)  # the generator's move needs no gradients of it
-        fake = generator(torch.randn(len(real), 64, device=data.device))
-        loss = functional.softplus(discriminator(real) - discriminator(fake)).mean()
-        generator_optimizer.zero_grad()
-        loss.backward()
-        generator_optimizer.step()
-        discriminator.requires_grad_(True)
-        fake = fake.detach()
-        if not differences:
-            real.requires_grad_(True)
-            fake.requires_grad_(True)
-        on_real, on_fake = discriminator(real), discriminator(fake)
-        other = functional.softplus(on_fake - on_real).mean()
-        other = other + penalty(real, on_real) + penalty(fake, on_fake)
-        discriminator_optimizer.zero_grad()
-        other.backward()
-        discriminator_optimizer.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(means, state, 0.001)
-        return loss.detach()
-
-    return step, sum(p.numel() for p in parameters)
-
-
-def pytorch_r3gan_differences(batch_size, wrap):
-    return pytorch_r3gan(batch_size, wrap, differences=True)
-
-
-# Transformers
-
-
-def pytorch_transformer(dim, num_heads, grid, conditional, causal):
-    """A block of a transformer with rotary positions, as PyTorch's users write it."""
-    import torch
-    from torch import nn
-    from torch.nn import functional
-
-    class Block(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.norms = nn.ModuleList(
-                nn.LayerNorm(dim, eps=1e-6, elementwise_affine=not conditional) for _ in range(2)
-            )
-            self.qkv, self.out = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-            self.first, self.second = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
-            if conditional:
-                self.modulation = nn.Linear(dim, 6 * dim)
-                nn.init.zeros_(self.modulation.weight)
-                nn.init.zeros_(self.modulation.bias)
-            # A head's pairs of features are turned, one half by the row, one by the column.
-            pairs = dim // num_heads // 4
-            frequencies = 100.0 ** -(torch.arange(pairs) / pairs)
-            places = torch.cartesian_prod(*(torch.arange(side) for side in grid))
-            angles = (places[:, :, None] * frequencies).flatten(1)
-            self.register_buffer("cosine", angles.cos())
-            self.register_buffer("sine", angles.sin())
-
-        def rotate(self, x):
-            first, second = x.chunk(2, dim=-1)
-            turned = (
-                first * self.cosine - second * self.sine,
-                first * self.sine + second * self.cosine,
-            )
-            return torch.cat(turned, dim=-1)
-
-        def attention(self, x):
-            heads = self.qkv(x).unflatten(-1, (3, num_heads, -1)).permute(2, 0, 3, 1, 4)
-            query, key, value = heads.unbind()
-            x = functional.scaled_dot_product_attention(
-                self.rotate(query), self.rotate(key), value, is_causal=causal
-            )
-            return self.out(x.transpose(1, 2).flatten(2))
-
-        def mlp(self, x):
-            return self.second(functional.gelu(self.first(x), approximate="tanh"))
-
-        def forward(self, x, condition=None):
-            if not conditional:
-                x = x + self.attention(self.norms[0](x))
-                return x + self.mlp(self.norms[1](x))
-            parts = self.modulation(functional.silu(condition))[:, None].chunk(6, dim=-1)
-            shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = parts
-            x = x + gate * self.attention(self.norms[0](x) * (1 + scale) + shift)
-            return x + mlp_gate * self.mlp(self.norms[1](x) * (1 + mlp_scale) + mlp_shift)
-
-    return Block()
-
-
-def pytorch_step(objective, parameters, betas, means=None):
-    """Adam with gradients of bounded length, and a moving average of the weights."""
-    import torch
-    from torch import nn
-
-    parameters = list(parameters)
-    means = None if means is None else list(means)
-    optimizer = torch.optim.Adam(parameters, 1e-3, betas, fused=True)
-    counter = itertools.count(1)
-
-    def step():
-        loss = objective()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
-        if means:
-            i = next(counter)
-            with torch.no_grad():
-                torch._foreach_lerp_(means, parameters, 1 - min(0.999, (1 + i) / (10 + i)))
-        return loss.detach()
-
-    return step, sum(p.numel() for p in parameters)
-
-
-# DiT: the velocity of a rectified flow at times from a logit-normal distribution, and the moving
-# average of the weights.
-
-
-def kgen_dit(batch_size):
-    import kgen
-
-    model = kgen.models.DiT(**kgen.models.DiT.presets[PRESETS["dit"]])
-    model.compile()
-    return fit_function(model, batch_size, "loss")
-
-
-def pytorch_dit(batch_size, wrap):
-    import torch
-    from torch.nn import functional
-
-    data = pytorch_data(batch_size)
-    network = pytorch_dit_network().to(data.device)
-    average = copy.deepcopy(network).requires_grad_(False)
-
-    @wrap
-    def objective():
-        x = data / 127.5 - 1
-        noise = torch.randn_like(x)
-        times = torch.sigmoid(torch.randn(len(x), device=x.device))
-        mixed = torch.lerp(x, noise, times[:, None, None, None])
-        return functional.mse_loss(network(mixed, times), noise - x)
-
-    return pytorch_step(objective, network.parameters(), (0.9, 0.99), average.parameters())
-
-
-def pytorch_dit_network(dim=128, num_layers=6, num_heads=4, size=4, grid=(7, 7)):
-    import torch
-    from torch import nn
-    from torch.nn import functional
-
-    class DiT(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.patches = nn.Linear(size * size, dim)
-            self.rows = nn.Parameter(0.02 * torch.randn(grid[0], 1, dim))
-            self.columns = nn.Parameter(0.02 * torch.randn(grid[1], dim))
-            self.register_buffer("frequencies", 10_000.0 ** -(torch.arange(128) / 128))
-            self.time = nn.Sequential(nn.Linear(256, dim), nn.SiLU(), nn.Linear(dim, dim))
-            self.blocks = nn.ModuleList(
-                pytorch_transformer(dim, num_heads, grid, conditional=True, causal=False)
-                for _ in range(num_layers)
-            )
-            self.norm = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
-            self.modulation = nn.Linear(dim, 2 * dim)
-            self.velocity = nn.Linear(dim, size * size)
-            for layer in (self.modulation, self.velocity):
-                nn.init.zeros_(layer.weight)
-                nn.init.zeros_(layer.bias)
-
-        def forward(self, x, times):
-            angles = 1000 * times[:, None] * self.frequencies
-            condition = self.time(torch.cat([angles.cos(), angles.sin()], dim=-1))
-            x = x.reshape(-1, grid[0], size, grid[1], size).transpose(2, 3)
-            x = self.patches(x.reshape(-1, grid[0] * grid[1], size * size))
-            x = x + (self.rows + self.columns).flatten(0, 1)
-            for block in self.blocks:
-                x = block(x, condition)
-            parts = self.modulation(functional.silu(condition))[:, None]
-            shift, scale = parts.chunk(2, dim=-1)
-            x = self.velocity(self.norm(x) * (1 + scale) + shift)
-            x = x.reshape(-1, *grid, size, size).transpose(2, 3)
-            return x.reshape(-1, 1, grid[0] * size, grid[1] * size)
-
-    return DiT()
-
-
-# ImageGPT: the likelihood of binarised pixels, each given those before it.
-
-
-def kgen_image_gpt(batch_size):
-    import kgen
-
-    model = kgen.models.ImageGPT(**IMAGE_GPT)
-    model.compile()
-    return fit_function(model, batch_size, "loss", IMAGE_GPT["image_shape"])
-
-
-def pytorch_image_gpt(batch_size, wrap):
-    import torch
-    from torch.nn import functional
-
-    data = pytorch_data(batch_size, IMAGE_GPT["image_shape"])
-    network = pytorch_image_gpt_network().to(data.device)
-
-    @wrap
-    def objective():
-        tokens = (data / 255 > torch.rand(data.shape, device=data.device)).long().flatten(1)
-        logits = network(tokens)
-        entropy = functional.cross_entropy(logits.flatten(0, 1), tokens.flatten(), reduction="sum")
-        return entropy / len(data)
-
-    return pytorch_step(objective, network.parameters(), (0.9, 0.95))
-
-
-def pytorch_image_gpt_network(dim=128, num_layers=4, num_heads=4, levels=2, grid=(16, 16)):
-    import torch
-    from torch import nn
-
-    class ImageGPT(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.tokens = nn.Embedding(levels, dim)
-            self.start = nn.Parameter(0.02 * torch.randn(dim))
-            self.rows = nn.Parameter(0.02 * torch.randn(grid[0], 1, dim))
-            self.columns = nn.Parameter(0.02 * torch.randn(grid[1], dim))
-            self.channels = nn.Parameter(0.02 * torch.randn(dim))  # of the only one
-            self.blocks = nn.ModuleList(
-                pytorch_transformer(dim, num_heads, grid, conditional=False, causal=True)
-                for _ in range(num_layers)
-            )
-            self.norm = nn.LayerNorm(dim, eps=1e-6)
-            self.logits = nn.Linear(dim, levels)
-            nn.init.zeros_(self.logits.weight)
-            nn.init.zeros_(self.logits.bias)
-
-        def forward(self, tokens):
-            start = self.start.expand(len(tokens), 1, -1)
-            x = torch.cat([start, self.tokens(tokens[:, :-1])], dim=1)
-            x = x + (self.rows + self.columns + self.channels).flatten(0, 1)
-            for block in self.blocks:
-                x = block(x)
-            return self.logits(self.norm(x))
-
-    return ImageGPT()
 
 
 if __name__ == "__main__":
