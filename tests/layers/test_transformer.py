@@ -2,6 +2,7 @@
 
 import types
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -10,6 +11,7 @@ from kgen import random
 from kgen.layers.transformer import (
     Attention,
     FeedForward,
+    LayerNorm,
     RMSNorm,
     TransformerBlock,
     TransformerSpec,
@@ -282,3 +284,26 @@ def test_lipschitz_attention_is_by_distance(causal):
         heads.append(softmax(scores) @ value)
     expected = dense(layer.out, np.concatenate(heads, axis=-1))
     np.testing.assert_allclose(numpy(layer(x)), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_second_derivatives_of_layer_normalisation():
+    """The gradient of a squared gradient, against differences; the layer itself against Keras's."""
+    rng = np.random.default_rng(0)
+    x, weight, way = (rng.normal(size=(3, 8)).astype("float32") for _ in range(3))
+    layer, theirs = LayerNorm(epsilon=1e-6), keras.layers.LayerNormalization(epsilon=1e-6)
+    for each in (layer, theirs):
+        each.build(x.shape)
+        for variable, value in zip(each.weights, (x[0], x[1]), strict=True):
+            variable.assign(value)
+    np.testing.assert_allclose(numpy(layer(x)), numpy(theirs(x)), rtol=1e-4, atol=1e-5)
+
+    def slopes(x):
+        return input_gradient(lambda x: ops.sum(weight * layer(x) ** 2, axis=-1), x)
+
+    def squared(x):
+        return ops.sum(ops.square(slopes(x)), axis=-1)
+
+    found = numpy(input_gradient(squared, ops.convert_to_tensor(x)))
+    step = 1e-2 * way
+    further, nearer = (numpy(squared(ops.convert_to_tensor(x + s))) for s in (step, -step))
+    np.testing.assert_allclose((found * way).sum(-1), (further - nearer) / 2e-2, rtol=2e-2)

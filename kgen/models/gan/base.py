@@ -17,6 +17,7 @@ from kgen.layers.augmentation import augmented, check_policy
 from kgen.layers.conditioning import per_row, with_class
 from kgen.layers.network import given_network, rows_of
 from kgen.layers.scaling import scale_images, unscale_images
+from kgen.layers.transformer import LayerNorm
 from kgen.models.gan import diagnosis, inversion
 from kgen.models.gan import losses as adversarial
 from kgen.models.gan.networks import CLASS_HEADS, features_of
@@ -629,6 +630,24 @@ class AdversarialGenerator(ImageGenerator):
     def get_config(self):
         return {**super().get_config(), "loss": self.loss_name}
 
+    def _check_second_derivatives(self):
+        """Refuses a penalty whose gradient would be wrong, and nothing would show it."""
+        exact = (self.r1_weight or self.r2_weight) and self.penalty == "exact"
+        if keras.backend.backend() != "tensorflow" or not (
+            exact or self.loss_name == "wasserstein_gp"
+        ):
+            return
+        kinds = (keras.layers.LayerNormalization, keras.layers.GroupNormalization)
+        for layer in self.discriminator._flatten_layers():
+            if isinstance(layer, kinds) and not isinstance(layer, LayerNorm):
+                raise ValueError(
+                    f"On TensorFlow {type(layer).__name__} has no right second derivatives, which "
+                    "a gradient penalty needs: keras.ops.moments stops the gradient at the mean. "
+                    "Take kgen.layers.transformer.LayerNorm or keras.layers.RMSNormalization in "
+                    "the discriminator, penalty='finite_difference' (with r1_weight or r2_weight), "
+                    f"or JAX. Received: a discriminator with the layer {layer.name!r}"
+                )
+
     def _build_players(self, generator, discriminator):
         """Builds the networks: `generator(name)` and `discriminator()` make those not given.
 
@@ -651,6 +670,7 @@ class AdversarialGenerator(ImageGenerator):
             judge = self._arguments["discriminator"]
             judge = given_network("discriminator", judge, discriminator, pixels, (logits,))
             self.discriminator = judge
+        self._check_second_derivatives()
         self._freeze_networks()
         self.ema_generator.set_weights(self.generator.get_weights())
         if self.feature_matching_weight:

@@ -359,6 +359,26 @@ def test_bad_arguments(name, arguments, message):
         tiny(name, **arguments)
 
 
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="is right on other backends")
+@pytest.mark.parametrize("layer", ["LayerNormalization", "GroupNormalization"])
+def test_a_penalty_whose_gradient_would_be_wrong_is_refused(layer):
+    """`keras.ops.moments` on TensorFlow stops the gradient at the mean."""
+    normalization = {"axis": -1} if layer == "LayerNormalization" else {"groups": 2}
+
+    def build(**arguments):
+        image = keras.Input((8, 8, 1))
+        x = keras.layers.Conv2D(4, 3, strides=2)(image)
+        x = keras.layers.Flatten()(getattr(keras.layers, layer)(**normalization)(x))
+        judge = keras.Model(image, keras.layers.Dense(1)(x))
+        return tiny("dcgan", discriminator=judge, **arguments)
+
+    for arguments in ({"r1_weight": 1.0}, {"loss": "relativistic"}, {"loss": "wasserstein_gp"}):
+        with pytest.raises(ValueError, match=f"On TensorFlow {layer} has no right second"):
+            build(**arguments)
+    build()
+    build(r1_weight=1.0, penalty="finite_difference")
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_every_argument_is_kept(name):
     model = tiny(name, num_classes=3)
