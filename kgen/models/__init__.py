@@ -65,6 +65,9 @@ _FAMILIES = {
         "from noise to an image in as many steps as you choose",
         {
             "dit": ("DiT", "the best on CIFAR-10 here; inpaints, varies; 29 minutes"),
+            "flow_matching": ("FlowMatching", "a U-Net along straight paths; 30 minutes"),
+            "ddpm": ("DDPM", "the classic: noise predicted, DDIM with eta; 30 minutes"),
+            "edm": ("EDM", "preconditioned for all noise levels; 30 minutes"),
         },
     ),
 }
@@ -78,11 +81,14 @@ _MODELS = {
 
 __all__ = [
     "DCGAN",
+    "DDPM",
+    "EDM",
     "R3GAN",
     "VAE",
     "VQVAE",
     "DiT",
     "Family",
+    "FlowMatching",
     "GatedPixelCNN",
     "ImageGPT",
     "LadderVAE",

@@ -5,7 +5,7 @@ from keras import ops
 
 from kgen import random
 from kgen.models import VAE, DiT
-from kgen.models.diffusion import flow
+from kgen.models.diffusion.solvers import solve
 from kgen.training.step import Batch
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (48, 8, 8, 1), "uint8")
@@ -70,7 +70,8 @@ def test_the_network_against_numpy():
 
     angles = 1000 * times[:, None] * 10_000 ** -(np.arange(128) / 128)
     c = np.concatenate([np.cos(angles), np.sin(angles)], axis=-1)
-    c = dense(silu(dense(c, "time_in")), "time_out") + weights["label/embeddings"][labels]
+    c = dense(silu(dense(c, "condition/first")), "condition/second")
+    c = c + weights["condition/label/embeddings"][labels]
     patches = [x[:, i : i + 4, j : j + 4].reshape(2, 16) for i in (0, 4) for j in (0, 4)]
     h = dense(np.stack(patches, axis=1), "patches")
     h = h + weights["rows/embeddings"][[0, 0, 1, 1]] + weights["columns/embeddings"][[0, 1, 0, 1]]
@@ -124,15 +125,6 @@ def test_training_hides_classes():
     assert float(model.objective(batch, training=False)[0]) != pytest.approx(expected, rel=1e-5)
 
 
-@pytest.mark.parametrize("times", ["uniform", "logit_normal"])
-def test_times_of_training(times):
-    drawn = numpy(small(times=times)._draw_times(ops.arange(20_000, dtype="int32")))
-    middle = np.logical_and(drawn > 0.25, drawn < 0.75).mean()
-    expected = 0.5 if times == "uniform" else 0.7281  # P(|Z| < log 3)
-    assert abs(middle - expected) < 4 * np.sqrt(expected * (1 - expected) / 20_000)
-    assert drawn.min() > 0 and drawn.max() < 1
-
-
 def test_training_learns_and_averages():
     images = np.repeat(np.arange(4, dtype="uint8") * 80, 12)[:, None, None, None]
     images = np.broadcast_to(images, (48, 8, 8, 1))
@@ -170,11 +162,13 @@ def test_guidance(model):
 
     free = draw(0, guidance_scale=0.0)
     np.testing.assert_array_equal(free, draw(2, guidance_scale=0.0))
-    none = flow.integrate(
-        lambda x, t: model.ema_network(x, t, np.full(6, 3, "int32")),
-        random.normal(ops.convert_to_tensor(seeds), (8, 8, 1)),
-        3,
-    )
+
+    def denoise(x, times):
+        said = model.ema_network(x, times, np.full(6, 3, "int32"))
+        return model.method.estimates(said, x, times)
+
+    noise = random.normal(ops.convert_to_tensor(seeds), (8, 8, 1))
+    none = solve(denoise, model.method.way, noise, 3)
     assert np.abs(numpy(model.decode(none)).astype(int) - free).max() <= 1
     assert (draw(1, guidance_scale=3.0) != draw(1)).any()
 
@@ -272,8 +266,8 @@ from kgen.models import DiT
 times = np.linspace(0, 1, 1001, dtype="float32")
 for policy in ("mixed_bfloat16", "mixed_float16"):
     network, found = DiT.from_preset("dit_tiny", dtype=policy).network, []
-    embed = network.embed_times
-    network.embed_times = lambda times: found.append(embed(times)) or found[-1]
+    embed = network.condition.embed_times
+    network.condition.embed_times = lambda times: found.append(embed(times)) or found[-1]
     velocity = network(np.zeros((1001, 8, 8, 1), "float32"), times)
     exact = keras.ops.convert_to_numpy(embed(times))
     assert len(np.unique(exact, axis=0)) == 1001

@@ -1,0 +1,265 @@
+"""What every denoising generator shares: a way between data and noise, and how it is followed.
+
+A subclass is its network, its defaults and its presets. The paths, what a network may say of a point
+on one, and the loss are in `kgen.models.diffusion.paths`, the solvers in
+`kgen.models.diffusion.solvers`. In the latent space of a VAE it is a latent diffusion model:
+Rombach et al., "High-resolution image synthesis with latent diffusion models" (CVPR 2022; arXiv
+2112.10752), section 3. Guidance without a classifier: Ho and Salimans (2022), equation 6.
+"""
+
+import numpy as np
+from keras import ops
+
+from kgen import random
+from kgen.checks import Number, check_mask, check_shares
+from kgen.endpoint import TensorSpec, image_spec, mask_spec
+from kgen.image_generator import ImageGenerator
+from kgen.layers.conditioning import GUIDANCE, check_guidance, guided, hide_labels
+from kgen.layers.scaling import choose_pixels, scale_images, unscale_images
+from kgen.models.diffusion.paths import Method
+from kgen.models.diffusion.solvers import solve
+from kgen.models.first_stage import known_cells, load_first_stage, untrained
+from kgen.models.vae.latent_map import LatentMapVAE
+from kgen.training.average import AveragedWeights
+
+# Streams of noise: 0 that of images, 2 hidden labels (see `hide_labels`), 3 the times.
+_TIME_STREAM = 3
+
+
+class DenoisingGenerator(AveragedWeights, ImageGenerator):
+    """Base class of diffusion and flow matching models, on pixels or on a VAE's latent map.
+
+    A subclass hands `_build_networks` what makes its network: of points `[B, *latent_shape]`, times
+    `[B]` from 0, the data, to 1, noise, labels `[B]` or `None` (`num_classes` stands for no class)
+    and seeds for dropout or `None`, to what it says of the points, float32 of their shape.
+
+    Args:
+        autoencoder: `None` for pixels; or a trained `VAE` or `ViTVAE`, of which a frozen copy
+            in float32 is kept; the path of one: its `.keras` file, its run's or its preset's
+            folder; or the name of a preset of theirs, fresh, for trials. One with a latent map
+            (`latent_channels`, or any `ViTVAE`) leaves the network something to look at.
+        noise_schedule, prediction, times, weighting: Strings, see `kgen.models.diffusion.paths.Method`.
+        label_dropout: Float, see `ImageGPT`.
+        ema_decay: Float, 0 to 1, of the exponential moving average of the weights, with which
+            the model evaluates, samples and is exported.
+
+    Further arguments: as for `ImageGenerator`.
+
+    Logs `loss`, the mean squared error of what the network says, weighted. A model on latents
+    measures their mean and spread when `fit` begins (see `adapt`).
+    """
+
+    frozen_networks = ("ema_network", "autoencoder")
+    sampling_numbers = {"num_steps": Number(least=1, whole=True), "guidance_scale": GUIDANCE}
+    default_schedule = "cosine"
+
+    def __init__(
+        self,
+        image_shape,
+        num_classes=None,
+        autoencoder=None,
+        noise_schedule="rectified",
+        prediction="velocity",
+        times="logit_normal",
+        weighting="none",
+        label_dropout=0.1,
+        ema_decay=0.999,
+        **kwargs,
+    ):
+        super().__init__(image_shape, num_classes, **kwargs)
+        self.method = Method(noise_schedule, prediction, times, weighting)
+        check_shares(label_dropout=label_dropout, ema_decay=ema_decay)
+        self.autoencoder = None
+        self.latent_shape = self.image_shape
+        if autoencoder is not None:
+            self.autoencoder = load_first_stage(
+                autoencoder, LatentMapVAE, "autoencoder", self.image_shape, num_classes
+            )
+            self.latent_shape = self.autoencoder.latent_shape
+            channels = self.latent_shape[-1:]
+            # What brings latents to mean 0 and variance 1; unknown, and 0, before `adapt`.
+            self.latent_mean, self.latent_spread = (
+                self.add_weight(channels, "zeros", "float32", trainable=False, name=name)
+                for name in ("latent_mean", "latent_spread")
+            )
+
+    # Training -------------------------------------------------------------------------
+
+    def objective(self, batch, training):
+        network = self.network if training else self.ema_network
+        x = self.encode(batch.images, batch.labels)
+        noise = random.normal(batch.seeds, self.latent_shape)
+        times = self.method.draw_times(batch.seeds, _TIME_STREAM)
+        labels = batch.labels
+        if training:
+            labels = hide_labels(labels, batch.seeds, self.label_dropout, self.num_classes)
+        point = self.method.way.mix(x, noise, times)
+        dropout_seeds = batch.seeds if training else None
+        said = network(self.method.seen(point, times), times, labels, dropout_seeds)
+        loss = ops.mean(self.method.loss(said, x, noise, times))
+        return loss, {"loss": loss}
+
+    def diagnose_before(self):
+        return [] if self.autoencoder is None else untrained(self.autoencoder, "autoencoder")
+
+    def diagnose(self, logs):
+        return self.diagnose_before()
+
+    # Sampling -------------------------------------------------------------------------
+
+    def sample(self, seeds, labels=None, num_steps=32, sampler="multistep", guidance_scale=1.0):
+        """Draws noise and follows the path back to the data.
+
+        Args:
+            num_steps: Int, steps of the solver.
+            sampler: `"euler"`, `"heun"` (two passes of the network per step), `"multistep"` or
+                `"dpm_solver"` (one), see `kgen.models.diffusion.solvers.solve`.
+            guidance_scale: Float, of what the network says, see `ImageGPT.sample`.
+        """
+        options = {"num_steps": num_steps, "sampler": sampler, "guidance_scale": guidance_scale}
+        return self.decode(self._solve(self._noise(seeds), seeds, labels, **options), labels)
+
+    def _noise(self, seeds):
+        """Where a path ends: noise alone."""
+        sigma = self.method.way.sigma(ops.ones((1,), "float32"))
+        return sigma * random.normal(seeds, self.latent_shape)
+
+    def _solve(self, x, seeds, labels, num_steps=32, sampler="multistep", guidance_scale=1.0, **way):
+        """Follows the path from `x`; arguments as for `sample` and `solve`."""
+        check_guidance(self, guidance_scale)
+
+        def denoise(point, times):
+            inputs = (self.method.seen(point, times), times)
+            said = guided(self.ema_network, inputs, labels, self.num_classes, guidance_scale)
+            return self.method.estimates(said, point, times)
+
+        return solve(denoise, self.method.way, x, num_steps, sampler, seeds=seeds, **way)
+
+    def inpaint(self, images, mask, labels=None, seed=0, **options):
+        """Keeps the known pixels of images and draws the others.
+
+        Arguments are as for `AutoregressiveGenerator.complete`; any mask and any pixels will do.
+
+        On the way from noise to data the known part is led along its own straight path, so that
+        what is drawn sees it at every step, wherever it lies (as in Lugmayr et al., "RePaint",
+        CVPR 2022, section 4.1, without its repetitions). This is an approximation of the
+        conditional distribution. On latents, what is known of a map is what only known pixels
+        have made; around it the drawn part is made anew and known pixels are put back at the end.
+        """
+        images = self.check_split(images, self._check_labels(labels, len(images))).images
+        inputs = {"image": images, "mask": check_mask(mask, images)}
+        return self.run_endpoint("inpaint", inputs, labels, seed, **options)
+
+    def _inpaint(self, image, mask, seed, label=None, **options):
+        # Grey, so that nothing unknown is looked at.
+        known = self.encode(choose_pixels(mask, image, 128), label)
+        noise = random.normal(seed, self.latent_shape)
+        cells = known_cells(mask, *self.latent_shape[:2])[..., None]
+        x = self._solve(self._noise(seed), seed, label, known=(known, noise, cells), **options)
+        return choose_pixels(mask, image, self.decode(x, label))
+
+    def vary(self, images, strength=0.5, labels=None, seed=0, **options):
+        """Draws variations of images: noise takes them a part of the way, the flow back.
+
+        Meng et al., "SDEdit" (ICLR 2022; arXiv 2108.01073), section 3. With another label it
+        edits an image's class.
+
+        Args:
+            images: uint8 array `[N, H, W, C]`.
+            strength: Float, or one for each image, 0 to 1: how much of the way. 0 gives the image
+                back (as the autoencoder does, where there is one), 1 draws a new one. A
+                `ValueError` where it is neither.
+
+        Further arguments: as for `AutoregressiveGenerator.complete`.
+        """
+        images = self.check_split(images, self._check_labels(labels, len(images))).images
+        strength = np.asarray(strength, "float32")
+        right = strength.shape in ((), images.shape[:1])
+        if not right or not np.logical_and(strength >= 0, strength <= 1).all():
+            raise ValueError(
+                f"strength must be 0 to 1, one for all images or {len(images)}, one for each. "
+                f"Received: {strength}"
+            )
+        inputs = {"image": images, "strength": np.broadcast_to(strength, images.shape[:1])}
+        return self.run_endpoint("vary", inputs, labels, seed, **options)
+
+    def _vary(self, image, seed, label=None, strength=0.5, **options):
+        start = ops.clip(strength, 0.0, 1.0) * ops.ones((ops.shape(image)[0],))
+        noise = random.normal(seed, self.latent_shape)
+        x = self.method.way.mix(self.encode(image, label), noise, start)
+        return self.decode(self._solve(x, seed, label, start=start, **options), label)
+
+    def endpoints(self):
+        image = image_spec(self.image_shape)
+        endpoints = {
+            **super().endpoints(),
+            "inpaint": self.endpoint(
+                self._inpaint,
+                "keeps the known pixels and draws the others",
+                image=image,
+                mask=mask_spec(self.image_shape),
+            ),
+            "vary": self.endpoint(
+                self._vary,
+                "draws a variation of an image",
+                image=image,
+                strength=TensorSpec((), "float32", 0, 1, "how far from the image", 0.5),
+            ),
+        }
+        if self.autoencoder is not None:
+            endpoints["reconstruct"] = self.autoencoder.endpoints()["reconstruct"]
+        return endpoints
+
+    # Training -------------------------------------------------------------------------
+
+    def diagnose_before(self):
+        return [] if self.autoencoder is None else untrained(self.autoencoder, "autoencoder")
+
+    def diagnose(self, logs):
+        return self.diagnose_before()
+
+    # Latents --------------------------------------------------------------------------
+
+    def needs_adapting(self):
+        return self.autoencoder is not None and not ops.convert_to_numpy(self.latent_spread).all()
+
+    def adapt(self, images, labels=None):
+        """Measures the latents' mean and deviation, channel by channel, on up to 2,000 images.
+
+        Labels, one for all images or one each, are those that a class-conditional autoencoder is
+        told, a `ValueError` where it is not; another does not look at them.
+        """
+        rng = np.random.default_rng(self.seed)
+        chosen = np.sort(rng.permutation(len(images))[:2000])
+        inputs = {"images": np.asarray(images[chosen])}
+        if self.autoencoder.num_classes is not None:
+            inputs["labels"] = self._check_labels(labels, len(images))[chosen]
+        mean, _ = self.run_batched("encode", self.autoencoder.encode, inputs, progress=False)
+        latents = mean.reshape(-1, self.latent_shape[-1])
+        self.latent_mean.assign(latents.mean(axis=0))
+        self.latent_spread.assign(latents.std(axis=0) + 1e-6)
+
+    def encode(self, images, labels=None):
+        """Images as the flow sees them, float32 `[B, *latent_shape]`: scaled pixels, or latents
+        (the posterior's mean), with mean 0 and variance 1.
+        """
+        if self.autoencoder is None:
+            return scale_images(images)
+        mean, _ = self.autoencoder.encode(images, self._known(labels))
+        mean = ops.reshape(mean, (-1, *self.latent_shape))
+        return (mean - self.latent_mean) / ops.maximum(self.latent_spread, 1e-6)
+
+    def decode(self, x, labels=None):
+        """The inverse of `encode`: uint8 images `[B, H, W, C]`."""
+        if self.autoencoder is None:
+            return unscale_images(x)
+        latents = ops.reshape(x * self.latent_spread + self.latent_mean, (ops.shape(x)[0], -1))
+        return self.autoencoder.decode(latents, self._known(labels))
+
+    def _known(self, labels):
+        return None if self.autoencoder.num_classes is None else labels
+
+    def call(self, images, labels=None):
+        """Images as the autoencoder gives them back, or as they came; uint8 in and out."""
+        return self.decode(self.encode(images, labels), labels)
+
