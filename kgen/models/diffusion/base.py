@@ -1,7 +1,7 @@
 """What every denoising generator shares: a way between data and noise, and how it is followed.
 
-A subclass is its network, its defaults and its presets. The paths, what a network may say of a point
-on one, and the loss are in `kgen.models.diffusion.paths`, the solvers in
+A subclass is its network, its defaults and its presets. The paths, what a network may say of a
+point on one, and the loss are in `kgen.models.diffusion.paths`, the solvers in
 `kgen.models.diffusion.solvers`. In the latent space of a VAE it is a latent diffusion model:
 Rombach et al., "High-resolution image synthesis with latent diffusion models" (CVPR 2022; arXiv
 2112.10752), section 3. Guidance without a classifier: Ho and Salimans (2022), equation 6.
@@ -38,7 +38,8 @@ class DenoisingGenerator(AveragedWeights, ImageGenerator):
             in float32 is kept; the path of one: its `.keras` file, its run's or its preset's
             folder; or the name of a preset of theirs, fresh, for trials. One with a latent map
             (`latent_channels`, or any `ViTVAE`) leaves the network something to look at.
-        noise_schedule, prediction, times, weighting: Strings, see `kgen.models.diffusion.paths.Method`.
+        noise_schedule, prediction, times, weighting: Strings, see
+            `kgen.models.diffusion.paths.Method`.
         label_dropout: Float, see `ImageGPT`.
         ema_decay: Float, 0 to 1, of the exponential moving average of the weights, with which
             the model evaluates, samples and is exported.
@@ -124,7 +125,9 @@ class DenoisingGenerator(AveragedWeights, ImageGenerator):
         sigma = self.method.way.sigma(ops.ones((1,), "float32"))
         return sigma * random.normal(seeds, self.latent_shape)
 
-    def _solve(self, x, seeds, labels, num_steps=32, sampler="multistep", guidance_scale=1.0, **way):
+    def _solve(
+        self, x, seeds, labels, num_steps=32, sampler="multistep", guidance_scale=1.0, **way
+    ):
         """Follows the path from `x`; arguments as for `sample` and `solve`."""
         check_guidance(self, guidance_scale)
 
@@ -210,14 +213,6 @@ class DenoisingGenerator(AveragedWeights, ImageGenerator):
             endpoints["reconstruct"] = self.autoencoder.endpoints()["reconstruct"]
         return endpoints
 
-    # Training -------------------------------------------------------------------------
-
-    def diagnose_before(self):
-        return [] if self.autoencoder is None else untrained(self.autoencoder, "autoencoder")
-
-    def diagnose(self, logs):
-        return self.diagnose_before()
-
     # Latents --------------------------------------------------------------------------
 
     def needs_adapting(self):
@@ -262,4 +257,3 @@ class DenoisingGenerator(AveragedWeights, ImageGenerator):
     def call(self, images, labels=None):
         """Images as the autoencoder gives them back, or as they came; uint8 in and out."""
         return self.decode(self.encode(images, labels), labels)
-

@@ -71,9 +71,7 @@ class DDPM(UNetGenerator):
             **kwargs,
         )
 
-    def sample(
-        self, seeds, labels=None, num_steps=50, sampler="ddim", guidance_scale=1.0, eta=0.0
-    ):
+    def sample(self, seeds, labels=None, num_steps=50, sampler="ddim", guidance_scale=1.0, eta=0.0):
         """Draws noise and follows the path back to the data.
 
         Args:

@@ -17,7 +17,8 @@ class EDM(UNetGenerator):
     """A preconditioned denoiser on a U-Net, on pixels or on a VAE's latent map.
 
     Arguments and what is logged: as for `UNetGenerator` and `DenoisingGenerator`; by default the
-    noise schedule is `"noise_levels"`, the prediction `"preconditioned"`, and noise levels are log-normal.
+    noise schedule is `"noise_levels"`, which are log-normal in training, and the prediction is
+    `"preconditioned"`.
 
     Example:
 

@@ -92,9 +92,7 @@ def _of_table(remaining):
         return ops.take(table, ops.cast(times * TABLE_STEPS + 0.5, "int32"))
 
     alpha, sigma = (functools.partial(at, table) for table in tables)
-    return Path(
-        alpha, sigma, lambda times: (-sigma(times), alpha(times)), steps=TABLE_STEPS
-    )
+    return Path(alpha, sigma, lambda times: (-sigma(times), alpha(times)), steps=TABLE_STEPS)
 
 
 def _linear():

@@ -134,6 +134,4 @@ def _dpm_solver(path, x, data, before, times, step, num_steps):
 
 
 def _factors(path, x, *times):
-    return [
-        per_row(factor(each), x) for each in times for factor in (path.alpha, path.sigma)
-    ]
+    return [per_row(factor(each), x) for each in times for factor in (path.alpha, path.sigma)]

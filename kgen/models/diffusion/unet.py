@@ -171,8 +171,9 @@ class UNet(Network):
                 x = ops.concatenate([x, joined.pop()], axis=-1)
                 x = unit(x, condition, self._seeds(seeds, place))
         x = self.last(ops.silu(self.norm(x)))
-        return unpatchify(ops.reshape(x, (-1, grid[0] * grid[1], x.shape[-1])), self.patch_size,
-                          height, width)
+        return unpatchify(
+            ops.reshape(x, (-1, grid[0] * grid[1], x.shape[-1])), self.patch_size, height, width
+        )
 
     @staticmethod
     def _seeds(seeds, place):

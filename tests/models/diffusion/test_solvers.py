@@ -1,4 +1,4 @@
-"""Solvers on data whose best denoiser, and so whose every step, is known: one normal distribution."""
+"""Solvers on data whose best denoiser, and so every step, is known: one normal distribution."""
 
 import numpy as np
 import pytest
@@ -42,9 +42,7 @@ def exact(path, x, start=1.0):
 def solve(path, num_steps, solver, x, **way):
     x = ops.convert_to_tensor(np.asarray(x, "float32"))
     seeds = ops.arange(len(x), dtype="int32")
-    solved = solvers.solve(
-        best(path), PATHS[path], x, num_steps, solver, seeds=seeds, **way
-    )
+    solved = solvers.solve(best(path), PATHS[path], x, num_steps, solver, seeds=seeds, **way)
     return numpy(solved).astype("float64")
 
 
@@ -102,7 +100,7 @@ def test_ancestral_sampling_against_the_posterior():
     """Ho et al. (2020), equations 6 and 7, of two steps of the linear schedule."""
     beta = np.linspace(1e-4, 0.02, 1000)
     remaining = np.cumprod(1 - beta)
-    alpha, sigma = factors("linear", [1.0, 0.999])
+    alpha, _ = factors("linear", [1.0, 0.999])
     np.testing.assert_allclose(alpha, np.sqrt(remaining[[-1, -2]]), rtol=1e-6)
     x = ops.convert_to_tensor(np.array([[0.8], [-1.1]], "float32"))
     seeds, step = ops.arange(2, dtype="int32"), 0
@@ -130,7 +128,9 @@ def test_every_row_has_its_own_eta():
     x = np.full((3, 1), 0.7)
     rows = solve("cosine", 20, "ddim", x, eta=ops.convert_to_tensor([0.0, 0.5, 1.0]))
     for row, eta in enumerate((0.0, 0.5, 1.0)):
-        np.testing.assert_allclose(rows[row], solve("cosine", 20, "ddim", x, eta=eta)[row], rtol=1e-5)
+        np.testing.assert_allclose(
+            rows[row], solve("cosine", 20, "ddim", x, eta=eta)[row], rtol=1e-5
+        )
     np.testing.assert_array_equal(
         solve("cosine", 20, "ancestral", x), solve("cosine", 20, "ddim", x, eta=1.0)
     )
