@@ -180,7 +180,7 @@ class Generation:
         parameters, said = inspect.signature(self.sample).parameters, _meanings(type(self))
         specs = {}
         for name, number in self.sampling_numbers.items():
-            if number.whole or (name == "guidance_scale" and not can_guide(self)):
+            if number.whole or (name.startswith("guidance_") and not can_guide(self)):
                 continue  # it shapes the graph, or there is nothing to compare with
             default = parameters[name].default
             default = number.off if default is None else default

@@ -24,7 +24,7 @@ def latents_of(model, images, labels=None, batch_size=64):
         )
     inputs = {"image": split.images}
     found = model.run_endpoint(name, inputs, split.labels, batch_size=batch_size)
-    return found["latent" if name == "invert" else "mean"]
+    return found["latent"] if "latent" in endpoints[name].outputs else found["mean"]
 
 
 def decode(model, latents, labels=None, batch_size=64):

@@ -116,6 +116,17 @@ def guided(network, inputs, labels, num_classes, guidance_scale):
     return ops.where(ops.equal(scale, 1.0), told, free + scale * (told - free))
 
 
+def guidance_in(guidance_scale, low, high, times):
+    """A scale where times `[B]` are from `low` to `high`, numbers or one for each row, and 1
+    elsewhere.
+    """
+    everywhere = not _several(low) and not _several(high) and low <= 0 and high >= 1
+    if everywhere or not guides(guidance_scale):
+        return guidance_scale
+    inside = ops.logical_and(times >= low, times <= high)
+    return ops.where(inside, guidance_scale, 1.0)
+
+
 def guided_rows(guidance_scale, labels):
     """How many rows of a batch, whose labels are given, `guided` computes without a class too."""
     if not guides(guidance_scale):

@@ -170,17 +170,17 @@ class TrainingStep(BackendStep):
         """What `predict` hands to `call`: images, or latent vectors, and labels where needed."""
         x, labels, _ = keras.utils.unpack_x_y_sample_weight(data)
         inputs = list(x) if isinstance(x, (tuple, list)) else [x]
+        takes = next(iter(inspect.signature(self.call).parameters))
         if self.num_classes is not None:
             inputs += [labels] if len(inputs) == 1 and labels is not None else []
             # A class-conditional prior may stand on an autoencoder that knows no classes.
             endpoints = self.endpoints()
-            decoding = endpoints.get("reconstruct", endpoints.get("decode"))
+            decoding = endpoints.get("reconstruct" if takes == "images" else "decode")
             if len(inputs) == 1 and decoding is not None and "label" in decoding.inputs:
                 raise ValueError(
                     f"{type(self).__name__} is class-conditional: predict((x, labels)), with one "
                     "integer label per row. Received: x alone"
                 )
-        takes = next(iter(inspect.signature(self.call).parameters))
         dtype = keras.backend.standardize_dtype(inputs[0].dtype)
         if takes == "images" and dtype != "uint8":
             raise ValueError(

@@ -7,6 +7,9 @@ Rombach et al., "High-resolution image synthesis with latent diffusion models" (
 2112.10752), section 3. Guidance without a classifier: Ho and Salimans (2022), equation 6.
 """
 
+import inspect
+import math
+
 import numpy as np
 from keras import ops
 
@@ -14,10 +17,16 @@ from kgen import random
 from kgen.checks import Number, check_mask, check_shares
 from kgen.endpoint import TensorSpec, image_spec, mask_spec
 from kgen.image_generator import ImageGenerator
-from kgen.layers.conditioning import GUIDANCE, check_guidance, guided, hide_labels
+from kgen.layers.conditioning import (
+    GUIDANCE,
+    check_guidance,
+    guidance_in,
+    guided,
+    hide_labels,
+)
 from kgen.layers.scaling import choose_pixels, scale_images, unscale_images
 from kgen.models.diffusion.paths import Method
-from kgen.models.diffusion.solvers import solve
+from kgen.models.diffusion.solvers import check_solver, solve
 from kgen.models.first_stage import known_cells, load_first_stage, untrained
 from kgen.models.vae.latent_map import LatentMapVAE
 from kgen.training.average import AveragedWeights
@@ -51,7 +60,12 @@ class DenoisingGenerator(AveragedWeights, ImageGenerator):
     """
 
     frozen_networks = ("ema_network", "autoencoder")
-    sampling_numbers = {"num_steps": Number(least=1, whole=True), "guidance_scale": GUIDANCE}
+    sampling_numbers = {
+        "num_steps": Number(least=1, whole=True),
+        "guidance_scale": GUIDANCE,
+        "guidance_low": Number(least=0, most=1, off=0),
+        "guidance_high": Number(least=0, most=1, off=1),
+    }
     default_schedule = "cosine"
 
     def __init__(
@@ -84,11 +98,15 @@ class DenoisingGenerator(AveragedWeights, ImageGenerator):
                 for name in ("latent_mean", "latent_spread")
             )
 
+    @property
+    def noise_dim(self):
+        return math.prod(self.latent_shape)
+
     # Training -------------------------------------------------------------------------
 
     def objective(self, batch, training):
         network = self.network if training else self.ema_network
-        x = self.encode(batch.images, batch.labels)
+        x = self.from_images(batch.images, batch.labels)
         noise = random.normal(batch.seeds, self.latent_shape)
         times = self.method.draw_times(batch.seeds, _TIME_STREAM)
         labels = batch.labels
@@ -108,7 +126,16 @@ class DenoisingGenerator(AveragedWeights, ImageGenerator):
 
     # Sampling -------------------------------------------------------------------------
 
-    def sample(self, seeds, labels=None, num_steps=32, sampler="multistep", guidance_scale=1.0):
+    def sample(
+        self,
+        seeds,
+        labels=None,
+        num_steps=32,
+        sampler="multistep",
+        guidance_scale=1.0,
+        guidance_low=0.0,
+        guidance_high=1.0,
+    ):
         """Draws noise and follows the path back to the data.
 
         Args:
@@ -116,27 +143,85 @@ class DenoisingGenerator(AveragedWeights, ImageGenerator):
             sampler: `"euler"`, `"heun"` (two passes of the network per step), `"multistep"` or
                 `"dpm_solver"` (one), see `kgen.models.diffusion.solvers.solve`.
             guidance_scale: Float, of what the network says, see `ImageGPT.sample`.
+            guidance_low: Float, 0 to 1, from 0, the data, to 1, noise: guidance begins where the
+                time is less than `guidance_high` and ends where it is less than this. At much noise
+                it harms and at little it is lost: Kynkäänniemi et al., "Applying guidance in a
+                limited interval improves sample and distribution quality in diffusion models"
+                (NeurIPS 2024; arXiv 2404.07724), equation 4.
+            guidance_high: Float, 0 to 1, see `guidance_low`.
         """
-        options = {"num_steps": num_steps, "sampler": sampler, "guidance_scale": guidance_scale}
-        return self.decode(self._solve(self._noise(seeds), seeds, labels, **options), labels)
+        return self._draw(
+            seeds,
+            labels,
+            num_steps=num_steps,
+            sampler=sampler,
+            guidance_scale=guidance_scale,
+            guidance_low=guidance_low,
+            guidance_high=guidance_high,
+        )
+
+    def _draw(self, seeds, labels, **options):
+        x = self._solve(self._end(self._noise(seeds)), labels, seeds=seeds, **options)
+        return self.to_images(x, labels)
 
     def _noise(self, seeds):
-        """Where a path ends: noise alone."""
-        sigma = self.method.way.sigma(ops.ones((1,), "float32"))
-        return sigma * random.normal(seeds, self.latent_shape)
+        return random.normal(seeds, self.latent_shape)
+
+    def _end(self, noise):
+        """Where a path ends: noise alone, as large as it is there."""
+        return self.method.way.sigma(ops.ones((1,), "float32")) * noise
 
     def _solve(
-        self, x, seeds, labels, num_steps=32, sampler="multistep", guidance_scale=1.0, **way
+        self,
+        x,
+        labels,
+        num_steps=32,
+        sampler="multistep",
+        guidance_scale=1.0,
+        guidance_low=0.0,
+        guidance_high=1.0,
+        **way,
     ):
         """Follows the path from `x`; arguments as for `sample` and `solve`."""
         check_guidance(self, guidance_scale)
 
         def denoise(point, times):
             inputs = (self.method.seen(point, times), times)
-            said = guided(self.ema_network, inputs, labels, self.num_classes, guidance_scale)
+            scale = guidance_in(guidance_scale, guidance_low, guidance_high, times)
+            said = guided(self.ema_network, inputs, labels, self.num_classes, scale)
             return self.method.estimates(said, point, times)
 
-        return solve(denoise, self.method.way, x, num_steps, sampler, seeds=seeds, **way)
+        return solve(denoise, self.method.way, x, num_steps, sampler, **way)
+
+    def check_options(self, options, total=None):
+        options = super().check_options(options, total)
+        parameters = inspect.signature(self.sample).parameters
+        given = {name: each.default for name, each in parameters.items()} | options
+        noise = {name: given[name] for name in ("eta", "churn") if name in given}
+        check_solver(self.method.way, given["num_steps"], given["sampler"], **noise)
+        return options
+
+    def encode(self, images, labels=None, num_steps=32, sampler="multistep"):
+        """The noise of images, float32 `[B, noise_dim]`: the path followed from the data.
+
+        Song, Meng and Ermon (2021), section 4.3. For uint8 tensors `[B, H, W, C]`; arrays of any
+        length go through `run_endpoint("encode", {"image": images}, labels)`. `decode` gives the
+        images back, the nearer the more steps both have; noise between two images' draws what is
+        between them, see `kgen.evaluation.interpolate`.
+
+        Args:
+            num_steps: Int, steps of the solver.
+            sampler: One of `kgen.models.diffusion.solvers.REVERSIBLE`.
+        """
+        x = self.from_images(images, labels)
+        x = self._solve(x, labels, num_steps, sampler, reverse=True)
+        x = x / self.method.way.sigma(ops.ones((1,), "float32"))
+        return ops.reshape(x, (-1, self.noise_dim))
+
+    def decode(self, latents, labels=None, num_steps=32, sampler="multistep"):
+        """The images, uint8 `[B, H, W, C]`, of noise; see `encode`."""
+        x = self._end(ops.reshape(latents, (-1, *self.latent_shape)))
+        return self.to_images(self._solve(x, labels, num_steps, sampler), labels)
 
     def inpaint(self, images, mask, labels=None, seed=0, **options):
         """Keeps the known pixels of images and draws the others.
@@ -155,11 +240,11 @@ class DenoisingGenerator(AveragedWeights, ImageGenerator):
 
     def _inpaint(self, image, mask, seed, label=None, **options):
         # Grey, so that nothing unknown is looked at.
-        known = self.encode(choose_pixels(mask, image, 128), label)
-        noise = random.normal(seed, self.latent_shape)
+        known = self.from_images(choose_pixels(mask, image, 128), label)
+        noise = self._noise(seed)
         cells = known_cells(mask, *self.latent_shape[:2])[..., None]
-        x = self._solve(self._noise(seed), seed, label, known=(known, noise, cells), **options)
-        return choose_pixels(mask, image, self.decode(x, label))
+        x = self._solve(self._end(noise), label, seeds=seed, known=(known, noise, cells), **options)
+        return choose_pixels(mask, image, self.to_images(x, label))
 
     def vary(self, images, strength=0.5, labels=None, seed=0, **options):
         """Draws variations of images: noise takes them a part of the way, the flow back.
@@ -188,9 +273,9 @@ class DenoisingGenerator(AveragedWeights, ImageGenerator):
 
     def _vary(self, image, seed, label=None, strength=0.5, **options):
         start = ops.clip(strength, 0.0, 1.0) * ops.ones((ops.shape(image)[0],))
-        noise = random.normal(seed, self.latent_shape)
-        x = self.method.way.mix(self.encode(image, label), noise, start)
-        return self.decode(self._solve(x, seed, label, start=start, **options), label)
+        noise = self._noise(seed)
+        x = self.method.way.mix(self.from_images(image, label), noise, start)
+        return self.to_images(self._solve(x, label, seeds=seed, start=start, **options), label)
 
     def endpoints(self):
         image = image_spec(self.image_shape)
@@ -209,6 +294,20 @@ class DenoisingGenerator(AveragedWeights, ImageGenerator):
                 strength=TensorSpec((), "float32", 0, 1, "how far from the image", 0.5),
             ),
         }
+        latent = TensorSpec((self.noise_dim,), "float32", description="noise")
+        endpoints["encode"] = self.endpoint(
+            lambda image, label=None, **options: self.encode(image, label, **options),
+            "finds the noise of an image",
+            {"latent": latent},
+            seeded=False,
+            image=image,
+        )
+        endpoints["decode"] = self.endpoint(
+            lambda latent, label=None, **options: self.decode(latent, label, **options),
+            "draws the image of noise",
+            seeded=False,
+            latent=latent,
+        )
         if self.autoencoder is not None:
             endpoints["reconstruct"] = self.autoencoder.endpoints()["reconstruct"]
         return endpoints
@@ -234,9 +333,9 @@ class DenoisingGenerator(AveragedWeights, ImageGenerator):
         self.latent_mean.assign(latents.mean(axis=0))
         self.latent_spread.assign(latents.std(axis=0) + 1e-6)
 
-    def encode(self, images, labels=None):
-        """Images as the flow sees them, float32 `[B, *latent_shape]`: scaled pixels, or latents
-        (the posterior's mean), with mean 0 and variance 1.
+    def from_images(self, images, labels=None):
+        """Images as the path begins with them, float32 `[B, *latent_shape]`: scaled pixels, or
+        latents (the posterior's mean), with mean 0 and variance 1.
         """
         if self.autoencoder is None:
             return scale_images(images)
@@ -244,8 +343,8 @@ class DenoisingGenerator(AveragedWeights, ImageGenerator):
         mean = ops.reshape(mean, (-1, *self.latent_shape))
         return (mean - self.latent_mean) / ops.maximum(self.latent_spread, 1e-6)
 
-    def decode(self, x, labels=None):
-        """The inverse of `encode`: uint8 images `[B, H, W, C]`."""
+    def to_images(self, x, labels=None):
+        """The inverse of `from_images`: uint8 images `[B, H, W, C]`."""
         if self.autoencoder is None:
             return unscale_images(x)
         latents = ops.reshape(x * self.latent_spread + self.latent_mean, (ops.shape(x)[0], -1))
@@ -256,4 +355,4 @@ class DenoisingGenerator(AveragedWeights, ImageGenerator):
 
     def call(self, images, labels=None):
         """Images as the autoencoder gives them back, or as they came; uint8 in and out."""
-        return self.decode(self.encode(images, labels), labels)
+        return self.to_images(self.from_images(images, labels), labels)

@@ -71,16 +71,32 @@ class DDPM(UNetGenerator):
             **kwargs,
         )
 
-    def sample(self, seeds, labels=None, num_steps=50, sampler="ddim", guidance_scale=1.0, eta=0.0):
+    def sample(
+        self,
+        seeds,
+        labels=None,
+        num_steps=50,
+        sampler="ddim",
+        guidance_scale=1.0,
+        guidance_low=0.0,
+        guidance_high=1.0,
+        eta=0.0,
+    ):
         """Draws noise and follows the path back to the data.
 
         Args:
             num_steps: Int, at most 1,000, of the path's.
             sampler: `"ddim"`, `"ancestral"`, `"heun"`, `"multistep"` or `"dpm_solver"`, see
                 `kgen.models.diffusion.solvers.solve`.
-            guidance_scale: Float, of what the network says, see `ImageGPT.sample`.
             eta: Float, 0 to 1, the share of the noise that `"ddim"` draws anew in each step.
         """
-        options = {"num_steps": num_steps, "sampler": sampler, "guidance_scale": guidance_scale}
-        x = self._solve(self._noise(seeds), seeds, labels, eta=eta, **options)
-        return self.decode(x, labels)
+        return self._draw(
+            seeds,
+            labels,
+            num_steps=num_steps,
+            sampler=sampler,
+            guidance_scale=guidance_scale,
+            guidance_low=guidance_low,
+            guidance_high=guidance_high,
+            eta=eta,
+        )

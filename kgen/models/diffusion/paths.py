@@ -55,6 +55,7 @@ class Path:
             which the slope is the noise (Song, Meng and Ermon, "Denoising diffusion implicit
             models", ICLR 2021; arXiv 2010.02502, equation 13).
         steps: Int, of how many steps the path is, or `None`.
+        time_of: Function of sigmas to their times, or `None`.
     """
 
     alpha: typing.Callable
@@ -62,6 +63,7 @@ class Path:
     direction: typing.Callable
     straight: bool = False
     steps: int | None = None
+    time_of: typing.Callable | None = None
 
     def mix(self, x, noise, times):
         """The point `[B, ...]` at times `[B]`."""
@@ -109,10 +111,16 @@ def _cosine():
 
 def _noise_levels():
     least, most = _LEAST_LEVEL ** (1 / _CURVATURE), _MOST_LEVEL ** (1 / _CURVATURE)
+
+    def time_of(levels):
+        rooted = (levels + _LEAST_LEVEL) ** (1 / _CURVATURE)
+        return ops.clip((rooted - least) / (most - least), 0.0, 1.0)
+
     return Path(
         ops.ones_like,
         lambda times: (least + times * (most - least)) ** _CURVATURE - _LEAST_LEVEL,
         lambda times: (ops.zeros_like(times), ops.ones_like(times)),
+        time_of=time_of,
     )
 
 
@@ -202,9 +210,7 @@ class Method:
         else:
             mean, deviation = _LOG_NORMAL
             levels = ops.exp(mean + deviation * random.normal(seeds, (), stream))
-            least, most = _LEAST_LEVEL ** (1 / _CURVATURE), _MOST_LEVEL ** (1 / _CURVATURE)
-            levels = (levels + _LEAST_LEVEL) ** (1 / _CURVATURE)
-            times = ops.clip((levels - least) / (most - least), 0.0, 1.0)
+            times = self.way.time_of(levels)
         if self.way.steps:  # 1 to the last, never the data itself
             steps = self.way.steps
             times = (ops.minimum(ops.floor(times * steps), steps - 1) + 1) / steps

@@ -169,7 +169,7 @@ def test_guidance(model):
 
     noise = random.normal(ops.convert_to_tensor(seeds), (8, 8, 1))
     none = solve(denoise, model.method.way, noise, 3)
-    assert np.abs(numpy(model.decode(none)).astype(int) - free).max() <= 1
+    assert np.abs(numpy(model.to_images(none)).astype(int) - free).max() <= 1
     assert (draw(1, guidance_scale=3.0) != draw(1)).any()
 
 
@@ -222,7 +222,7 @@ def test_latents_of_a_vae(vae, tmp_path):
     )
     # A fresh network has no velocity: the loss is that of noise and data, of variance 1 each.
     assert float(model.objective(batch, training=True)[0]) == pytest.approx(2, rel=0.1)
-    latents = numpy(model.encode(IMAGES))
+    latents = numpy(model.from_images(IMAGES))
     np.testing.assert_allclose(latents.mean(axis=(0, 1, 2)), 0, atol=1e-3)
     np.testing.assert_allclose(latents.std(axis=(0, 1, 2)), 1, atol=1e-3)
     for ours, theirs in zip(before, model.autoencoder.variables, strict=True):
@@ -253,10 +253,10 @@ def test_latents_of_a_vae_that_is_told_the_class():
     model.compile(run_eagerly=True)
     model.fit(IMAGES, labels, batch_size=48, verbose=0)
     # Encoded by their own classes, and not by any, latents are what the flow expects.
-    latents = numpy(model.encode(IMAGES, labels))
+    latents = numpy(model.from_images(IMAGES, labels))
     np.testing.assert_allclose(latents.mean(axis=(0, 1, 2)), 0, atol=1e-3)
     np.testing.assert_allclose(latents.std(axis=(0, 1, 2)), 1, atol=1e-3)
-    assert np.abs(numpy(model.encode(IMAGES, LABELS)) - latents).max() > 0.1
+    assert np.abs(numpy(model.from_images(IMAGES, LABELS)) - latents).max() > 0.1
 
 
 TIMES = """

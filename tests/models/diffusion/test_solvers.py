@@ -145,11 +145,43 @@ def test_what_is_known_is_held_on_the_path(path):
     def denoise(x, times):
         return ops.zeros_like(x), ops.zeros_like(x)
 
-    step = solvers._follow
     way = PATHS[path]
     x = way.mix(data, noise, ops.ones(3))
-    solved = step(denoise, way, x, 1, "euler", 0.0, None, known=(data, noise, mask))
+    solved = solvers.solve(denoise, way, x, 1, "euler", known=(data, noise, mask))
     np.testing.assert_allclose(numpy(solved), np.where(mask, data, 0), atol=1e-6)
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("solver", solvers.REVERSIBLE)
+def test_from_data_to_noise(path, solver):
+    """Along the same flow: what is as far from the data's mean becomes as much noise."""
+    x = MEAN + DEVIATION * np.array([[1.0], [-0.7]])
+    alpha, sigma = factors(path, 1.0)
+    spread = np.sqrt(alpha**2 * DEVIATION**2 + sigma**2)
+    expected = alpha * MEAN + spread * np.array([[1.0], [-0.7]])
+    found = solve(path, 500, solver, x, reverse=True)
+    np.testing.assert_allclose(found / sigma, expected / sigma, atol=0.02)
+
+
+def test_churn_raises_the_noise():
+    """Karras et al. (2022), algorithm 2, lines 4 to 6; beyond 0.05 to 50 nothing is added."""
+    path, seeds = PATHS["noise_levels"], ops.arange(3, dtype="int32")
+    levels = ops.convert_to_tensor(np.array([0.04, 2.0, 60.0], "float32"))
+    x = ops.zeros((3, 4))
+    churned, times = solvers._churned(path, x, path.time_of(levels), 0.3, seeds, 5)
+    np.testing.assert_allclose(numpy(path.sigma(times)), [0.04, 2.6, 60.0], rtol=1e-3)
+    drawn = numpy(random.normal(seeds, (4,), solvers._STREAM + 5))
+    added = 1.003 * np.sqrt(2.6**2 - 2.0**2) * np.array([[0], [1], [0]])
+    np.testing.assert_allclose(numpy(churned), added * drawn, rtol=1e-3)
+
+
+@pytest.mark.parametrize("churn", [10.0, 40.0])
+def test_churn_leads_to_the_same_distribution(churn):
+    x = 80 * np.random.default_rng(0).normal(size=(20_000, 1))
+    drawn = solve("noise_levels", 100, "heun", x, churn=churn)
+    assert abs(drawn.mean() - MEAN) < 0.02
+    assert abs(drawn.std() - DEVIATION) < 0.02
+    assert np.abs(drawn - solve("noise_levels", 100, "heun", x)).mean() > 0.05
 
 
 def test_bad_input():
@@ -159,6 +191,9 @@ def test_bad_input():
         ((4, "huen"), "Unknown sampler 'huen'"),
         ((1001, "euler"), "num_steps must be at most the 1,000 of the path"),
         ((4, "heun", 0.5), "eta is the noise of the sampler 'ddim'"),
+        ((4, "euler", 0.0, 10.0), "churn is the noise of the sampler 'heun' with"),
     ]:
         with pytest.raises(ValueError, match=message):
             solvers.solve(lambda x, t: (x, x), path, x, *arguments)
+    with pytest.raises(ValueError, match="From data to noise the sampler must be one of"):
+        solvers.solve(lambda x, t: (x, x), path, x, 4, "dpm_solver", reverse=True)
