@@ -1,5 +1,6 @@
 """`evaluate`: the figures of a model on held-out images, as a dict, and as a page to look at."""
 
+import dataclasses
 import functools
 import hashlib
 import importlib.util
@@ -127,7 +128,8 @@ def evaluate(
           levels of 0 to 255, `"psnr"` in dB, and for sides of 11 pixels or more `"ssim"`.
         - `"likelihood"`: for a model that has one, `"nats"` per image (negative
           log-likelihood), `"bits_per_dimension"` (`None` for a density), `"kind"` and
-          `"protocol"`, which say what the number is.
+          `"protocol"`, which say what the number is; where it takes long, of how many `"images"`
+          it is the mean, and its `"standard_error"`.
         - `"sampling"`: `"images_per_second"` without the first batch, which compiles,
           `"batch_size"` and `"seconds_for_the_first_batch"`.
         - All of `Reference.measure`: `"metrics"`, `"left_out"`, `"classes"`, `"warnings"`, ...
@@ -146,8 +148,8 @@ def evaluate(
     """
     seed = check_seed(seed)
     if importance_samples is not None:
-        known = hasattr(model, "negative_log_likelihood")
-        if not known or "importance_samples" not in model.likelihood_protocol(seed=seed):
+        known = _likelihood_protocol(model, seed=seed)
+        if not known or "importance_samples" not in known:
             has = "a likelihood that takes no importance samples" if known else "no likelihood"
             raise ValueError(
                 f"{type(model).__name__} has {has}. Received: importance_samples="
@@ -198,7 +200,7 @@ def evaluate(
         report["reconstruction"] = reconstruction_error(
             model, checked.images, checked.labels, batch_size
         )
-    if hasattr(model, "negative_log_likelihood"):
+    if _likelihood_protocol(model) is not None:
         report["likelihood"] = likelihood(
             model, checked, importance_samples or 1, seed, batch_size, progress
         )
@@ -238,15 +240,30 @@ def evaluate(
 
 def likelihood(model, split, importance_samples=1, seed=0, batch_size=64, progress="auto"):
     """Negative log-likelihood of a split, and the protocol that it was taken by, see `evaluate`."""
-    protocol = model.likelihood_protocol(importance_samples, seed)
+    protocol = _likelihood_protocol(model, importance_samples, seed)
     options = {"seed": seed, "batch_size": batch_size, "progress": progress}
     if "importance_samples" in protocol:
         options["importance_samples"] = importance_samples
-    nats = model.negative_log_likelihood(split, **options)
-    nats = float(np.mean(nats, dtype="float64"))
+    if len(split) > protocol.get("images", len(split)):
+        rows = np.sort(np.random.default_rng(seed).permutation(len(split))[: protocol["images"]])
+        labels = None if split.labels is None else split.labels[rows]
+        split = dataclasses.replace(split, images=split.images[rows], labels=labels)
+    found = np.asarray(model.negative_log_likelihood(split, **options), "float64")
+    nats, to_bits = float(found.mean()), 1 / math.log(2) / math.prod(model.image_shape)
     discrete = protocol.pop("discrete")
-    bits = nats / math.log(2) / math.prod(model.image_shape) if discrete else None
-    return {"nats": nats, "bits_per_dimension": bits, **protocol}
+    figures = {"nats": nats, "bits_per_dimension": nats * to_bits if discrete else None}
+    if "images" in protocol:
+        protocol["images"] = len(split)
+        error = float(found.std(ddof=1) / math.sqrt(len(split))) if len(split) > 1 else None
+        figures["standard_error"] = error
+    return {**figures, **protocol}
+
+
+def _likelihood_protocol(model, importance_samples=1, seed=0):
+    """What a model's likelihood is, see `VariationalGenerator`; `None` where it has none."""
+    if not hasattr(model, "likelihood_protocol"):
+        return None
+    return model.likelihood_protocol(importance_samples, seed)
 
 
 def reconstruction_error(model, images, labels=None, batch_size=64):

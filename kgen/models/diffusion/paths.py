@@ -56,6 +56,7 @@ class Path:
             models", ICLR 2021; arXiv 2010.02502, equation 13).
         steps: Int, of how many steps the path is, or `None`.
         time_of: Function of sigmas to their times, or `None`.
+        first: Float, the time of the least noise that a network can be asked about.
     """
 
     alpha: typing.Callable
@@ -64,6 +65,7 @@ class Path:
     straight: bool = False
     steps: int | None = None
     time_of: typing.Callable | None = None
+    first: float = 1 / TABLE_STEPS
 
     def mix(self, x, noise, times):
         """The point `[B, ...]` at times `[B]`."""
@@ -121,6 +123,8 @@ def _noise_levels():
         lambda times: (least + times * (most - least)) ** _CURVATURE - _LEAST_LEVEL,
         lambda times: (ops.zeros_like(times), ops.ones_like(times)),
         time_of=time_of,
+        # Where sigma is the least level.
+        first=((2 * _LEAST_LEVEL) ** (1 / _CURVATURE) - least) / (most - least),
     )
 
 
