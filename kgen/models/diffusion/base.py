@@ -197,7 +197,12 @@ class DenoisingGenerator(AveragedWeights, ImageGenerator):
         """What the averaged network makes of points: their data and their noise."""
         inputs = (self.method.seen(point, times), times)
         said = guided(self.ema_network, inputs, labels, self.num_classes, guidance_scale)
-        return self.method.estimates(said, point, times)
+        data, noise = self.method.estimates(said, point, times)
+        if self.autoencoder is None and self.prediction == "noise":
+            # Where noise is nearly all, a small error of it is a large one of the data.
+            data = ops.clip(data, -1.0, 1.0)
+            noise = self.method.noise_of(data, point, times)
+        return data, noise
 
     def check_options(self, options, total=None):
         options = super().check_options(options, total)

@@ -32,11 +32,11 @@ class DDPM(UNetGenerator):
 
     tiny_preset = "ddpm_tiny"
     presets = {
-        "ddpm_tiny": {"image_shape": (8, 8, 1), "filters": 8, "patch_size": 2},
+        "ddpm_tiny": {"image_shape": (8, 8, 1), "filters": 16, "patch_size": 2},
         "ddpm_28x28": {"image_shape": (28, 28, 1)},
         "ddpm_32x32": {"image_shape": (32, 32, 3), "filters": 64},
-        # The paper's, appendix B.
-        "ddpm_36m": {
+        # The paper's, appendix B, but for the scales and the wider features of time.
+        "ddpm_38m": {
             "image_shape": (32, 32, 3),
             "noise_schedule": "linear",
             "filters": 128,
@@ -45,6 +45,7 @@ class DDPM(UNetGenerator):
             "attention": (1,),
             "patch_size": 1,
             "dropout": 0.1,
+            "all_joined": True,
             "ema_decay": 0.9999,
         },
     }
