@@ -24,7 +24,6 @@ _LAYERS = {
     "kgen.models.autoregressive.pixelcnn": ("ResidualBlock",),
     "kgen.models.autoregressive.pixelcnn_pp_network": ("PixelCNNppNetwork",),
     "kgen.models.autoregressive.pixelrnn": ("DiagonalBiLSTM", "DiagonalLSTM", "RowLSTM"),
-    "kgen.models.diffusion.conditioning": ("TimeAndClass",),
     "kgen.models.diffusion.dit": ("FlowTransformer",),
     "kgen.models.diffusion.unet": ("UNet", "UNetBlock"),
     "kgen.models.gan.r3gan": ("Basis", "BurnInAdam"),

@@ -22,7 +22,7 @@ from kgen.layers.transformer import (
 )
 from kgen.layers.vit import patchify, unpatchify
 from kgen.models.diffusion.base import DenoisingGenerator
-from kgen.models.diffusion.conditioning import TimeAndClass
+from kgen.models.diffusion.conditioning import Conditioned
 
 
 @keras.saving.register_keras_serializable(package="kgen")
@@ -136,7 +136,7 @@ class DiT(DenoisingGenerator):
 
 
 @keras.saving.register_keras_serializable(package="kgen")
-class FlowTransformer(Network):
+class FlowTransformer(Conditioned, Network):
     """What is said of every place of a noisy image `[B, H, W, C]`, given the time and the class.
 
     Times `[B]` are 0 to 1; the label `num_classes` stands for no class.
@@ -155,7 +155,7 @@ class FlowTransformer(Network):
         self.patches = layers.Dense(dim, name="patches")
         self.rows = layers.Embedding(grid[0], dim, name="rows")
         self.columns = layers.Embedding(grid[1], dim, name="columns")
-        self.condition = TimeAndClass(dim, num_classes, name="condition")
+        self._build_condition(dim, num_classes)
         self.blocks = spec.blocks(positions, conditional=True)
         self.norm = normalization(spec.norm, scale=False, name="norm")
         self.modulation = layers.Dense(2 * dim, kernel_initializer="zeros", name="modulation")

@@ -21,7 +21,7 @@ from kgen.layers.network import Network
 from kgen.layers.transformer import Attention, modulate
 from kgen.layers.vit import patchify, unpatchify
 from kgen.models.diffusion.base import DenoisingGenerator
-from kgen.models.diffusion.conditioning import TimeAndClass
+from kgen.models.diffusion.conditioning import Conditioned
 
 #: Groups of features that are normalised together; fewer where there are fewer features.
 GROUPS = 8
@@ -102,7 +102,7 @@ class UNetGenerator(DenoisingGenerator):
 
 
 @keras.saving.register_keras_serializable(package="kgen")
-class UNet(Network):
+class UNet(Conditioned, Network):
     """What is said of every place of a noisy image `[B, H, W, C]`, given the time and the class.
 
     Times `[B]` are 0 to 1; the label `num_classes` stands for no class. See `UNetGenerator`.
@@ -124,7 +124,7 @@ class UNet(Network):
     ):
         # In half precision many times would be one: the layers inside cast what they are given.
         super().__init__(autocast=False, **kwargs)
-        self.condition = TimeAndClass(4 * filters, num_classes, name="condition")
+        self._build_condition(4 * filters, num_classes)
         self.first = layers.Conv2D(filters, 3, padding="same", name="first")
 
         def unit(name, level, attends=None):

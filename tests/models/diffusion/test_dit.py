@@ -70,8 +70,8 @@ def test_the_network_against_numpy():
 
     angles = 1000 * times[:, None] * 10_000 ** -(np.arange(128) / 128)
     c = np.concatenate([np.cos(angles), np.sin(angles)], axis=-1)
-    c = dense(silu(dense(c, "condition/first")), "condition/second")
-    c = c + weights["condition/label/embeddings"][labels]
+    c = dense(silu(dense(c, "time_in")), "time_out")
+    c = c + weights["label/embeddings"][labels]
     patches = [x[:, i : i + 4, j : j + 4].reshape(2, 16) for i in (0, 4) for j in (0, 4)]
     h = dense(np.stack(patches, axis=1), "patches")
     h = h + weights["rows/embeddings"][[0, 0, 1, 1]] + weights["columns/embeddings"][[0, 1, 0, 1]]
@@ -266,8 +266,8 @@ from kgen.models import DiT
 times = np.linspace(0, 1, 1001, dtype="float32")
 for policy in ("mixed_bfloat16", "mixed_float16"):
     network, found = DiT.from_preset("dit_tiny", dtype=policy).network, []
-    embed = network.condition.embed_times
-    network.condition.embed_times = lambda times: found.append(embed(times)) or found[-1]
+    embed = network.embed_times
+    network.embed_times = lambda times: found.append(embed(times)) or found[-1]
     velocity = network(np.zeros((1001, 8, 8, 1), "float32"), times)
     exact = keras.ops.convert_to_numpy(embed(times))
     assert len(np.unique(exact, axis=0)) == 1001
