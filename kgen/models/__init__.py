@@ -29,9 +29,9 @@ _FAMILIES = {
         "two networks play against each other: sharp images in one pass, no likelihood",
         {
             "dcgan": ("DCGAN", "best told classes; the best on CIFAR-10 here; 25 minutes"),
-            "resnet_gan": ("ResNetGAN", "SNGAN: residual, spectrally normalised; 15 minutes"),
-            "r3gan": ("R3GAN", "no tricks, and the best GAN of digits, told classes; 15 minutes"),
-            "vit_gan": ("ViTGAN", "two vision transformers; slow to learn; 15 minutes"),
+            "resnet_gan": ("ResNetGAN", "SNGAN: the best GAN of digits here; 10 minutes"),
+            "r3gan": ("R3GAN", "no tricks; converges, and takes its time; 15 minutes"),
+            "vit_gan": ("ViTGAN", "two vision transformers; few images per class here; 10 minutes"),
         },
     ),
     "vae": (
