@@ -64,10 +64,10 @@ _FAMILIES = {
     "diffusion": (
         "from noise to an image in as many steps as you choose",
         {
-            "dit": ("DiT", "the best on CIFAR-10 here; inpaints, varies; 29 minutes"),
-            "flow_matching": ("FlowMatching", "a U-Net along straight paths; 30 minutes"),
-            "ddpm": ("DDPM", "the classic: noise predicted, DDIM with eta; 30 minutes"),
-            "edm": ("EDM", "preconditioned for all noise levels; 30 minutes"),
+            "dit": ("DiT", "a transformer, on pixels or latents; inpaints, varies; 29 minutes"),
+            "flow_matching": ("FlowMatching", "a U-Net, quicker than dit to good digits; 4 minutes"),
+            "ddpm": ("DDPM", "the classic: noise predicted, DDIM with eta; 4 minutes"),
+            "edm": ("EDM", "preconditioned for all noise levels; 4 minutes"),
         },
     ),
 }
