@@ -65,7 +65,7 @@ _FAMILIES = {
         "from noise to an image in as many steps as you choose",
         {
             "dit": ("DiT", "a transformer, on pixels or latents; inpaints, varies; 29 minutes"),
-            "flow_matching": ("FlowMatching", "a U-Net, quicker than dit to good digits; 4 minutes"),
+            "flow_matching": ("FlowMatching", "a U-Net; sooner good at digits than dit; 4 minutes"),
             "ddpm": ("DDPM", "the classic: noise predicted, DDIM with eta; 4 minutes"),
             "edm": ("EDM", "preconditioned for all noise levels; 4 minutes"),
         },
