@@ -401,8 +401,11 @@ class Tiny:
 def tiny(tmp_path_factory):
     """`tiny(name, num_classes=3, **arguments)`: a trained tiny model, made once; see `Tiny`."""
 
-    @functools.cache
+    # The tests of a model follow one another. All models at once, with what was traced of them,
+    # are more than the memory of small machines.
+    @functools.lru_cache(maxsize=4)
     def make(name, num_classes=3, **arguments):
+        gc.collect()
         return Tiny(name, num_classes, tmp_path_factory.mktemp(name), **arguments)
 
     return make
