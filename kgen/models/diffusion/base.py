@@ -206,11 +206,15 @@ class DenoisingGenerator(AveragedWeights, ImageGenerator):
 
     def check_options(self, options, total=None):
         options = super().check_options(options, total)
-        parameters = inspect.signature(self.sample).parameters
-        given = {name: each.default for name, each in parameters.items()} | options
+        given = self._completed(options)
         noise = {name: given[name] for name in ("eta", "churn") if name in given}
         check_solver(self.method.way, given["num_steps"], given["sampler"], **noise)
         return options
+
+    def _completed(self, options):
+        """Options, and the defaults of `sample` for those that are not given."""
+        parameters = list(inspect.signature(self.sample).parameters.values())[2:]
+        return {each.name: each.default for each in parameters} | options
 
     def encode(self, images, labels=None, num_steps=32, sampler="multistep"):
         """The noise of images, float32 `[B, noise_dim]`: the path followed from the data.
@@ -254,7 +258,13 @@ class DenoisingGenerator(AveragedWeights, ImageGenerator):
         known = self.from_images(choose_pixels(mask, image, 128), label)
         noise = self._noise(seed)
         cells = known_cells(mask, *self.latent_shape[:2])[..., None]
-        x = self._solve(self._end(noise), label, seeds=seed, known=(known, noise, cells), **options)
+        x = self._solve(
+            self._end(noise),
+            label,
+            seeds=seed,
+            known=(known, noise, cells),
+            **self._completed(options),
+        )
         return choose_pixels(mask, image, self.to_images(x, label))
 
     def vary(self, images, strength=0.5, labels=None, seed=0, **options):
@@ -286,7 +296,9 @@ class DenoisingGenerator(AveragedWeights, ImageGenerator):
         start = ops.clip(strength, 0.0, 1.0) * ops.ones((ops.shape(image)[0],))
         noise = self._noise(seed)
         x = self.method.way.mix(self.from_images(image, label), noise, start)
-        return self.to_images(self._solve(x, label, seeds=seed, start=start, **options), label)
+        return self.to_images(
+            self._solve(x, label, seeds=seed, start=start, **self._completed(options)), label
+        )
 
     def endpoints(self):
         image = image_spec(self.image_shape)

@@ -196,6 +196,9 @@ def test_noise_on_the_way():
     np.testing.assert_array_equal(
         ddpm.generate(**draw, eta=1.0), ddpm.generate(**draw, sampler="ancestral")
     )
+    # As elsewhere than in `generate`.
+    varied = [ddpm.vary(IMAGES[:2], 0.9, labels=1, num_steps=3, eta=eta) for eta in (0.0, 1.0)]
+    assert (varied[0] != varied[1]).any()
     draw["num_steps"] = 10
     assert (edm.generate(**draw, churn=5.0) != edm.generate(**draw)).any()
 
