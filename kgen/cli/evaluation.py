@@ -55,6 +55,10 @@ def evaluate(
         ),
     ] = None,
     settings: Settings = None,
+    cost_curve: Annotated[
+        bool,
+        typer.Option("--cost-curve", help="Measure too what passes of the network buy."),
+    ] = False,
     output: Annotated[
         pathlib.Path | None,
         typer.Option("-o", "--output", help="Folder to write to.", show_default="the run's own"),
@@ -78,6 +82,8 @@ def evaluate(
     Example: kgen evaluate runs/vae-mnist --importance-samples 500 --metrics fd,kd
 
     Example: kgen evaluate runs/vae-mnist --set draw=true
+
+    Example: kgen evaluate runs/dit-mnist --cost-curve
 
     Example: kgen evaluate runs/dcgan-mnist/best.keras -o best/
 
@@ -110,6 +116,7 @@ def evaluate(
             batch_size=batch_size,
             seed=seed,
             force=force,
+            cost=cost_curve,
             folder=folder,
             history=run.metrics if whole else (),
             path=str(model),
@@ -181,6 +188,16 @@ def _report_tables(report):
                 f"{reference['split']} images; {extractor['name']} {extractor['sha256'][:12]}",
             )
         )
+    if "cost" in report:
+        cost = report["cost"]
+        points = [(curve["sampler"], p) for curve in cost["curves"] for p in curve["points"]]
+        rows = [
+            (sampler or "its own", p["num_steps"], p["passes"], number(p["value"]))
+            for sampler, p in points
+        ]
+        title = f"What passes of the network buy: {cost['num_samples']} images each"
+        columns = ("sampler", "steps", "passes", cost["metric"])
+        tables.append(make_table(*columns, rows=rows, title=title))
     for name, reason in report.get("left_out", {}).items():
         tables.append(f"Left out: {name}: {reason}.")
     return tables

@@ -10,6 +10,7 @@ _NAMES = {
     "EvaluateSamples": "kgen.evaluation.callbacks",
     "Reference": "kgen.evaluation.reference",
     "compare": "kgen.evaluation.page",
+    "cost_curve": "kgen.evaluation.cost",
     "evaluate": "kgen.evaluation.report",
     "interpolate": "kgen.evaluation.interpolation",
     "measure": "kgen.evaluation.reference",

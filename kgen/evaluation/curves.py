@@ -63,6 +63,19 @@ def of_several(histories):
     return _drawn(panels)
 
 
+def of_cost(cost):
+    """One panel of what `kgen.evaluation.cost_curve` gives: the score, by passes of the network,
+    which double from left to right.
+    """
+    lines = [
+        ([(math.log2(point["passes"]), point["value"]) for point in curve["points"]], i, False)
+        for i, curve in enumerate(cost["curves"])
+    ]
+    most = max(exponent for points, *_ in lines for exponent, _ in points)
+    passes = [(exponent, str(2**exponent)) for exponent in range(math.floor(most) + 1)]
+    return {"name": cost["metric"], **panel(lines, passes)}
+
+
 def _points(history, key):
     """Pairs of epoch and value, where there is one."""
     return [
@@ -94,11 +107,12 @@ def _importance(name):
 # One panel ----------------------------------------------------------------------------
 
 
-def panel(lines):
+def panel(lines, columns=None):
     """Where everything of a panel lies.
 
     A line is `(points, colour, dashed)`: two or more pairs of epoch and value, the number of a
-    colour or `None`, and a bool. Returns a dict of `"width"`, `"height"`, `"box"` (left, top,
+    colour or `None`, and a bool; `columns` are the ticks below, pairs of epoch and label, round
+    numbers where they are `None`. Returns a dict of `"width"`, `"height"`, `"box"` (left, top,
     right, bottom), `"x"` and `"y"` (ticks as pairs of position and label) and `"curves"`.
     """
     low, high = limits(lines)
@@ -107,6 +121,7 @@ def panel(lines):
     epochs = [epoch for points, *_ in lines for epoch, _ in points]
     margin = 0.05 * (max(epochs) - min(epochs)) or 1
     first, last = min(epochs) - margin, max(epochs) + margin
+    columns = columns or ticks(first, last, 5, integers=True)
 
     def x(epoch):
         return round(left + (epoch - first) / (last - first) * (_RIGHT - left), 2)
@@ -127,7 +142,7 @@ def panel(lines):
         "width": _WIDTH,
         "height": _HEIGHT,
         "box": (left, _TOP, _RIGHT, _BOTTOM),
-        "x": [(x(value), label) for value, label in ticks(first, last, 5, integers=True)],
+        "x": [(x(value), label) for value, label in columns],
         "y": [(y(value), label) for value, label in rows],
         "curves": [curve(*line) for line in lines],
     }

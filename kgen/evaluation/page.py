@@ -102,6 +102,7 @@ def write(path, report, pictures, history=()):
         },
         classes=_class_shares(report.get("classes", ())),
         curves=curves.of_run(history),
+        cost=curves.of_cost(report["cost"]) if "cost" in report else None,
         command=_command(report),
     )
     files.write_text(path, text)
@@ -201,8 +202,10 @@ def _command(report):
     if path:
         words = [f"--{name.replace('_', '-')}={value}" for name, value in options.items()]
         words += [f"--set={name}={json.dumps(value)}" for name, value in drawn_with.items()]
+        words += ["--cost-curve"] if "cost" in report else []
         return shlex.join(["kgen", "evaluate", path, *words])
     options |= {"options": drawn_with} if drawn_with else {}
+    options |= {"cost": True} if "cost" in report else {}
     words = "".join(f", {name}={value!r}" for name, value in options.items())
     return f"kgen.evaluation.evaluate(model, data{words})"
 

@@ -19,6 +19,7 @@ from kgen.checks import check_int, check_seed
 from kgen.data.loading import Data
 from kgen.data.splits import Split
 from kgen.evaluation import page, pairs, pictures
+from kgen.evaluation.cost import check_cost, cost_curve
 from kgen.evaluation.features import extract
 from kgen.evaluation.interpolation import interpolate
 from kgen.evaluation.metrics import nearest_neighbours
@@ -80,6 +81,7 @@ def evaluate(
     batch_size=64,
     seed=0,
     force=False,
+    cost=False,
     folder=None,
     history=(),
     path=None,
@@ -109,6 +111,8 @@ def evaluate(
         batch_size: Int.
         seed: Int, for the samples and everything else that is random.
         force: Bool, compute a Fréchet distance of fewer images than features.
+        cost: Bool, of a model that takes `num_steps`: also measure what they buy, of up to 2,000
+            images for each number and sampler, see `kgen.evaluation.cost_curve`.
         folder: Path where `evaluation.json`, `report.html` and `report/*.png` are written, all
             together when all is done, or `None`. Until then the folder is locked for others.
         history: List of dicts, the rows of a run's `metrics.csv`, whose curves go into
@@ -133,6 +137,7 @@ def evaluate(
         - `"sampling"`: `"images_per_second"` without the first batch, which compiles,
           `"batch_size"` and `"seconds_for_the_first_batch"`.
         - All of `Reference.measure`: `"metrics"`, `"left_out"`, `"classes"`, `"warnings"`, ...
+        - `"cost"`: with `cost`, see `kgen.evaluation.cost_curve`.
         - `"pictures"`: with `folder`, slug to `title`, `caption` and `file`.
 
     Raises:
@@ -165,6 +170,8 @@ def evaluate(
     if not model.compiled:
         model.compile()
     checked = model.check_split(test)
+    if cost:
+        check_cost(model, metrics)
     reference = None
     if metrics is None or len(metrics):
         reference = Reference(
@@ -221,6 +228,10 @@ def evaluate(
             "options": dict(options),
         }
         report |= found
+        if cost:
+            report["cost"] = cost_curve(
+                *(model, reference, min(num_samples, 2_000), options, seed, batch_size, progress)
+            )
         if train is not None and about["split"] != "train":
             report["warnings"] += _not_held_out(test, train)
         if folder is not None:

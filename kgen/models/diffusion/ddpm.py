@@ -49,6 +49,7 @@ class DDPM(UNetGenerator):
             "ema_decay": 0.9999,
         },
     }
+    samplers = ("ddim", "ancestral", "multistep", "dpm_solver", "heun")
     sampling_numbers = {
         **DenoisingGenerator.sampling_numbers,
         "eta": Number(least=0, most=1, off=0),
