@@ -23,7 +23,9 @@ from keras import layers, ops
 from kgen import random
 from kgen.checks import Number, check_ints, check_names, check_numbers, check_shares
 from kgen.configurable import Configurable
+from kgen.layers.network import recomputed
 from kgen.layers.spectral import SpectralDense
+from kgen.memory import check_network
 
 NORMALIZATIONS = ("layer", "rms")
 MLPS = ("gelu", "swiglu")
@@ -88,9 +90,15 @@ class TransformerSpec:
         names = [field.name for field in dataclasses.fields(cls) if hasattr(model, field.name)]
         return cls(**{name: getattr(model, name) for name in names})
 
-    def blocks(self, positions, causal=False, conditional=False, lipschitz=False):
-        """The blocks, a list of `TransformerBlock`, of tokens at some positions `[T, 2]`."""
+    def blocks(self, positions, causal=False, conditional=False, lipschitz=False, before=0):
+        """The blocks, a list of `TransformerBlock`, of tokens at some positions `[T, 2]`.
+
+        In the second half of them, so many tokens without a place come `before` these.
+        """
         tokens = len(positions)
+        # Attention's four matrices, the eight of the feed-forward network, six for the condition.
+        parameters = self.num_layers * self.dim**2 * (18 if conditional else 12)
+        check_network(parameters, tokens + before, self.num_heads)
         if tokens > MANY_TOKENS:
             warnings.warn(
                 f"{tokens:,} tokens attend to each other, which takes "
@@ -101,9 +109,11 @@ class TransformerSpec:
             )
         rotary = self.rotary and not lipschitz  # turned, a query would be no key
         angles = rotary_angles(positions, self.dim // self.num_heads) if rotary else None
+        later = angles if angles is None else np.pad(angles, ((before, 0), (0, 0)))
+        half = self.num_layers // 2
         blocks = [
             TransformerBlock(
-                *(self.dim, self.num_heads, angles, causal, self.qk_norm),
+                *(self.dim, self.num_heads, angles if i < half else later, causal, self.qk_norm),
                 mlp=self.mlp,
                 norm=self.norm,
                 conditional=conditional,
@@ -113,15 +123,19 @@ class TransformerSpec:
             )
             for i in range(self.num_layers)
         ]
-        for block in blocks:
-            block.num_tokens = tokens
+        for i, block in enumerate(blocks):
+            block.num_tokens = tokens + before * (i >= half)
         return blocks
 
 
-def run_blocks(blocks, x, condition=None, seeds=None):
-    """Blocks one after the other; each drops by seeds of its own, see `TransformerBlock`."""
-    for i, block in enumerate(blocks):
-        x = block(x, condition, None if seeds is None else random.fold_in(seeds, i))
+def run_blocks(blocks, x, condition=None, seeds=None, first=0, recompute=False):
+    """Blocks one after the other, of which the first is number `first`; each drops by seeds of its
+    own, see `TransformerBlock`. With `recompute`, see `recomputed`.
+    """
+    for i, block in enumerate(blocks, start=first):
+        own = None if seeds is None else random.fold_in(seeds, i)
+        run = functools.partial(block, seeds=own)
+        x = recomputed(run, recompute and seeds is not None)(x, condition)
     return x
 
 

@@ -1,7 +1,7 @@
-"""Whether a model fits the machine: said before the first step, with what would help."""
+"""Whether a step of training fits the machine: said before the first, with what would help."""
 
+import contextlib
 import math
-import os
 import time
 import warnings
 
@@ -9,47 +9,64 @@ import keras
 import numpy as np
 
 from kgen.layers.transformer import TransformerBlock
+from kgen.memory import SMALLER, memory, on_cpu
 
 
 def attention_bytes(model, batch_size):
     """What the attention of a step needs at least: a float32 weight of every token for every other
-    one, kept for the gradient, in each layer and head of each image.
+    one, kept for the gradient, in each layer and head of each image; with gradient checkpointing
+    in one layer.
     """
     blocks = [layer for layer in model._layers_to_train() if isinstance(layer, TransformerBlock)]
-    pairs = sum(block.num_heads * (block.num_tokens or 0) ** 2 for block in blocks)
-    return 4 * batch_size * pairs
+    pairs = [block.num_heads * (block.num_tokens or 0) ** 2 for block in blocks]
+    join = max if getattr(model, "gradient_checkpointing", False) else sum
+    return 4 * batch_size * (join(pairs) if pairs else 0)
 
 
-def memory():
-    """Bytes of this machine, or `None` where it does not say."""
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (AttributeError, ValueError, OSError):
-        return None
+def feature_bytes(model, batch_size):
+    """What the features of a step's convolutions need at least: every layer's outcome is kept for
+    the gradient, in float32; with gradient checkpointing one of each block.
+    """
+    numbers = 0
+    for layer in model._layers_to_train():
+        if isinstance(layer, keras.layers.Conv2D | keras.layers.Conv2DTranspose):
+            with contextlib.suppress(AttributeError):  # of no graph of layers
+                numbers += math.prod(layer.output.shape[1:])
+        elif hasattr(layer, "num_places"):  # a block of a network that is no such graph
+            kept = 1 if getattr(model, "gradient_checkpointing", False) else 4
+            numbers += kept * layer.num_places * layer.filters
+    return 4 * batch_size * numbers
 
 
 def check_size(model, batch_size):
-    """Refuses a step whose attention alone is larger than the machine, where it has no GPU.
+    """Refuses a step that is larger than the machine, where it has no GPU.
 
     With a GPU, whose kernels may do with less, it warns. A `ValueError` names what would fit.
     """
-    needed, there = attention_bytes(model, batch_size), memory()
+    there = memory()
+    # Weights, their gradients, and two moments of the optimizer.
+    weights = 16 * sum(math.prod(v.shape) for v in model.trainable_variables)
+    attention, features = attention_bytes(model, batch_size), feature_bytes(model, batch_size)
+    needed = weights + attention + features
     if there is None or needed <= there:
         return
-    tokens = max(
-        b.num_tokens or 0 for b in model._flatten_layers() if isinstance(b, TransformerBlock)
-    )
-    fits = int(there // (2 * attention_bytes(model, 1)))
+    parts = {"weights": weights, "attention": attention, "features": features}
+    most = max(parts, key=parts.get)
+    fits = max(0, int((there - weights) / (2 * (needed - weights) / batch_size)))
     text = (
-        f"Attention among {tokens:,} tokens takes {needed / 1e9:,.0f} GB for a step of "
-        f"{batch_size} images, and this machine has {there / 1e9:,.0f} GB. "
-        + (f"Take a batch_size of {fits} or less, or fewer" if fits else "Take fewer")
-        + " tokens: smaller images, a larger patch_size, or a model that draws codes or latents "
-        "(vq_transformer, maskgit, dit with an autoencoder)."
+        f"A step of {batch_size} images takes at least {needed / 1e9:,.0f} GB, "
+        f"{parts[most] / 1e9:,.0f} of them for {most}, and this machine has {there / 1e9:,.0f} GB. "
+        + (f"Take a batch_size of {fits} or less. " if fits else "")
+        + ("Set gradient_checkpointing=True. " if checkpointing_is_off(model) else "")
+        + SMALLER
     )
-    if any(str(device).lower().startswith("cpu") for device in keras.distribution.list_devices()):
+    if on_cpu():
         raise ValueError(text)
     warnings.warn(text, stacklevel=2)
+
+
+def checkpointing_is_off(model):
+    return getattr(model, "gradient_checkpointing", None) is False
 
 
 def measure_step(model_class, preset, seconds=1.0):

@@ -1,6 +1,7 @@
 """Which model trains on which images, and whether it fits."""
 
 import inspect
+import math
 
 import keras
 import numpy as np
@@ -81,17 +82,47 @@ def test_likelihoods_by_default_follow_the_channels():
         assert model.likelihood == likelihood == model.get_config()["likelihood"]
 
 
-def test_attention_that_is_larger_than_the_machine(monkeypatch):
+def test_attention_that_is_larger_than_the_machine():
     model = kgen.models.ImageGPT.from_preset("image_gpt_tiny")
     tokens, heads, layers = 30, 2, 1
     assert size.attention_bytes(model, 7) == 4 * 7 * heads * layers * tokens**2
     size.check_size(model, 64)
-    with pytest.raises(ValueError, match=r"among 30 tokens takes .* GB .* Take a batch_size of"):
+    with pytest.raises(ValueError, match=r"of them for attention.* Take a batch_size of \d+"):
         size.check_size(model, 10**9)
     from kgen.layers.transformer import TransformerSpec
 
     with pytest.warns(UserWarning, match="16,384 tokens attend .* 4.3 GB for each image"):
         TransformerSpec(16, 1, 4, rotary=False).blocks(np.zeros((16384, 2), "float32"))
+
+
+def test_what_cannot_be_built_here_is_named_before_it_is_built():
+    """In moments: nothing of it is there."""
+    with pytest.raises(ValueError, match=r"among 1,048,576 tokens takes .* GB for one image"):
+        kgen.models.DiT((1024, 1024, 1), patch_size=1, dim=16, num_layers=1)
+    with pytest.raises(ValueError, match=r"parameters takes .* GB .* fewer features"):
+        kgen.models.DiT((8, 8, 1), dim=2**18, num_layers=96, num_heads=64)
+    with pytest.raises(ValueError, match=r"among 262,144 tokens takes .* GB for one image"):
+        kgen.models.FlowMatching((512, 512, 1), filters=8, patch_size=1, attention=(0,))
+    with pytest.raises(ValueError, match=r"parameters takes .* GB .* fewer features"):
+        kgen.models.FlowMatching((8, 8, 1), filters=2**18)
+
+
+def test_features_that_are_larger_than_the_machine():
+    vae = kgen.models.VAE.from_preset("vae_tiny")
+    convolutions = [
+        layer for layer in (*vae.encoder.layers, *vae.decoder.layers) if "conv2d" in layer.name
+    ]
+    numbers = sum(math.prod(layer.output.shape[1:]) for layer in convolutions)
+    assert numbers > 0 and size.feature_bytes(vae, 5) == 4 * 5 * numbers
+    with pytest.raises(ValueError, match=r"of them for features.* Take a batch_size of \d+"):
+        size.check_size(vae, 10**9)
+    model = kgen.models.FlowMatching.from_preset("flow_matching_tiny")
+    with pytest.raises(ValueError, match=r"for features.* Set gradient_checkpointing=True\."):
+        size.check_size(model, 10**9)
+    less = kgen.models.FlowMatching.from_preset("flow_matching_tiny", gradient_checkpointing=True)
+    assert 4 * size.feature_bytes(less, 3) == size.feature_bytes(model, 3) > 0
+    dit = kgen.models.DiT.from_preset("dit_tiny", num_layers=3, gradient_checkpointing=True)
+    assert size.attention_bytes(dit, 3) == 4 * 3 * 2 * 4**2
 
 
 @pytest.mark.parametrize("name", ["maskgit", "vq_pixelcnn", "vq_transformer"])

@@ -46,7 +46,7 @@ class VariationalGenerator(ImageGenerator):
     normal posterior, have that from `LatentMapVAE`.
 
     Args:
-        image_shape: Tuple `(H, W, C)`; the sides are 8 to 128 and divide by 4.
+        image_shape: Tuple `(H, W, C)`; the sides are 8 to 512 and divide by 4.
         likelihood: `"bernoulli"`, `"continuous_bernoulli"`, `"gaussian"` or
             `"discretized_logistic"`, the decoder's distribution of a pixel. The last is a
             probability of the 256 levels, so its loss is comparable in bits per dimension. `None`
@@ -350,9 +350,9 @@ class VariationalGenerator(ImageGenerator):
         **kwargs,
     ):
         super().__init__(image_shape, num_classes, **kwargs)
-        if any(side % 4 or not 8 <= side <= 128 for side in self.image_shape[:2]):
+        if any(side % 4 or not 8 <= side <= 512 for side in self.image_shape[:2]):
             raise ValueError(
-                f"{type(self).__name__} takes images whose sides divide by 4 and are 8 to 128 "
+                f"{type(self).__name__} takes images whose sides divide by 4 and are 8 to 512 "
                 f"pixels. Received: image_shape={self.image_shape}"
             )
         if likelihood is None:

@@ -36,6 +36,8 @@ class VAE(LatentMapVAE):
             place of the smallest feature map. It is meant for a second generator that draws
             maps (Rombach et al. 2022), such as `DiT`: drawn from the prior here, its places
             know nothing of each other.
+        num_downsamplings: Int, how often the sides are halved for a latent map: 3 make an eighth
+            of the sides, 64x64 of 512x512. `None` for as often as they can be, down to 4.
         filters: Int, filters at the first level; they double per level up to four times.
         num_blocks: Int, residual blocks per level.
         units: Int, width of the dense layer beside the latent vector, if there is one.
@@ -129,6 +131,7 @@ class VAE(LatentMapVAE):
         num_classes=None,
         latent_dim=None,
         latent_channels=None,
+        num_downsamplings=None,
         filters=32,
         num_blocks=1,
         units=256,
@@ -150,9 +153,18 @@ class VAE(LatentMapVAE):
         check_ints(0, num_blocks=num_blocks)
         if latent_dim is not None:
             check_ints(1, latent_dim=latent_dim)
+        maps = feature_maps(self.image_shape)
+        if num_downsamplings is not None:
+            if latent_channels is None or num_downsamplings not in range(1, len(maps)):
+                raise ValueError(
+                    f"num_downsamplings, 1 to {len(maps) - 1} for these images, make a latent map: "
+                    f"give latent_channels. Received: num_downsamplings={num_downsamplings}, "
+                    f"latent_channels={latent_channels}"
+                )
+            maps = maps[: num_downsamplings + 1]
         if latent_channels is not None:
             check_ints(1, latent_channels=latent_channels)
-            shape = (*feature_maps(self.image_shape)[-1], latent_channels)
+            shape = (*maps[-1], latent_channels)
             if latent_dim not in (None, math.prod(shape)):
                 raise ValueError(
                     "latent_channels say how many dimensions there are: set latent_dim=None. "
@@ -162,7 +174,8 @@ class VAE(LatentMapVAE):
             shape = (1, 1, 32 if latent_dim is None else latent_dim)
         self._set_latent_shape(shape)
         image_shape, latent_dim = self.image_shape, self.latent_dim
-        shape = (image_shape, num_classes, latent_dim, latent_channels, filters, num_blocks, units)
+        shape = (image_shape, maps, num_classes, latent_dim, latent_channels)
+        shape += (filters, num_blocks, units)
         with self.dtype_policy_scope():
             self.encoder = given_network(
                 *("encoder", encoder, lambda: build_encoder(*shape)),
@@ -186,13 +199,15 @@ class VAE(LatentMapVAE):
 
 
 def build_encoder(
-    image_shape, num_classes, latent_dim, latent_channels, filters, num_blocks, units
+    image_shape, maps, num_classes, latent_dim, latent_channels, filters, num_blocks, units
 ):
-    """(B, H, W, C) scaled pixels, and (B, num_classes), to (B, 2 * latent_dim)."""
+    """(B, H, W, C) scaled pixels, and (B, num_classes), to (B, 2 * latent_dim), through feature
+    maps of the sides `maps`.
+    """
     image = keras.Input(image_shape, name="pixels")
     one_hot = class_input(num_classes)
     x = image
-    for level in range(len(feature_maps(image_shape)) - 1):
+    for level in range(len(maps) - 1):
         if level > 0:
             x = layers.Activation("silu")(x)
         width = min(filters * 2**level, 4 * filters)
@@ -212,10 +227,9 @@ def build_encoder(
 
 
 def build_decoder(
-    image_shape, num_classes, latent_dim, latent_channels, filters, num_blocks, units
+    image_shape, maps, num_classes, latent_dim, latent_channels, filters, num_blocks, units
 ):
     """(B, latent_dim), and (B, num_classes), to (B, H, W, C) likelihood parameters."""
-    maps = feature_maps(image_shape)
     width = min(filters * 2 ** (len(maps) - 2), 4 * filters)
     latent = x = keras.Input((latent_dim,), name="latent")
     one_hot = class_input(num_classes)

@@ -186,7 +186,7 @@ def test_shapes(shape):
     assert ops.convert_to_numpy(model(images)).shape == (2, *shape)
 
 
-@pytest.mark.parametrize("shape", [(7, 8, 1), (4, 4, 1), (132, 128, 3), (8, 8, 2), (8, 8)])
+@pytest.mark.parametrize("shape", [(7, 8, 1), (4, 4, 1), (516, 128, 3), (8, 8, 2), (8, 8)])
 def test_shapes_it_cannot_take(shape):
     with pytest.raises(ValueError, match="image_shape"):
         tiny(image_shape=shape)
@@ -253,7 +253,13 @@ def test_a_latent_map_ships(tmp_path, tensorflow_only):
     "changed",
     [
         {},
-        {"latent_dim": 48, "latent_channels": 2, "prior": "standard", "free_bits": 0.125},
+        {
+            "latent_dim": 48,
+            "latent_channels": 2,
+            "num_downsamplings": 1,
+            "prior": "standard",
+            "free_bits": 0.125,
+        },
         {"beta": 1.0, "kl_warmup_steps": 0, "importance_samples": 4, "variance": "learned"},
     ],
     ids=["vector", "map", "iwae"],
@@ -264,6 +270,7 @@ def test_every_argument_is_in_the_config_and_survives_saving(changed, check_savi
         "num_classes": 5,
         "latent_dim": 3,
         "latent_channels": None,
+        "num_downsamplings": None,
         "filters": 6,
         "num_blocks": 1,
         "units": 7,
@@ -488,6 +495,21 @@ def test_posterior_collapse_is_named():
     assert model.diagnose({"active_units": 20.0, "kl_loss": 18.0}) == []
 
 
+@pytest.mark.parametrize("side, halvings", [(64, 3), (512, 6), (512, None)])
+def test_a_latent_map_of_large_images_is_as_large_as_one_says(side, halvings):
+    model = VAE(
+        (side, side, 3),
+        latent_channels=2,
+        num_downsamplings=halvings,
+        filters=2,
+        num_blocks=0,
+    )
+    places = 4 if halvings is None else side // 2**halvings
+    assert model.latent_shape == (places, places, 2)
+    image = np.zeros((1, side, side, 3), "uint8")
+    assert numpy(model(image)).shape == (1, side, side, 3)
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -497,6 +519,12 @@ def test_posterior_collapse_is_named():
         ({"num_classes": 0}, "num_classes"),
         ({"latent_channels": 2}, "set latent_dim=None. Received: latent_dim=4, latent_channels=2"),
         ({"latent_dim": None, "latent_channels": 0}, "positive int. Received: latent_channels=0"),
+        ({"num_downsamplings": 1}, "give latent_channels. Received: num_downsamplings=1"),
+        (
+            {"latent_dim": None, "latent_channels": 2, "num_downsamplings": 2},
+            "num_downsamplings, 1 to 1 for these images",
+        ),
+        ({"image_shape": (516, 8, 1)}, "are 8 to 512 pixels"),
         ({"importance_samples": 0}, "importance_samples must be a positive int"),
         ({"importance_samples": 2.5}, "importance_samples must be a positive int"),
         ({"importance_samples": 2, "beta": 2.0}, "importance_samples=2, beta=2.0"),
