@@ -1,6 +1,7 @@
 """One training step, side by side: kgen on TensorFlow and on JAX, PyTorch, plain Keras.
 
-    python benchmarks/training_step.py [--model vae|dcgan|r3gan|r3gan_differences|dit|image_gpt]
+    python benchmarks/training_step.py [--model vae|dcgan|r3gan|r3gan_differences|dit|
+                                                flow_matching|image_gpt]
                                        [--frameworks NAME [NAME ...]] [--batch-size N]
                                        [--steps 50] [--repeats 5] [--threads N]
                                        [--peak-tflops N] [--json FILE]
@@ -72,6 +73,7 @@ MODELS = {
     "r3gan": 64,
     "r3gan_differences": 64,
     "dit": 128,
+    "flow_matching": 32,
     "image_gpt": 16,
 }
 #: What plain Keras is written for.

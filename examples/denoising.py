@@ -18,6 +18,7 @@ import keras
 import numpy as np
 
 import kgen
+from kgen.cli.common import parse_settings
 from kgen.training.callbacks import CPUMinutes
 
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -27,10 +28,15 @@ parser.add_argument("--conditional", action="store_true", help="tell the network
 parser.add_argument("--horizontal-flip", action="store_true", help="mirror half of the images")
 parser.add_argument("--out", default="runs/denoising")
 parser.add_argument("--epochs", type=int, default=2)
+parser.add_argument("--teacher", help="a model.keras of this example, to distill")
+parser.add_argument("--passes", type=int, default=1, help="of the network, with --teacher")
+parser.add_argument(
+    "--set", action="append", default=[], help="NAME=VALUE of the model; repeatable"
+)
 parser.add_argument("--batch-size", type=int, help="by default the model's")
 parser.add_argument("--learning-rate", type=float, help="by default the model's")
 parser.add_argument("--num-samples", type=int, default=10_000, help="for the figures")
-parser.add_argument("--num-steps", type=int, default=16, help="of the sampler, for the figures")
+parser.add_argument("--num-steps", type=int, help="of the sampler, for the figures; 16, or its own")
 parser.add_argument("--seed", type=int, default=0)
 args = parser.parse_args()
 out = pathlib.Path(args.out)
@@ -49,9 +55,18 @@ train = (
     if args.conditional
     else kgen.data.Split(data.train.images, horizontal_flip=args.horizontal_flip)
 )
-model = kgen.models.get(arguments["model"]).from_preset(
-    args.preset, num_classes=data.num_classes if args.conditional else None, seed=args.seed
-)
+settings = parse_settings(args.set)
+if args.teacher:
+    kgen.models.registered()  # so that Keras knows the classes
+    model = keras.saving.load_model(args.teacher).distill(args.passes, **settings)
+else:
+    num_classes = data.num_classes if args.conditional else None
+    model = kgen.models.get(arguments["model"]).from_preset(
+        args.preset, num_classes=num_classes, seed=args.seed, **settings
+    )
+options = {"num_steps": args.num_steps}
+if args.num_steps is None:
+    options = {"num_steps": 16} if model.samplers else {}
 batch_size = args.batch_size or model.default_batch_size
 model.compile(
     learning_rate=args.learning_rate, total_steps=args.epochs * (len(train) // batch_size)
@@ -63,13 +78,13 @@ print(f"{minutes.minutes:.1f} CPU minutes, {model.steps_trained} steps of {batch
 
 # A row per class.
 labels = np.repeat(np.arange(data.num_classes)[:10], 10) if args.conditional else None
-images = model.generate(100, labels=labels, seed=0, num_steps=args.num_steps)
+images = model.generate(100, labels=labels, seed=0, **options)
 kgen.images.save_png(kgen.images.grid(images, columns=10), out / "samples.png")
 print(f"wrote {out}/samples.png and {out}/model.keras", flush=True)
 
 reference = kgen.evaluation.Reference(data.test, data.train)
 labels = reference.labels_like(args.num_samples, 1) if args.conditional else None
-drawn = model.generate(args.num_samples, labels=labels, seed=1, num_steps=args.num_steps)
+drawn = model.generate(args.num_samples, labels=labels, seed=1, **options)
 figures = reference.measure(drawn, labels, metrics=("fd", "precision", "recall"))["metrics"]
 for title, entry in figures.items():
     print(f"{title} of {args.num_samples:,}: {entry['value']:.4g} (floor {entry['floor']:.4g})")

@@ -27,6 +27,7 @@ SMALLER = {
     "kgen train": "--epochs 1",
     "kgen train dcgan": "--epochs 1 --batch-size 16 --set filters=2",
     "kgen train --resume": "--epochs 2",
+    "kgen distill": "--epochs 1",
     "kgen sample": "",
     "kgen interpolate": "",
     "kgen complete": "-n 2",
@@ -47,6 +48,7 @@ SMALLER = {
 GIVEN = """
 kgen train gated_pixelcnn_tiny --data digits --run runs/gated_pixelcnn-mnist
 kgen train dit_tiny --data digits --run runs/dit-mnist
+kgen train flow_matching_tiny --data digits --run runs/flow_matching-mnist
 kgen evaluate runs/dcgan-photos
 """
 

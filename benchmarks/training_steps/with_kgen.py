@@ -66,6 +66,10 @@ def dit(batch_size):
     return of_preset("dit", batch_size, "loss")
 
 
+def flow_matching(batch_size):
+    return of_preset("flow_matching", batch_size, "loss")
+
+
 def image_gpt(batch_size):
     model = kgen.models.ImageGPT(**IMAGE_GPT)
     model.compile()

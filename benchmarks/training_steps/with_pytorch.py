@@ -261,8 +261,16 @@ def step_of(objective, parameters, betas, means=None):
 
 
 def dit(batch_size, wrap):
+    return flow_matching_with(dit_network(), batch_size, wrap)
+
+
+def flow_matching(batch_size, wrap):
+    return flow_matching_with(unet(), batch_size, wrap)
+
+
+def flow_matching_with(network, batch_size, wrap):
     data = data_of(batch_size)
-    network = dit_network().to(data.device)
+    network = network.to(data.device)
     average = copy.deepcopy(network).requires_grad_(False)
 
     @wrap
@@ -311,6 +319,62 @@ def dit_network(dim=128, num_layers=6, num_heads=4, size=4, grid=(7, 7)):
             return x.reshape(-1, 1, grid[0] * size, grid[1] * size)
 
     return DiT()
+
+
+def unet(filters=40, size=2):
+    """A U-Net of two maps, with a block at each on the way down and up, and one in the middle."""
+    width, condition_dim = 2 * filters, 4 * filters
+
+    class Block(nn.Module):
+        def __init__(self, before, after):
+            super().__init__()
+            self.norms = nn.ModuleList(
+                [nn.GroupNorm(8, before), nn.GroupNorm(8, after, affine=False)]
+            )
+            self.first = nn.Conv2d(before, after, 3, padding=1, bias=False)
+            self.second = nn.Conv2d(after, after, 3, padding=1)
+            self.modulation = nn.Linear(condition_dim, 2 * after)
+            self.shortcut = nn.Identity()
+            if before != after:
+                self.shortcut = nn.Conv2d(before, after, 1, bias=False)
+            nn.init.zeros_(self.second.weight)
+
+        def forward(self, x, condition):
+            y = self.first(functional.silu(self.norms[0](x)))
+            shift, scale = self.modulation(condition)[:, :, None, None].chunk(2, dim=1)
+            y = self.second(functional.silu(self.norms[1](y) * (1 + scale) + shift))
+            return self.shortcut(x) + y
+
+    class UNet(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("frequencies", 10_000.0 ** -(torch.arange(128) / 128))
+            self.time = nn.Sequential(
+                nn.Linear(256, condition_dim), nn.SiLU(), nn.Linear(condition_dim, condition_dim)
+            )
+            self.first = nn.Conv2d(size * size, filters, 3, padding=1)
+            self.down = Block(filters, filters)
+            self.smaller = nn.Conv2d(filters, filters, 3, 2, padding=1)
+            self.down_1, self.middle = Block(filters, width), Block(width, width)
+            self.up_1 = Block(2 * width, width)
+            self.larger = nn.Conv2d(width, filters, 3, padding=1)
+            self.up = Block(2 * filters, filters)
+            self.norm = nn.GroupNorm(8, filters)
+            self.last = nn.Conv2d(filters, size * size, 3, padding=1)
+            nn.init.zeros_(self.last.weight)
+
+        def forward(self, x, times):
+            angles = 1000 * times[:, None] * self.frequencies
+            condition = self.time(torch.cat([angles.cos(), angles.sin()], dim=-1))
+            condition = functional.silu(condition)
+            first = self.down(self.first(functional.pixel_unshuffle(x, size)), condition)
+            second = self.down_1(self.smaller(first), condition)
+            x = self.up_1(torch.cat([self.middle(second, condition), second], 1), condition)
+            x = self.larger(functional.interpolate(x, scale_factor=2))
+            x = self.up(torch.cat([x, first], 1), condition)
+            return functional.pixel_shuffle(self.last(functional.silu(self.norm(x))), size)
+
+    return UNet()
 
 
 def image_gpt(batch_size, wrap):

@@ -21,7 +21,8 @@ import typer
 from kgen.cli.common import app, say
 
 # In the order in which `kgen --help` shows them.
-from kgen.cli import training, sampling, evaluation, exporting, serving, generating, caching  # noqa: F401  # isort: skip
+from kgen.cli import training, distilling, sampling, evaluation  # noqa: F401  # isort: skip
+from kgen.cli import exporting, serving, generating, caching  # noqa: F401  # isort: skip
 
 
 def main(arguments=None):

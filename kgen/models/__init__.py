@@ -68,6 +68,8 @@ _FAMILIES = {
             "flow_matching": ("FlowMatching", "a U-Net; sooner good at digits than dit; 4 minutes"),
             "ddpm": ("DDPM", "the classic: noise predicted, DDIM with eta; 4 minutes"),
             "edm": ("EDM", "preconditioned for all noise levels; 4 minutes"),
+            "soflow": ("SoFlow", "one pass of a U-Net, trained from scratch; 30 minutes"),
+            "soflow_dit": ("SoFlowDiT", "one pass of dit's network, distilled; 30 minutes"),
         },
     ),
 }
@@ -97,6 +99,8 @@ __all__ = [
     "PixelCNNpp",
     "PixelRNN",
     "ResNetGAN",
+    "SoFlow",
+    "SoFlowDiT",
     "VQPixelCNN",
     "VQTransformer",
     "ViTGAN",

@@ -161,6 +161,8 @@ def train(
                 about = _describe(name, model, source, data, config)
                 about["model"]["chosen"] = chosen
                 run.create({**about, "schedule": _schedule(model) if fitted else None})
+            if isinstance(name, ImageGenerator):  # nothing else could build it again
+                run.checkpoints.save(model, position)
         elif run.finished and position.epoch >= config.epochs:
             report(
                 f"{run.path} is finished: {position.epoch} epochs are done. "

@@ -28,7 +28,8 @@ LEFT_OUT = (
     *("dit_s", "dit_b", "dit_l", "dit_xl", "image_gpt_28x28", "image_gpt_32x32", "vit_vae_64x64"),
     *("vit_gan_28x28", "vit_gan_32x32", "vit_gan_64x64", "resnet_gan_64x64", "r3gan_64x64"),
     *("pixelcnn_32x32", "gated_pixelcnn_32x32", "pixelcnn_pp_28x28", "pixelcnn_pp_32x32"),
-    *("ddpm_32x32", "ddpm_38m", "edm_32x32", "flow_matching_64x64"),
+    *("ddpm_32x32", "ddpm_38m", "edm_32x32", "flow_matching_64x64", "soflow_32x32"),
+    *("soflow_dit_28x28", "soflow_dit_32x32"),
 )
 
 PRESETS = [

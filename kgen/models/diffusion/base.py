@@ -14,7 +14,7 @@ import math
 import numpy as np
 from keras import ops
 
-from kgen import random
+from kgen import models, random
 from kgen.checks import Number, check_ints, check_mask, check_names, check_shares
 from kgen.endpoint import TensorSpec, image_spec, mask_spec
 from kgen.image_generator import ImageGenerator
@@ -33,8 +33,11 @@ from kgen.models.first_stage import known_cells, load_first_stage, untrained
 from kgen.models.vae.latent_map import LatentMapVAE
 from kgen.training.average import AveragedWeights
 
+#: The noise schedule and the prediction of a rectified flow.
+STRAIGHT = ("rectified", "velocity")
+
 # Streams of noise: 0 that of images, 2 hidden labels (see `hide_labels`), 3 the times.
-_TIME_STREAM = 3
+TIME_STREAM = 3
 
 
 class DenoisingGenerator(AveragedWeights, ImageGenerator):
@@ -69,6 +72,15 @@ class DenoisingGenerator(AveragedWeights, ImageGenerator):
         "guidance_high": Number(least=0, most=1, off=1),
     }
     default_schedule = "cosine"
+
+    #: What a cost curve compares, see `kgen.evaluation.cost_curve`.
+    samplers = ("euler", "multistep", "dpm_solver", "heun")
+
+    #: Whether the network is told the times to go to as well, see `SolutionFlow`.
+    told_ends = False
+
+    #: Name of the model with such a network that `distill` gives, or `None`.
+    student = None
 
     def __init__(
         self,
@@ -110,7 +122,7 @@ class DenoisingGenerator(AveragedWeights, ImageGenerator):
         network = self.network if training else self.ema_network
         x = self.from_images(batch.images, batch.labels)
         noise = random.normal(batch.seeds, self.latent_shape)
-        times = self.method.draw_times(batch.seeds, _TIME_STREAM)
+        times = self.method.draw_times(batch.seeds, TIME_STREAM)
         labels = batch.labels
         if training:
             labels = hide_labels(labels, batch.seeds, self.label_dropout, self.num_classes)
@@ -125,6 +137,46 @@ class DenoisingGenerator(AveragedWeights, ImageGenerator):
 
     def diagnose(self, logs):
         return self.diagnose_before()
+
+    def distill(self, num_steps=1, **arguments):
+        """A model that draws in so few passes of the network what this one draws in many steps.
+
+        It begins with what this one has learnt, and is trained as any model, on the same images,
+        see `kgen.models.diffusion.solution`. From the same seed it then draws much the same image.
+
+        Args:
+            num_steps: Int, passes.
+            **arguments: Of the model to be, `flow_share` for one, in place of its defaults.
+
+        Returns:
+            A `SoFlow`, which is not compiled; of a `DiT` a `SoFlowDiT`.
+
+        Raises:
+            ValueError: This model was not trained, or not to follow straight paths.
+
+        Example:
+
+        >>> few = model.distill(num_steps=1)
+        >>> few.compile()
+        >>> few.fit(data.train, epochs=5)
+        """
+        name = type(self).__name__
+        if self.student is None or (self.noise_schedule, self.prediction) != STRAIGHT:
+            raise ValueError(
+                f"distill takes a model with noise_schedule={STRAIGHT[0]!r} and "
+                f"prediction={STRAIGHT[1]!r}, such as FlowMatching or DiT. Received: {name} with "
+                f"{self.noise_schedule!r} and {self.prediction!r}"
+            )
+        if not ops.convert_to_numpy(self.training_steps):
+            raise ValueError(f"distill takes a trained model, and this {name} has fresh weights.")
+        student_class = models.get(self.student)
+        known, config = inspect.signature(student_class).parameters, self.get_config()
+        config = {name: value for name, value in config.items() if name in known}
+        student = student_class(
+            **{**config, "passes": num_steps, **arguments}, dtype=self.dtype_policy
+        )
+        student.begin_with(self)
+        return student
 
     # Sampling -------------------------------------------------------------------------
 

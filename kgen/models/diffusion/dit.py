@@ -33,6 +33,11 @@ class DiT(DenoisingGenerator):
         patch_size: Int, side of a patch of pixels, or of the latent map; divides its sides.
         dim: Int, see `TransformerSpec`, as are `num_layers`, `num_heads`, `rotary`, `mlp`, `norm`,
             `qk_norm` and `dropout`.
+        class_tokens: Int, tokens of the class that join those of the image halfway through the
+            network, beside what the class does in every block: Li and He (2025; arXiv 2511.13720),
+            section 4.4. 0 for none, as without classes.
+        gradient_checkpointing: Bool, whether training computes what is inside a block anew for the
+            gradient in place of keeping it: less memory, a third more time.
 
     Further arguments and what is logged: as for `DenoisingGenerator`.
 
@@ -106,11 +111,18 @@ class DiT(DenoisingGenerator):
         norm="layer",
         qk_norm=False,
         dropout=0.0,
+        class_tokens=0,
+        gradient_checkpointing=False,
         **kwargs,
     ):
         super().__init__(image_shape, num_classes, autoencoder=autoencoder, **kwargs)
         spec = TransformerSpec.of(self)
         check_ints(1, patch_size=patch_size)
+        check_ints(0, class_tokens=class_tokens)
+        if class_tokens and num_classes is None:
+            raise ValueError(
+                f"class_tokens say the class: give num_classes. Received: {class_tokens}"
+            )
         if any(side % patch_size for side in self.latent_shape[:2]):
             what = "image" if self.autoencoder is None else "latent map"
             raise ValueError(
@@ -118,9 +130,12 @@ class DiT(DenoisingGenerator):
                 f"{self.latent_shape[0]}x{self.latent_shape[1]}. Received: patch_size={patch_size}"
             )
         shape = self.latent_shape
+        told = (class_tokens, self.told_ends, gradient_checkpointing)
         self._build_networks(
-            lambda name: FlowTransformer(shape, patch_size, num_classes, spec, name=name)
+            lambda name: FlowTransformer(shape, patch_size, num_classes, spec, *told, name=name)
         )
+
+    student = "soflow_dit"
 
     # Measured on CIFAR-10 (JPEG copy) at equal time of a CPU: 32 images a step beat 128, and a rate
     # of 2e-3 beats 1e-3, which beats 3e-4, with warm-up and a cosine to 1 %.
@@ -139,10 +154,21 @@ class DiT(DenoisingGenerator):
 class FlowTransformer(Conditioned, Network):
     """What is said of every place of a noisy image `[B, H, W, C]`, given the time and the class.
 
-    Times `[B]` are 0 to 1; the label `num_classes` stands for no class.
+    Times `[B]` are 0 to 1; the label `num_classes` stands for no class. With `ends` it is told the
+    times `[B]` to go to, too. See `DiT`.
     """
 
-    def __init__(self, shape, patch_size, num_classes, spec, **kwargs):
+    def __init__(
+        self,
+        shape,
+        patch_size,
+        num_classes,
+        spec,
+        class_tokens=0,
+        ends=False,
+        gradient_checkpointing=False,
+        **kwargs,
+    ):
         # In half precision many times would be one: the layers inside cast what they are given.
         super().__init__(autocast=False, **kwargs)
         self.spec = spec = TransformerSpec.get(spec)
@@ -155,21 +181,32 @@ class FlowTransformer(Conditioned, Network):
         self.patches = layers.Dense(dim, name="patches")
         self.rows = layers.Embedding(grid[0], dim, name="rows")
         self.columns = layers.Embedding(grid[1], dim, name="columns")
-        self._build_condition(dim, num_classes)
-        self.blocks = spec.blocks(positions, conditional=True)
+        self._build_condition(dim, num_classes, ends)
+        self.joined = None
+        if class_tokens:
+            self.joined = layers.Embedding(class_tokens, dim, name="class_tokens")
+        self.blocks = spec.blocks(positions, conditional=True, before=class_tokens)
         self.norm = normalization(spec.norm, scale=False, name="norm")
         self.modulation = layers.Dense(2 * dim, kernel_initializer="zeros", name="modulation")
         self.velocity = layers.Dense(
             patch_size**2 * shape[-1], kernel_initializer="zeros", dtype="float32", name="velocity"
         )
         labels = None if num_classes is None else np.zeros(1, "int32")
-        self(np.zeros((1, *shape), "float32"), np.zeros(1, "float32"), labels)  # builds its weights
+        time = np.zeros(1, "float32")
+        self(np.zeros((1, *shape), "float32"), time, labels, ends=time)  # builds its weights
 
-    def call(self, x, times, labels=None, seeds=None):
-        condition = self.condition(times, labels)
+    def call(self, x, times, labels=None, seeds=None, ends=None):
+        condition = self.condition(times, labels, ends)
         x = self.patches(patchify(x, self.patch_size))  # (B, T, D)
         x = x + self.rows(self.places[0]) + self.columns(self.places[1])
-        x = run_blocks(self.blocks, x, condition, seeds)
+        half, recompute = len(self.blocks) // 2, self.gradient_checkpointing
+        x = run_blocks(self.blocks[:half], x, condition, seeds, recompute=recompute)
+        if self.joined is not None:
+            own = self.label(labels)[:, None] + self.joined(np.arange(self.class_tokens))
+            x = ops.concatenate([own, x], axis=1)
+        x = run_blocks(self.blocks[half:], x, condition, seeds, half, recompute)
+        if self.joined is not None:
+            x = ops.split(x, [self.class_tokens], axis=1)[1]
         shift, scale = ops.split(self.modulation(ops.silu(condition))[:, None], 2, axis=-1)
         x = self.velocity(modulate(self.norm(x), shift, scale))  # (B, T, P * P * C)
         return unpatchify(x, self.patch_size, *self.shape[:2])

@@ -8,7 +8,9 @@ Pixels come in squares of `patch_size`, as to a transformer: Hoogeboom, Heek and
 diffusion" (ICML 2023; arXiv 2301.11093), section 3.3.
 """
 
+import functools
 import itertools
+import math
 
 import keras
 import numpy as np
@@ -17,9 +19,10 @@ from keras import layers, ops
 from kgen import random
 from kgen.checks import check_ints, check_shares
 from kgen.configurable import Configurable
-from kgen.layers.network import Network
+from kgen.layers.network import Network, recomputed
 from kgen.layers.transformer import Attention, modulate
 from kgen.layers.vit import patchify, unpatchify
+from kgen.memory import check_network
 from kgen.models.diffusion.base import DenoisingGenerator
 from kgen.models.diffusion.conditioning import Conditioned
 
@@ -44,6 +47,8 @@ class UNetGenerator(DenoisingGenerator):
         all_joined: Bool, whether what enters a map is joined too, which takes one more block there
             on the way up, and the middle is two blocks, with attention between them where there is
             any: the network of Ho et al. (2020), at half as much work again.
+        gradient_checkpointing: Bool, whether training computes what is inside a block anew for the
+            gradient in place of keeping it: less memory, a third more time.
 
     Further arguments and what is logged: as for `DenoisingGenerator`.
     """
@@ -61,6 +66,7 @@ class UNetGenerator(DenoisingGenerator):
         patch_size=2,
         dropout=0.0,
         all_joined=False,
+        gradient_checkpointing=False,
         **kwargs,
     ):
         super().__init__(image_shape, num_classes, autoencoder=autoencoder, **kwargs)
@@ -85,11 +91,22 @@ class UNetGenerator(DenoisingGenerator):
                     f"attention names feature maps 0 to {levels - 1} whose filters num_heads "
                     f"divides. Received: attention={self.attention}, num_heads={num_heads}"
                 )
+        self._check_size(filters, blocks, num_heads, patch_size)
         shape, classes = self.latent_shape, self.num_classes
         sizes = (filters, self.multipliers, blocks, self.attention, num_heads, patch_size)
-        self._build_networks(
-            lambda name: UNet(shape, classes, *sizes, dropout, all_joined, name=name)
-        )
+        rest = (dropout, all_joined, self.told_ends, gradient_checkpointing)
+        self._build_networks(lambda name: UNet(shape, classes, *sizes, *rest, name=name))
+
+    def _check_size(self, filters, blocks, num_heads, patch_size):
+        """Names, before it is built, a network that does not fit the machine."""
+        widths = [filters * multiplier for multiplier in self.multipliers]
+        # Two convolutions of nine places in each block, down and, of twice the input, up.
+        parameters = sum(9 * 5 * blocks * width**2 for width in widths)
+        places = math.prod(side // patch_size for side in self.latent_shape[:2])
+        tokens = max((places // 4**level for level in self.attention), default=0)
+        check_network(parameters, tokens, num_heads)
+
+    student = "soflow"
 
     @property
     def default_batch_size(self):
@@ -105,7 +122,8 @@ class UNetGenerator(DenoisingGenerator):
 class UNet(Conditioned, Network):
     """What is said of every place of a noisy image `[B, H, W, C]`, given the time and the class.
 
-    Times `[B]` are 0 to 1; the label `num_classes` stands for no class. See `UNetGenerator`.
+    Times `[B]` are 0 to 1; the label `num_classes` stands for no class. With `ends` it is told the
+    times `[B]` to go to, too. See `UNetGenerator`.
     """
 
     def __init__(
@@ -120,11 +138,13 @@ class UNet(Conditioned, Network):
         patch_size,
         dropout,
         all_joined,
+        ends=False,
+        gradient_checkpointing=False,
         **kwargs,
     ):
         # In half precision many times would be one: the layers inside cast what they are given.
         super().__init__(autocast=False, **kwargs)
-        self._build_condition(4 * filters, num_classes)
+        self._build_condition(4 * filters, num_classes, ends)
         self.first = layers.Conv2D(filters, 3, padding="same", name="first")
 
         def unit(name, level, attends=None):
@@ -158,10 +178,11 @@ class UNet(Conditioned, Network):
             name="last",
         )
         labels = None if num_classes is None else np.zeros(1, "int32")
-        self(np.zeros((1, *shape), "float32"), np.zeros(1, "float32"), labels)  # builds its weights
+        time = np.zeros(1, "float32")
+        self(np.zeros((1, *shape), "float32"), time, labels, ends=time)  # builds its weights
 
-    def call(self, x, times, labels=None, seeds=None):
-        condition = ops.silu(self.condition(times, labels))
+    def call(self, x, times, labels=None, seeds=None, ends=None):
+        condition = ops.silu(self.condition(times, labels, ends))
         height, width, channels = self.shape
         grid = (height // self.patch_size, width // self.patch_size)
         x = ops.reshape(patchify(x, self.patch_size), (-1, *grid, self.patch_size**2 * channels))
@@ -170,7 +191,8 @@ class UNet(Conditioned, Network):
 
         def run(unit, x):
             own = None if seeds is None else random.fold_in(seeds, next(places))
-            return unit(x, condition, own)
+            recompute = self.gradient_checkpointing and seeds is not None
+            return recomputed(functools.partial(unit, seeds=own), recompute)(x, condition)
 
         joined = []
         for level, units in enumerate(self.down):
@@ -233,6 +255,7 @@ class UNetBlock(Configurable, layers.Layer):
         self.second_norm.build(wide)
         self.second.build(wide)
         self.shortened = x_shape[-1] != self.filters
+        self.num_places = math.prod(x_shape[1:3])
         if self.shortened:
             self.shortcut.build(x_shape)
         if self.attention is not None:

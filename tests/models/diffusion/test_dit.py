@@ -4,7 +4,8 @@ import pytest
 from keras import ops
 
 from kgen import random
-from kgen.models import VAE, DiT
+from kgen.layers.vit import patchify, unpatchify
+from kgen.models import VAE, DiT, FlowMatching
 from kgen.models.diffusion.solvers import solve
 from kgen.training.step import Batch
 
@@ -89,6 +90,56 @@ def test_the_network_against_numpy():
     out = dense(normal(h) * (1 + scale) + shift, "velocity").reshape(2, 2, 2, 4, 4)
     out = out.transpose(0, 1, 3, 2, 4).reshape(2, 8, 8, 1)
     np.testing.assert_allclose(numpy(model.network(x, times, labels)), out, atol=2e-3, rtol=2e-3)
+
+
+@pytest.mark.parametrize("rotary", [False, True])
+def test_class_tokens_join_halfway(rotary, tmp_path):
+    """Their places are nowhere, so that they are not turned; what is drawn is the image alone."""
+    model = small(class_tokens=3, num_layers=3, rotary=rotary)
+    network = model.network
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(2, 8, 8, 1)).astype("float32")
+    times, labels = np.array([0.3, 0.9], "float32"), np.array([2, 3], "int32")
+    condition = network.condition(times, labels)
+    h = network.patches(numpy(patchify(ops.convert_to_tensor(x), 4)))
+    h = h + network.rows(np.array([0, 0, 1, 1])) + network.columns(np.array([0, 1, 0, 1]))
+    first, second, third = network.blocks
+    h = numpy(first(h, condition))
+    tokens = numpy(network.label(labels))[:, None] + numpy(network.joined(np.arange(3)))
+    h = np.concatenate([tokens, h], axis=1)
+    assert h.shape == (2, 7, 16) and (second.num_tokens, first.num_tokens) == (7, 4)
+    if rotary:
+        angles = second.attention.angles
+        np.testing.assert_array_equal(angles[:3], 0)
+        np.testing.assert_array_equal(angles[3:], first.attention.angles)
+    h = numpy(third(second(h, condition), condition))[:, 3:]
+    shift, scale = np.split(numpy(network.modulation(ops.silu(condition)))[:, None], 2, axis=-1)
+    out = network.velocity(numpy(network.norm(h)) * (1 + scale) + shift)
+    out = numpy(unpatchify(out, 4, 8, 8))
+    np.testing.assert_allclose(numpy(network(x, times, labels)), out, atol=1e-4, rtol=1e-4)
+    model.save(tmp_path / "dit.keras")
+    again = keras.saving.load_model(tmp_path / "dit.keras")
+    np.testing.assert_array_equal(
+        numpy(again.network(x, times, labels)), numpy(network(x, times, labels))
+    )
+
+
+@pytest.mark.parametrize(
+    "model_class, arguments",
+    [(DiT, {**SMALL, "class_tokens": 2}), (FlowMatching, {"filters": 8})],
+)
+def test_gradient_checkpointing_changes_no_gradient(model_class, arguments):
+    weights = []
+    for checkpointing in (False, True):
+        keras.utils.set_random_seed(0)
+        arguments = {**arguments, "dropout": 0.3, "gradient_checkpointing": checkpointing}
+        model = noisy(model_class((8, 8, 1), 3, **arguments))
+        model.compile(optimizer=keras.optimizers.SGD(1e-2))
+        model.fit(IMAGES, LABELS, batch_size=16, verbose=0)
+        weights.append([numpy(w) for w in model.network.weights])
+    for kept, anew in zip(*weights, strict=True):
+        np.testing.assert_allclose(anew, kept, atol=1e-4, rtol=1e-3)
+    assert any(np.abs(w).max() > 0 for w in weights[0])
 
 
 def test_a_fresh_network_has_no_velocity():
@@ -312,6 +363,7 @@ def test_bad_input(model, vae):
         (lambda: model.vary(IMAGES[:2], [0.1, 0.2, 0.3], labels=1), "strength must be 0 to 1"),
         (lambda: small(None).generate(2, guidance_scale=2.0), "guidance_scale compares"),
         (lambda: DiT((8, 8, 1), patch_size=3), "patch_size must divide the sides of the image"),
+        (lambda: small(None, class_tokens=2), "class_tokens say the class: give num_classes"),
         (lambda: DiT((8, 8, 1), times="logit"), "Unknown times 'logit'. Did you mean"),
         (lambda: DiT((8, 8, 1), ema_decay=1), "ema_decay must be"),
         (lambda: DiT((8, 8, 1), dim=20, num_heads=3), "num_heads must divide dim"),

@@ -1,0 +1,154 @@
+"""The command `distill`."""
+
+import pathlib
+import sys
+import time
+from typing import Annotated
+
+import typer
+
+from kgen.cli.common import Json, app, load, parse_settings, print_result, say, work
+from kgen.training.errors import RunError
+
+
+@app.command()
+def distill(
+    model: Annotated[
+        pathlib.Path,
+        typer.Argument(metavar="RUN", help="Folder of a run of FlowMatching or DiT."),
+    ],
+    steps: Annotated[
+        int, typer.Option("--steps", min=1, help="Passes of the network that draw an image then.")
+    ] = 1,
+    run: Annotated[
+        pathlib.Path | None,
+        typer.Option(help="Folder of the new run.", show_default="RUN-STEPS-step"),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Source of the images.", show_default="the run's own")
+    ] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Epochs to train.", show_default="half of the run's")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Images per step.", show_default="the run's")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Of the optimizer.", show_default="the model's own")
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=2**31 - 1, help="Seed of order and noise.", show_default="the run's"
+        ),
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", metavar="NAME=VALUE", help="Any argument of soflow or soflow_dit; repeatable."
+        ),
+    ] = None,
+    evaluate_every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Measure samples every so many epochs.", show_default="never"),
+    ] = None,
+    keep_best: Annotated[
+        str | None,
+        typer.Option(metavar="METRIC", help="Keep the best epoch by this metric, such as fd."),
+    ] = None,
+    force: Annotated[
+        bool,
+        typer.Option("--force", help="Replace the run in the folder: its own files, no others."),
+    ] = False,
+    as_json: Json = False,
+):
+    """Teach a trained model to draw in one pass of its network, or a few.
+
+    A new run begins with what the run has learnt, and is a run like any other: it goes on with
+    `kgen train --resume`, is evaluated, compared, exported. From the same seeds both draw much the
+    same images; teacher.png shows them, the run's above, the new one's below.
+
+    Example: kgen distill runs/flow_matching-mnist
+
+    Example: kgen distill runs/dit-mnist --steps 2 --epochs 5 --run runs/dit-mnist-fast
+    """
+    with work(as_json, model):
+        from kgen.training.run import train
+
+        start = time.perf_counter()
+        teacher, before = load(model)
+        if not hasattr(teacher, "distill"):
+            raise ValueError(
+                f"kgen distill takes a run of FlowMatching or DiT. Received: {model}, a "
+                f"{type(teacher).__name__}"
+            )
+        student = teacher.distill(steps, **parse_settings(settings or []))
+        about = {} if before is None else before.info
+        begun = about.get("arguments", {})
+        source = data or about.get("data", {}).get("source")
+        if source is None:
+            raise RunError(f"{model} names no source of its data: give --data SOURCE.")
+        done = train(
+            student,
+            source,
+            run or model.with_name(f"{model.stem}-{steps}-step"),
+            data_arguments={
+                **begun.get("data_arguments", {}),
+                "image_shape": list(teacher.image_shape),
+            },
+            conditional=begun.get("conditional"),
+            epochs=epochs or max(1, begun.get("epochs", 20) // 2),
+            batch_size=batch_size or begun.get("batch_size"),
+            learning_rate=learning_rate,
+            seed=begun.get("seed") if seed is None else seed,
+            evaluate_every=evaluate_every,
+            keep_best=keep_best,
+            force=force,
+            verbose=1 if sys.stdout.isatty() else 2,
+            report=say,
+        )
+        shown = _beside(teacher, student, done.path, done.info["arguments"]["seed"])
+        seconds = time.perf_counter() - start
+    result = {
+        "run": str(done.path),
+        "model": str(done.model_path),
+        "teacher": str(model),
+        "steps": steps,
+        "metrics": (done.metrics or [None])[-1],
+        "pictures": str(shown),
+        "seconds": round(seconds, 1),
+    }
+    print_result(
+        result,
+        as_json,
+        f"Distilled {model} to {steps} {'pass' if steps == 1 else 'passes'} in {seconds:.0f} s: "
+        f"{done.model_path}",
+        f"Look at {shown}: the same seeds, by {model.name} above and in {steps} below",
+        f"Next:    kgen evaluate {model} && kgen evaluate {done.path}",
+        f"         kgen compare {model} {done.path}",
+        f"         kgen export {done.path} -o artifacts/{done.path.name}",
+    )
+
+
+def _beside(teacher, student, folder, seed):
+    """Draws the same seeds by both: the path of a picture, pairs of rows."""
+    import numpy as np
+
+    from kgen import files, images
+    from kgen.generation import row_seeds
+
+    columns, rows = 12, 3
+    seeds = row_seeds(columns * rows, seed)
+    labels = None
+    if teacher.num_classes is not None:
+        labels = np.arange(len(seeds)) % teacher.num_classes
+    drawn = [each.generate(seeds=seeds, labels=labels) for each in (teacher, student)]
+    pairs = np.stack([each.reshape(rows, columns, *each.shape[1:]) for each in drawn], axis=1)
+    picture = images.grid(
+        pairs.reshape(-1, *pairs.shape[3:]),
+        columns,
+        scale=images.viewing_scale(teacher.image_shape),
+    )
+    with files.recorded(folder):
+        images.save_png(picture, folder / "teacher.png")
+    return folder / "teacher.png"
