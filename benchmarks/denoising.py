@@ -111,7 +111,7 @@ def main():
             )
             options = dict(compiled)
             if options.pop("optimizer", None) == "muon":
-                rate = kgen.training.schedules.RunSchedule(0.02, "cosine", total_steps)
+                rate = kgen.training.schedules.RunSchedule("cosine", 0.02, total_steps)
                 options["optimizer"] = keras.optimizers.Muon(
                     rate, adam_lr_ratio=0.1, exclude_layers=["first", "last", "time", "modulation"]
                 )

@@ -91,7 +91,7 @@ def distill(
         done = train(
             student,
             source,
-            run or model.with_name(f"{model.stem}-{steps}-step"),
+            run or model.with_name(f"{model.name.removesuffix('.keras')}-{steps}-step"),
             data_arguments={
                 **begun.get("data_arguments", {}),
                 "image_shape": list(teacher.image_shape),

@@ -172,9 +172,8 @@ class DenoisingGenerator(AveragedWeights, ImageGenerator):
         student_class = models.get(self.student)
         known, config = inspect.signature(student_class).parameters, self.get_config()
         config = {name: value for name, value in config.items() if name in known}
-        student = student_class(
-            **{**config, "passes": num_steps, **arguments}, dtype=self.dtype_policy
-        )
+        config |= {"passes": num_steps, "dtype": self.dtype_policy}
+        student = student_class(**{**config, **arguments})
         student.begin_with(self)
         return student
 

@@ -35,8 +35,9 @@ class SolutionFlow:
         shares: Tuple of two floats, 0 to 1: the share of a way that is gone along the line at
             first, and after `share_steps`.
         share_steps: Int, over so many first steps it falls from the one to the other.
-        own_velocity: Bool, whether that line is along the velocity which the network says itself,
-            or along the one that was drawn, whose mean it is.
+        own_steps: Int, steps of a solver in which that share is gone by the velocities that the
+            averaged network says itself; 0 for the straight line that was drawn, whose mean they
+            are. They want a network that knows them, as after `distill`.
         passes: Int, sampling's passes of the network, the only ones that it learns then; or `None`
             for any number.
     """
@@ -57,7 +58,7 @@ class SolutionFlow:
         flow_share=0.75,
         shares=(0.1, 0.002),
         share_steps=10_000,
-        own_velocity=False,
+        own_steps=0,
         passes=None,
         **kwargs,
     ):
@@ -66,6 +67,7 @@ class SolutionFlow:
         for i, share in enumerate(self.shares):
             check_numbers(Number(above=0, most=1), **{f"shares[{i}]": share})
         check_ints(1, share_steps=share_steps)
+        check_ints(0, own_steps=own_steps)
         check_numbers(Number(least=1, whole=True, optional=True), passes=passes)
         if (self.noise_schedule, self.prediction) != STRAIGHT:
             raise ValueError(
@@ -98,20 +100,18 @@ class SolutionFlow:
         dropout_seeds = batch.seeds if training else None
         at_once = random.uniform(batch.seeds, (), _KIND_STREAM) < self.flow_share
         times = self.method.draw_times(batch.seeds, TIME_STREAM)
-        # Ways begin anywhere: sampling's first is at the end, where few are of the times.
-        anywhere = 1 - random.uniform(batch.seeds, (), _WAY_STREAM)
-        times = ops.where(at_once, times, anywhere)
+        # Half of the ways begin at the end, as sampling does, where few of those times are.
+        anywhere = 2 * (1 - random.uniform(batch.seeds, (), _WAY_STREAM))
+        times = ops.where(at_once, times, ops.minimum(anywhere, 1.0))
         ends = ops.where(at_once, times, self._draw_ends(times, batch.seeds))
         velocity, point = noise - x, self.method.way.mix(x, noise, times)
         share = self._share()
         between = times + share * (ends - times)
-        along = velocity
-        if self.own_velocity:
-            along = ops.stop_gradient(network(point, times, labels, dropout_seeds, times))
+        along = self._follow(point, times, between, labels) if self.own_steps else velocity
         further = point + per_row(between - times, x) * along
         # What it says from there on is no matter of training.
-        rest = ops.stop_gradient(network(further, between, labels, dropout_seeds, ends))
-        target = share * along + (1 - share) * rest
+        rest = network(further, between, labels, dropout_seeds, ends)
+        target = ops.stop_gradient(share * along + (1 - share) * rest)
         target = ops.where(per_row(at_once, x), velocity, target)
         said = network(point, times, labels, dropout_seeds, ends)
         error = ops.mean(ops.square(said - target), axis=tuple(range(1, len(x.shape))))
@@ -123,6 +123,18 @@ class SolutionFlow:
             "velocity_loss": _mean(error, kinds),
             "solution_loss": _mean(error, 1 - kinds) / share,
         }
+
+    def _follow(self, x, times, ends, labels):
+        """The mean velocity between times by the averaged network's own, in steps of order 2."""
+        length, before, mean = (ends - times) / self.own_steps, None, 0.0
+        for step in range(self.own_steps):
+            now = times + step * length
+            velocity = self.ema_network(x, now, labels, None, now)
+            # The two-step method of Adams and Bashforth, as `solve` has it.
+            slope = velocity if before is None else 1.5 * velocity - 0.5 * before
+            x, before = x + per_row(length, x) * slope, velocity
+            mean = mean + slope / self.own_steps
+        return mean
 
     def _draw_ends(self, times, seeds):
         """Where ways from some times `[B]` end: anywhere before, or at the next of the passes."""

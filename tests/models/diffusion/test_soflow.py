@@ -37,7 +37,7 @@ def test_the_loss_against_the_paper(taken):
     noise = numpy(random.normal(seeds, (8, 8, 1)))
     t = 1 / (1 + np.exp(-numpy(random.normal(seeds, (), stream=3))))
     flow = numpy(random.uniform(seeds, (), 4)) < 0.5
-    t = np.where(flow, t, 1 - numpy(random.uniform(seeds, (), 6)))
+    t = np.where(flow, t, np.minimum(1, 2 - 2 * numpy(random.uniform(seeds, (), 6))))
     s = np.where(flow, t, t * numpy(random.uniform(seeds, (), 5)))
     share = {0: 0.1, 2500: 0.1 * 50**-0.25, 20_000: 0.002}[taken]
     between = t + share * (s - t)
@@ -86,6 +86,31 @@ def test_before_it_learns_where_to_go_it_knows_no_ends():
     ]
     np.testing.assert_array_equal(*said)
     assert np.abs(said[0]).max() > 0
+
+
+def test_its_own_flow_in_place_of_the_line():
+    """A share of the way in two steps of Adams and Bashforth, and on by the network."""
+    model = small(None, flow_share=0.0, shares=(0.5, 0.5), own_steps=2, passes=1)
+    seeds = np.arange(48, dtype="int32")
+    batch = Batch(ops.convert_to_tensor(IMAGES), None, ops.convert_to_tensor(seeds))
+    loss, logs = model.objective(batch, training=False)
+    x = IMAGES.astype("float32") / 127.5 - 1
+    t = np.minimum(1, 2 - 2 * numpy(random.uniform(seeds, (), 6)))
+    along = t[:, None, None, None]
+    x = (1 - along) * x + along * numpy(random.normal(seeds, (8, 8, 1)))
+
+    def say(x, time, end):
+        return numpy(model.ema_network(x, time, None, None, end))
+
+    end = np.zeros_like(t)
+    first = say(x, t, t)
+    quarter = x - 0.25 * along * first
+    second = 1.5 * say(quarter, 0.75 * t, 0.75 * t) - 0.5 * first
+    half = quarter - 0.25 * along * second
+    target = 0.25 * (first + second) + 0.5 * say(half, 0.5 * t, end)
+    error = np.square(say(x, t, end) - target).mean(axis=(1, 2, 3))
+    assert float(loss) == pytest.approx(2 * error.mean(), rel=1e-3)
+    assert float(logs["velocity_loss"]) == 0
 
 
 @pytest.mark.parametrize("passes", [1, 2, 4])
@@ -170,6 +195,8 @@ def test_bad_input():
     for call, message in [
         (lambda: SoFlow((8, 8, 1), filters=8, flow_share=2.0), "flow_share must be"),
         (lambda: SoFlow((8, 8, 1), filters=8, share_steps=0), "share_steps must be"),
+        (lambda: SoFlow((8, 8, 1), filters=8, shares=(0.1, 0)), r"shares\[1\] must be"),
+        (lambda: SoFlow((8, 8, 1), filters=8, own_steps=-1), "own_steps must be"),
         (lambda: SoFlow((8, 8, 1), filters=8, prediction="x"), "mean velocities of the straight"),
         (lambda: SoFlow((8, 8, 1), filters=8, passes=0), "passes must be"),
         (lambda: model.generate(2, labels=1, num_steps=0), "num_steps must be"),
