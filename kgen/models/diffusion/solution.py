@@ -107,12 +107,13 @@ class SolutionFlow:
         velocity, point = noise - x, self.method.way.mix(x, noise, times)
         share = self._share()
         between = times + share * (ends - times)
-        along = self._follow(point, times, between, labels) if self.own_steps else velocity
-        further = point + per_row(between - times, x) * along
+        target = self._follow(point, times, between, labels) if self.own_steps else velocity
+        if min(self.shares) < 1:
+            further = point + per_row(between - times, x) * target
+            rest = network(further, between, labels, dropout_seeds, ends)
+            target = share * target + (1 - share) * rest
         # What it says from there on is no matter of training.
-        rest = network(further, between, labels, dropout_seeds, ends)
-        target = ops.stop_gradient(share * along + (1 - share) * rest)
-        target = ops.where(per_row(at_once, x), velocity, target)
+        target = ops.where(per_row(at_once, x), velocity, ops.stop_gradient(target))
         said = network(point, times, labels, dropout_seeds, ends)
         error = ops.mean(ops.square(said - target), axis=tuple(range(1, len(x.shape))))
         # What is left to learn of a way shrinks with the share that is gone along the line.

@@ -134,19 +134,20 @@ def test_a_student_begins_as_its_teacher_and_draws_its_images_in_one_pass():
     teacher.compile(learning_rate=5e-3)
     teacher.fit(images, batch_size=16, epochs=10, verbose=0)
     student = teacher.distill(num_steps=1)
+    assert (student.own_steps, student.shares, student.flow_share) == (4, (1.0, 1.0), 0.25)
     assert isinstance(student, SoFlow) and student.filters == 16 and not student.compiled
     x = RNG.normal(size=(4, 8, 8, 1)).astype("float32")
     times, ends = np.full(4, 0.7, "float32"), np.full(4, 0.1, "float32")
     said = student.network(x, times, None, None, ends)
     np.testing.assert_allclose(numpy(said), numpy(teacher.ema_network(x, times)), atol=1e-5)
-    many = teacher.generate(32, seed=1).astype(int)
+    many = teacher.generate(32, seed=1, num_steps=4).astype(int)  # as many as it is taught by
     student.compile(learning_rate=2e-3)
     student.fit(images, batch_size=16, epochs=10, verbose=0)
     few = student.generate(32, seed=1).astype(int)
     bright, drawn = many.mean(axis=(1, 2, 3)), few.mean(axis=(1, 2, 3))
     assert 4 < (bright > 128).sum() < 28  # it draws both
-    assert np.corrcoef(bright, drawn)[0, 1] > 0.7
-    assert np.abs(few - many).mean() < 0.7 * np.abs(few - many[::-1]).mean()
+    assert np.corrcoef(bright, drawn)[0, 1] > 0.6
+    assert np.abs(few - many).mean() < 0.5 * np.abs(few - many[::-1]).mean()
 
 
 def test_a_student_of_a_model_on_latents_keeps_its_autoencoder():
