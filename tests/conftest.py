@@ -12,6 +12,7 @@ The costly parts are made once per worker and read by many tests:
   a process each time, for what needs a fresh one.
 """
 
+import collections
 import concurrent.futures
 import contextlib
 import functools
@@ -53,16 +54,37 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def pytest_addoption(parser):
     parser.addoption("--all", action="store_true", help="the second tier, marked slow, too")
+    parser.addoption(
+        "--part",
+        metavar="I/N",
+        help="one of N parts, such as 1/3: what TensorFlow traces it keeps, and all tests in one "
+        "process take 8 GB",
+    )
 
 
 def pytest_collection_modifyitems(config, items):
-    if config.option.all or config.option.markexpr:
-        return
-    tiers = {False: [], True: []}
-    for item in items:
-        tiers[item.get_closest_marker("slow") is not None].append(item)
-    config.hook.pytest_deselected(items=tiers[True])
-    items[:] = tiers[False]
+    kept = list(items)
+    if not (config.option.all or config.option.markexpr):
+        kept = [item for item in kept if item.get_closest_marker("slow") is None]
+    if config.option.part:
+        part, parts = map(int, config.option.part.split("/"))
+        sizes = collections.Counter(scope_of(item.nodeid) for item in items)
+        scopes = sorted(sizes, key=lambda scope: (-sizes[scope], scope))[part - 1 :: parts]
+        kept = [item for item in kept if scope_of(item.nodeid) in scopes]
+    chosen = set(kept)
+    config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+    items[:] = kept
+
+
+def scope_of(nodeid):
+    """A model's tests, or else those of a file: what shares what is costly."""
+    file, _, test = nodeid.partition("::")
+    folder, _, name = file.rpartition("/")
+    if folder == "tests/zoo":  # "test_images_are_uint8[vae-3]"
+        return re.search(r"\[(\w+)-", test)[1]
+    if folder.startswith("tests/models"):
+        return name.removeprefix("test_").removesuffix(".py")
+    return file
 
 
 def pytest_collection_finish():
@@ -73,18 +95,12 @@ def pytest_collection_finish():
 
 
 def pytest_xdist_make_scheduler(config, log):
-    """A model's tests, or else those of a file, run in one worker: they share what is costly."""
+    """A scope's tests run in one worker, see `scope_of`."""
     from xdist.scheduler import LoadScopeScheduling
 
     class ByModel(LoadScopeScheduling):
         def _split_scope(self, nodeid):
-            file, _, test = nodeid.partition("::")
-            folder, _, name = file.rpartition("/")
-            if folder == "tests/zoo":  # "test_images_are_uint8[vae-3]"
-                return re.search(r"\[(\w+)-", test)[1]
-            if folder.startswith("tests/models"):
-                return name.removeprefix("test_").removesuffix(".py")
-            return file
+            return scope_of(nodeid)
 
     return ByModel(config, log)
 

@@ -65,10 +65,13 @@ _FAMILIES = {
         "from noise to an image in as many steps as you choose",
         {
             "dit": ("DiT", "a transformer, on pixels or latents; inpaints, varies; 29 minutes"),
-            "flow_matching": ("FlowMatching", "a U-Net; sooner good at digits than dit; 4 minutes"),
-            "ddpm": ("DDPM", "the classic: noise predicted, DDIM with eta; 4 minutes"),
-            "edm": ("EDM", "preconditioned for all noise levels; 4 minutes"),
-            "soflow": ("SoFlow", "one pass of a U-Net, trained from scratch; 30 minutes"),
+            "flow_matching": (
+                "FlowMatching",
+                "a U-Net; the best digits without classes; 25 minutes",
+            ),
+            "ddpm": ("DDPM", "the classic: noise predicted, DDIM with eta; 25 minutes"),
+            "edm": ("EDM", "preconditioned for all noise levels; 25 minutes"),
+            "soflow": ("SoFlow", "one pass, distilled from flow_matching: soft; 23 minutes"),
             "soflow_dit": ("SoFlowDiT", "one pass of dit's network, distilled; 30 minutes"),
         },
     ),
