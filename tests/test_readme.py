@@ -139,7 +139,9 @@ def serving(command):
 @pytest.mark.slow
 def test_commands(home, tensorflow_only, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
-    given = dict(zip(("complete", "vary", "compare"), GIVEN.strip().splitlines(), strict=True))
+    given = dict(
+        zip(("complete", "vary", "distill", "compare"), GIVEN.strip().splitlines(), strict=True)
+    )
     for command in commands():
         if command.startswith((*ELSEWHERE, "KERAS_BACKEND=", "curl")):
             continue
