@@ -64,16 +64,26 @@ def of_several(histories):
 
 
 def of_cost(cost):
-    """One panel of what `kgen.evaluation.cost_curve` gives: the score, by passes of the network,
-    which double from left to right.
+    """One panel of what `kgen.evaluation.cost_curve` gives: the score, whose logarithm is drawn, by
+    passes of the network, which double from left to right.
     """
+
+    def place(point):  # a score may be 0 or, where its expectation is, below
+        return math.log2(point["passes"]), math.log10(max(point["value"], 1e-3))
+
     lines = [
-        ([(math.log2(point["passes"]), point["value"]) for point in curve["points"]], i, False)
+        ([place(point) for point in curve["points"]], i, False)
         for i, curve in enumerate(cost["curves"])
     ]
+    low, high = limits(lines)
+    scores = [m * 10.0**power for power in range(-3, 7) for m in (1, 2, 5)]
+    rows = [(math.log10(score), f"{score:g}") for score in scores]
+    rows = [row for row in rows if low <= row[0] <= high]
+    if len(rows) > 7:
+        rows = [row for row in rows if row[0] % 1 == 0]
     most = max(exponent for points, *_ in lines for exponent, _ in points)
     passes = [(exponent, str(2**exponent)) for exponent in range(math.floor(most) + 1)]
-    return {"name": cost["metric"], **panel(lines, passes)}
+    return {"name": cost["metric"], **panel(lines, passes, rows)}
 
 
 def _points(history, key):
@@ -107,16 +117,17 @@ def _importance(name):
 # One panel ----------------------------------------------------------------------------
 
 
-def panel(lines, columns=None):
+def panel(lines, columns=None, rows=None):
     """Where everything of a panel lies.
 
     A line is `(points, colour, dashed)`: two or more pairs of epoch and value, the number of a
-    colour or `None`, and a bool; `columns` are the ticks below, pairs of epoch and label, round
-    numbers where they are `None`. Returns a dict of `"width"`, `"height"`, `"box"` (left, top,
-    right, bottom), `"x"` and `"y"` (ticks as pairs of position and label) and `"curves"`.
+    colour or `None`, and a bool. `columns` are the ticks below, pairs of epoch and label, and
+    `rows` those on the left, pairs of value and label: round numbers where they are `None`.
+    Returns a dict of `"width"`, `"height"`, `"box"` (left, top, right, bottom), `"x"` and `"y"`
+    (ticks as pairs of position and label) and `"curves"`.
     """
     low, high = limits(lines)
-    rows = ticks(low, high, 4)
+    rows = ticks(low, high, 4) if rows is None else rows
     left = 6 + _DIGIT * max(len(label) for _, label in rows)
     epochs = [epoch for points, *_ in lines for epoch, _ in points]
     margin = 0.05 * (max(epochs) - min(epochs)) or 1

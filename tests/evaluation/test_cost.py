@@ -40,4 +40,8 @@ def test_passes_double_from_left_to_right():
     assert labels == ["1", "2", "4", "8", "16", "32"]
     places = np.array([place for place, _ in panel["x"]])
     assert np.ptp(np.diff(places)) < 0.02
-    assert [x for x, _ in panel["curves"][0]["markers"]] == pytest.approx(places)
+    markers = np.array(panel["curves"][0]["markers"])
+    assert markers[:, 0] == pytest.approx(places)
+    # A score that halves falls by as much each time.
+    assert np.ptp(np.diff(markers[:, 1])) < 0.02 and markers[1, 1] > markers[0, 1]
+    assert [label for _, label in panel["y"]] == ["0.05", "0.1", "0.2", "0.5", "1"]
