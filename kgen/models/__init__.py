@@ -72,7 +72,7 @@ _FAMILIES = {
             "ddpm": ("DDPM", "the classic: noise predicted, DDIM with eta; 25 minutes"),
             "edm": ("EDM", "preconditioned for all noise levels; 25 minutes"),
             "soflow": ("SoFlow", "one pass, distilled from flow_matching: soft; 23 minutes"),
-            "soflow_dit": ("SoFlowDiT", "one pass of dit's network, distilled; 30 minutes"),
+            "soflow_dit": ("SoFlowDiT", "for dit distilled; from scratch not good after 9 minutes"),
         },
     ),
 }
