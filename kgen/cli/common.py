@@ -58,6 +58,18 @@ Source = Annotated[
     ),
 ]
 Split = Annotated[str, typer.Option(help="test, validation or train.")]
+EvaluateEvery = Annotated[
+    int | None,
+    typer.Option(min=1, help="Measure samples every so many epochs.", show_default="never"),
+]
+KeepBest = Annotated[
+    str | None,
+    typer.Option(metavar="METRIC", help="Keep the best epoch by this metric, such as fd."),
+]
+ReplaceRun = Annotated[
+    bool,
+    typer.Option("--force", help="Replace the run in the folder: its own files, no others."),
+]
 
 
 def say(text):

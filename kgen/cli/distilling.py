@@ -7,7 +7,18 @@ from typing import Annotated
 
 import typer
 
-from kgen.cli.common import Json, app, load, parse_settings, print_result, say, work
+from kgen.cli.common import (
+    EvaluateEvery,
+    Json,
+    KeepBest,
+    ReplaceRun,
+    app,
+    load,
+    parse_settings,
+    print_result,
+    say,
+    work,
+)
 from kgen.training.errors import RunError
 
 
@@ -48,18 +59,9 @@ def distill(
             "--set", metavar="NAME=VALUE", help="Any argument of soflow or soflow_dit; repeatable."
         ),
     ] = None,
-    evaluate_every: Annotated[
-        int | None,
-        typer.Option(min=1, help="Measure samples every so many epochs.", show_default="never"),
-    ] = None,
-    keep_best: Annotated[
-        str | None,
-        typer.Option(metavar="METRIC", help="Keep the best epoch by this metric, such as fd."),
-    ] = None,
-    force: Annotated[
-        bool,
-        typer.Option("--force", help="Replace the run in the folder: its own files, no others."),
-    ] = False,
+    evaluate_every: EvaluateEvery = None,
+    keep_best: KeepBest = None,
+    force: ReplaceRun = False,
     as_json: Json = False,
 ):
     """Teach a trained model to draw in one pass of its network, or a few.

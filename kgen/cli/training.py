@@ -10,7 +10,10 @@ from typing import Annotated
 import typer
 
 from kgen.cli.common import (
+    EvaluateEvery,
     Json,
+    KeepBest,
+    ReplaceRun,
     app,
     make_table,
     parse_devices,
@@ -288,21 +291,12 @@ def train(
         bool | None,
         typer.Option("--hosts/--no-hosts", help="Train together with the hosts in TF_CONFIG."),
     ] = None,
-    evaluate_every: Annotated[
-        int | None,
-        typer.Option(min=1, help="Measure samples every so many epochs.", show_default="never"),
-    ] = None,
-    keep_best: Annotated[
-        str | None,
-        typer.Option(metavar="METRIC", help="Keep the best epoch by this metric, such as fd."),
-    ] = None,
+    evaluate_every: EvaluateEvery = None,
+    keep_best: KeepBest = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint.")
     ] = False,
-    force: Annotated[
-        bool,
-        typer.Option("--force", help="Replace the run in the folder: its own files, no others."),
-    ] = False,
+    force: ReplaceRun = False,
     as_json: Json = False,
 ):
     """Train a model in a run folder.

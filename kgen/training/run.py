@@ -161,8 +161,6 @@ def train(
                 about = _describe(name, model, source, data, config)
                 about["model"]["chosen"] = chosen
                 run.create({**about, "schedule": _schedule(model) if fitted else None})
-            if isinstance(name, ImageGenerator):  # nothing else could build it again
-                run.checkpoints.save(model, position)
         elif run.finished and position.epoch >= config.epochs:
             report(
                 f"{run.path} is finished: {position.epoch} epochs are done. "
@@ -177,6 +175,8 @@ def train(
                 report(f"{label + ':':<12}{text}")
             callbacks.append(TimeEstimate(config.epochs, steps, position, report))
         stack.enter_context(files.recorded(run.path))
+        if before is None and isinstance(name, ImageGenerator):  # nothing else could build it again
+            run.checkpoints.save(model, position)
         _fit(run, model, data, config, position, sums, num_samples, callbacks, verbose)
     return run
 

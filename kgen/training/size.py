@@ -25,17 +25,22 @@ def attention_bytes(model, batch_size):
 
 def feature_bytes(model, batch_size):
     """What the features of a step's convolutions need at least: every layer's outcome is kept for
-    the gradient, in float32; with gradient checkpointing one of each block.
+    the gradient; with gradient checkpointing one of each block.
     """
-    numbers = 0
+    needed = 0
     for layer in model._layers_to_train():
         if isinstance(layer, keras.layers.Conv2D | keras.layers.Conv2DTranspose):
             with contextlib.suppress(AttributeError):  # of no graph of layers
-                numbers += math.prod(layer.output.shape[1:])
+                needed += _bytes(layer) * math.prod(layer.output.shape[1:])
         elif hasattr(layer, "num_places"):  # a block of a network that is no such graph
             kept = 1 if getattr(model, "gradient_checkpointing", False) else 4
-            numbers += kept * layer.num_places * layer.filters
-    return 4 * batch_size * numbers
+            needed += _bytes(layer) * kept * layer.num_places * layer.filters
+    return batch_size * needed
+
+
+def _bytes(layer):
+    """Of a number in what a layer computes."""
+    return 4 if layer.compute_dtype == "float32" else 2
 
 
 def check_size(model, batch_size):

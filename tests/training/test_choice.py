@@ -121,6 +121,8 @@ def test_features_that_are_larger_than_the_machine():
         size.check_size(model, 10**9)
     less = kgen.models.FlowMatching.from_preset("flow_matching_tiny", gradient_checkpointing=True)
     assert 4 * size.feature_bytes(less, 3) == size.feature_bytes(model, 3) > 0
+    half = kgen.models.FlowMatching.from_preset("flow_matching_tiny", dtype="mixed_bfloat16")
+    assert 2 * size.feature_bytes(half, 3) == size.feature_bytes(model, 3)
     dit = kgen.models.DiT.from_preset("dit_tiny", num_layers=3, gradient_checkpointing=True)
     assert size.attention_bytes(dit, 3) == 4 * 3 * 2 * 4**2
 
