@@ -16,9 +16,10 @@ import keras
 import numpy as np
 
 import kgen
+from kgen.cli.common import parse_settings
 from kgen.training.callbacks import CPUMinutes
 
-#: The preset's arguments that differ, and those of `compile`.
+#: The preset's arguments that differ, and those of `compile` and `fit`.
 VARIANTS = {
     "default": ({}, {}),
     "constant rate": ({}, {"schedule": "constant"}),
@@ -33,7 +34,20 @@ VARIANTS = {
     "56 filters": ({"filters": 56}, {}),
     "patches of 4": ({"patch_size": 4, "multipliers": (2,), "blocks": 2}, {}),
     "attention": ({"attention": (1,)}, {}),
+    "2 blocks": ({"blocks": 2}, {}),
+    "batches of 16": ({}, {"batch_size": 16}),
+    "batches of 64": ({}, {"batch_size": 64}),
+    "rate 3e-3": ({}, {"learning_rate": 3e-3}),
+    "4 layers of 192": ({"dim": 192, "num_layers": 4}, {}),
+    "batches of 16, muon": ({}, {"optimizer": "muon", "batch_size": 16}),
+    "batches of 16, 4 layers of 96": ({"dim": 96, "num_layers": 4}, {"batch_size": 16}),
+    "batches of 16, rate 3e-3": ({}, {"learning_rate": 3e-3, "batch_size": 16}),
+    "batches of 8": ({}, {"batch_size": 8}),
+    "rms, swiglu, qk": ({"norm": "rms", "mlp": "swiglu", "qk_norm": True}, {}),
 }
+
+#: Layers, by parts of their names, that lead into and out of a network: Adam's.
+NOT_BY_MUON = ["first", "last", "time", "modulation", "patches", "velocity"]
 
 #: Of averages of the weights that are kept beside the model's own.
 DECAYS = (0.0, 0.99, 0.997, 0.999, 0.9997)
@@ -85,6 +99,9 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data", help="mnist.npz, or another source of images of the preset's shape")
     parser.add_argument("--preset", default="flow_matching_28x28")
+    parser.add_argument(
+        "--set", action="append", default=[], help="NAME=VALUE of every model; repeatable"
+    )
     parser.add_argument("--minutes", type=float, default=3.0)
     parser.add_argument("--only", action="append", choices=VARIANTS, help="a variant; repeatable")
     parser.add_argument("--conditional", action="store_true")
@@ -107,13 +124,13 @@ def main():
                 args.preset,
                 num_classes=data.num_classes if args.conditional else None,
                 seed=args.seed,
-                **arguments,
+                **{**parse_settings(args.set), **arguments},
             )
-            options = dict(compiled)
+            options = {k: v for k, v in compiled.items() if k != "batch_size"}
             if options.pop("optimizer", None) == "muon":
                 rate = kgen.training.schedules.RunSchedule("cosine", 0.02, total_steps)
                 options["optimizer"] = keras.optimizers.Muon(
-                    rate, adam_lr_ratio=0.1, exclude_layers=["first", "last", "time", "modulation"]
+                    rate, adam_lr_ratio=0.1, exclude_layers=NOT_BY_MUON
                 )
             else:
                 options["total_steps"] = total_steps
@@ -121,7 +138,7 @@ def main():
             return model
 
         tried = build(100)
-        batch_size = tried.default_batch_size
+        batch_size = compiled.get("batch_size", tried.default_batch_size)
         steps = steps_in(args.minutes, tried, train, batch_size)
         model = build(steps)
         averages = Averages(model) if args.averages else None

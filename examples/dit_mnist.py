@@ -15,9 +15,9 @@ import kgen
 parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
 parser.add_argument("--data", required=True, help="mnist.npz in the Keras layout")
 parser.add_argument("--out", default="runs/dit_mnist")
-parser.add_argument("--epochs", type=int, default=4)
-parser.add_argument("--batch-size", type=int, default=128)
-parser.add_argument("--learning-rate", type=float, default=2e-3)
+parser.add_argument("--epochs", type=int, default=6)
+parser.add_argument("--batch-size", type=int, help="by default the model's")
+parser.add_argument("--learning-rate", type=float, help="by default the model's")
 parser.add_argument("--num-samples", type=int, default=10_000, help="for FD")
 parser.add_argument("--num-steps", type=int, default=16, help="of the sampler")
 parser.add_argument("--dtype", default="mixed_bfloat16", help="in which the layers compute")
@@ -30,15 +30,15 @@ keras.utils.set_random_seed(args.seed)
 data = kgen.data.load(args.data, validation_fraction=0.0)
 
 model = kgen.models.DiT.from_preset("dit_28x28", dtype=args.dtype, seed=args.seed)
-steps = args.epochs * (len(data.train) // args.batch_size)
+batch_size = args.batch_size or model.default_batch_size
 model.compile(
-    learning_rate=keras.optimizers.schedules.CosineDecay(args.learning_rate, steps, alpha=0.01)
+    learning_rate=args.learning_rate, total_steps=args.epochs * (len(data.train) // batch_size)
 )
 
 start, cpu_start = time.perf_counter(), time.process_time()
 model.fit(
     data.train,
-    batch_size=args.batch_size,
+    batch_size=batch_size,
     epochs=args.epochs,
     callbacks=[
         kgen.evaluation.EvaluateSamples(data.test, every=2, num_samples=1024, metrics=["fd"]),

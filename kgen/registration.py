@@ -7,6 +7,7 @@ from kgen import models
 #: Registered layers and networks by their module; models are registered under the names of the zoo.
 _LAYERS = {
     "kgen.layers.causal_conv": ("CausalConv2D",),
+    "kgen.layers.convolutional": ("GroupNorm",),
     "kgen.layers.quantizers": ("FSQ", "VectorQuantizer"),
     "kgen.layers.scaling": ("ScaleImages", "UnscaleImages"),
     "kgen.layers.spectral": ("SpectralConv2D", "SpectralDense"),

@@ -63,11 +63,11 @@ def r3gan_differences(batch_size):
 
 
 def dit(batch_size):
-    return of_preset("dit", batch_size, "loss")
+    return of_preset("dit", batch_size, "loss", dim=128, num_layers=6)
 
 
 def flow_matching(batch_size):
-    return of_preset("flow_matching", batch_size, "loss")
+    return of_preset("flow_matching", batch_size, "loss", prediction="velocity")
 
 
 def image_gpt(batch_size):

@@ -81,6 +81,8 @@ def of_cost(cost):
     rows = [row for row in rows if low <= row[0] <= high]
     if len(rows) > 7:
         rows = [row for row in rows if row[0] % 1 == 0]
+    elif len(rows) < 2:  # scores that lie close together have none of these between them
+        rows = [(math.log10(score), label) for score, label in ticks(10**low, 10**high, 4)]
     most = max(exponent for points, *_ in lines for exponent, _ in points)
     passes = [(exponent, str(2**exponent)) for exponent in range(math.floor(most) + 1)]
     return {"name": cost["metric"], **panel(lines, passes, rows)}

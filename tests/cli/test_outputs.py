@@ -114,13 +114,16 @@ def test_a_stopped_command_leaves_nothing(
 
 @pytest.mark.slow
 def test_a_stopped_process_leaves_nothing(start, vae_run, tmp_path):
-    """SIGTERM to a process of its own, whenever: its status says so, and nothing is left."""
+    """SIGTERM to a process of its own, whenever: its status says so, and nothing is left.
+
+    Before Python has come to kgen's first line the system ends it, which a shell calls 143 too.
+    """
     for seconds in (1, 4, 7):
         process = start("sample", vae_run, "-n", 100_000, "-o", tmp_path / "pictures")
         time.sleep(seconds)
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=60)
-        assert process.returncode == 128 + signal.SIGTERM, err
+        assert process.returncode in (128 + signal.SIGTERM, -signal.SIGTERM), err
         assert not list(tmp_path.iterdir())
 
 

@@ -45,3 +45,11 @@ def test_passes_double_from_left_to_right():
     # A score that halves falls by as much each time.
     assert np.ptp(np.diff(markers[:, 1])) < 0.02 and markers[1, 1] > markers[0, 1]
     assert [label for _, label in panel["y"]] == ["0.05", "0.1", "0.2", "0.5", "1"]
+
+
+def test_scores_that_lie_close_together_have_their_own_ticks():
+    points = [{"passes": 2**i, "value": 6.0 + 0.1 * i} for i in range(6)]
+    panel = curves.of_cost({"metric": "KD", "curves": [{"points": points}]})
+    assert [label for _, label in panel["y"]] == ["6.0", "6.2", "6.4"]
+    heights = [height for height, _ in panel["y"]]
+    assert heights == sorted(heights, reverse=True)

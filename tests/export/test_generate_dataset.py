@@ -251,10 +251,17 @@ def start(artifact, folder, *arguments):
 
 
 @pytest.fixture(scope="module")
-def unbroken(artifact, tmp_path_factory):
-    """The shards of `MANY` images, drawn in this process."""
+def record(artifact, tmp_path_factory):
+    """That of `MANY` images, drawn in this process."""
     folder = tmp_path_factory.mktemp("unbroken") / "drawn"
-    return draw(artifact, folder, first_seed=0, batch_size=64, **MANY)["shards"]
+    draw(artifact, folder, first_seed=0, batch_size=64, **MANY)
+    return json.loads((folder / generation.RECORD).read_text())
+
+
+@pytest.fixture(scope="module")
+def unbroken(record):
+    """Its shards."""
+    return record["shards"]
 
 
 def complete(artifact, folder, unbroken):
@@ -341,9 +348,12 @@ def test_a_worker_is_killed_on_a_cluster(artifact, tmp_path, cluster, unbroken):
     assert record["complete"] and record["shards"] == unbroken
     left = {path.name for path in pathlib.Path(folder).iterdir()}
     assert left == {generation.RECORD, *(row["path"] for row in unbroken)}
-    # What goes wrong in a worker is told as it is.
-    (tmp_path / "other" / "shard-000000.npz").mkdir(parents=True)
-    (tmp_path / "other" / generation.RECORD).write_text(json.dumps({**record, "shards": []}))
-    process = start(artifact, tmp_path / "other", *asked)
+
+
+@pytest.mark.slow
+def test_what_goes_wrong_in_a_worker_is_told_as_it_is(artifact, tmp_path, record):
+    (tmp_path / "shard-000000.npz").mkdir()
+    (tmp_path / generation.RECORD).write_text(json.dumps({**record, "shards": []}))
+    process = start(artifact, tmp_path, "--workers", "2")
     _, err = process.communicate()
     assert process.returncode == 1 and "shard-000000.npz is a folder" in err, err

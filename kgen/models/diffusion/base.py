@@ -33,11 +33,13 @@ from kgen.models.first_stage import known_cells, load_first_stage, untrained
 from kgen.models.vae.latent_map import LatentMapVAE
 from kgen.training.average import AveragedWeights
 
-#: The noise schedule and the prediction of a rectified flow.
-STRAIGHT = ("rectified", "velocity")
-
 # Streams of noise: 0 that of images, 2 hidden labels (see `hide_labels`), 3 the times.
 TIME_STREAM = 3
+
+
+def is_straight(model):
+    """Whether a model says velocities of the straight path, or the data, of which they follow."""
+    return model.noise_schedule == "rectified" and model.prediction in ("velocity", "x")
 
 
 class DenoisingGenerator(AveragedWeights, ImageGenerator):
@@ -163,10 +165,10 @@ class DenoisingGenerator(AveragedWeights, ImageGenerator):
         >>> few.fit(data.train, epochs=5)
         """
         name = type(self).__name__
-        if self.student is None or (self.noise_schedule, self.prediction) != STRAIGHT:
+        if self.student is None or not is_straight(self):
             raise ValueError(
-                f"distill takes a model with noise_schedule={STRAIGHT[0]!r} and "
-                f"prediction={STRAIGHT[1]!r}, such as FlowMatching or DiT. Received: {name} with "
+                "distill takes a model with noise_schedule='rectified' and prediction='velocity' "
+                f"or 'x', such as FlowMatching or DiT. Received: {name} with "
                 f"{self.noise_schedule!r} and {self.prediction!r}"
             )
         if not ops.convert_to_numpy(self.training_steps):

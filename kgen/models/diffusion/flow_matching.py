@@ -16,6 +16,9 @@ from kgen.models.diffusion.unet import UNetGenerator
 class FlowMatching(UNetGenerator):
     """Flow matching on a U-Net, on pixels or on a VAE's latent map.
 
+    The network says the image, of which the velocity follows: Li and He, "Back to basics: let
+    denoising generative models denoise" (2025; arXiv 2511.13720), table 1.
+
     Arguments and what is logged: as for `UNetGenerator` and `DenoisingGenerator`.
 
     Example:
@@ -38,3 +41,7 @@ class FlowMatching(UNetGenerator):
             "attention": (2,),
         },
     }
+
+    # Measured on MNIST at equal time of a CPU: images beat velocities.
+    def __init__(self, image_shape, num_classes=None, autoencoder=None, prediction="x", **kwargs):
+        super().__init__(image_shape, num_classes, autoencoder, prediction=prediction, **kwargs)

@@ -2,16 +2,19 @@
 
 Luo, Yuan and Liu, "SoFlow: Solution flow models for one-step generative modeling" (2025; arXiv
 2512.15657). The network F(x, t, s) says the mean velocity between a time t and a time s before it,
-so that x + (s - t) F is where the flow is at s. Where s is t it is the velocity itself, which is
-taught as in flow matching. Elsewhere it is to agree with itself: a short way along the straight
-line that was drawn, and on by what the network says from there. That takes neither the integral of
-a trained flow nor a Jacobian, and so both backends.
+so that x + (s - t) F is where the flow is at s; or, with `prediction="x"`, the image to which that
+velocity points, as in Lu et al., "One-step latent-free image generation with pixel mean flows"
+(2026; arXiv 2601.22158), so that one pass from noise gives it as it is. Where s is t it is the
+velocity itself, which is taught as in flow matching. Elsewhere it is to agree with itself: a short
+way along the straight line that was drawn, and on by what the network says from there. That takes
+neither the integral of a trained flow nor a Jacobian, and so both backends.
 
 Where the network begins with the weights of a trained flow, this is the tuning of Geng et al.,
 "Consistency models made easy" (ICLR 2025; arXiv 2406.14548), section 3, with a flow in place of
 their denoiser; see `DenoisingGenerator.distill`.
 """
 
+import functools
 import math
 
 import numpy as np
@@ -20,7 +23,7 @@ from keras import ops
 from kgen import random
 from kgen.checks import Number, check_ints, check_numbers, check_shares
 from kgen.layers.conditioning import check_guidance, guidance_in, guided, hide_labels, per_row
-from kgen.models.diffusion.base import STRAIGHT, TIME_STREAM, DenoisingGenerator
+from kgen.models.diffusion.base import TIME_STREAM, DenoisingGenerator, is_straight
 
 # Streams beside those of `DenoisingGenerator`.
 _KIND_STREAM, _END_STREAM, _WAY_STREAM = 4, 5, 6
@@ -55,6 +58,7 @@ class SolutionFlow:
         image_shape,
         num_classes=None,
         autoencoder=None,
+        prediction="x",
         flow_share=0.75,
         shares=(0.1, 0.002),
         share_steps=10_000,
@@ -62,18 +66,18 @@ class SolutionFlow:
         passes=None,
         **kwargs,
     ):
-        super().__init__(image_shape, num_classes, autoencoder=autoencoder, **kwargs)
+        super().__init__(image_shape, num_classes, autoencoder, prediction=prediction, **kwargs)
         check_shares(flow_share=flow_share)
         for i, share in enumerate(self.shares):
             check_numbers(Number(above=0, most=1), **{f"shares[{i}]": share})
         check_ints(1, share_steps=share_steps)
         check_ints(0, own_steps=own_steps)
         check_numbers(Number(least=1, whole=True, optional=True), passes=passes)
-        if (self.noise_schedule, self.prediction) != STRAIGHT:
+        if not is_straight(self):
             raise ValueError(
                 f"{type(self).__name__} learns mean velocities of the straight path: leave "
-                "noise_schedule='rectified' and prediction='velocity'. Received: noise_schedule="
-                f"{self.noise_schedule!r}, prediction={self.prediction!r}"
+                "noise_schedule='rectified', with prediction='velocity' or 'x'. Received: "
+                f"noise_schedule={self.noise_schedule!r}, prediction={self.prediction!r}"
             )
 
     def begin_with(self, teacher):
@@ -92,6 +96,7 @@ class SolutionFlow:
 
     def objective(self, batch, training):
         network = self.network if training else self.ema_network
+        mean_velocity = functools.partial(self._mean_velocity, network)
         x = self.from_images(batch.images, batch.labels)
         noise = random.normal(batch.seeds, self.latent_shape)
         labels = batch.labels
@@ -110,11 +115,11 @@ class SolutionFlow:
         target = self._follow(point, times, between, labels) if self.own_steps else velocity
         if min(self.shares) < 1:
             further = point + per_row(between - times, x) * target
-            rest = network(further, between, labels, dropout_seeds, ends)
+            rest = mean_velocity(further, between, labels, dropout_seeds, ends)
             target = share * target + (1 - share) * rest
         # What it says from there on is no matter of training.
         target = ops.where(per_row(at_once, x), velocity, ops.stop_gradient(target))
-        said = network(point, times, labels, dropout_seeds, ends)
+        said = mean_velocity(point, times, labels, dropout_seeds, ends)
         error = ops.mean(ops.square(said - target), axis=tuple(range(1, len(x.shape))))
         # What is left to learn of a way shrinks with the share that is gone along the line.
         loss = ops.mean(ops.where(at_once, error, error / share))
@@ -125,12 +130,19 @@ class SolutionFlow:
             "solution_loss": _mean(error, 1 - kinds) / share,
         }
 
+    def _mean_velocity(self, network, x, times, labels, seeds, ends):
+        """That between times and the ends of ways, as a network has it."""
+        return self._as_velocity(network(x, times, labels, seeds, ends), x, times)
+
+    def _as_velocity(self, said, x, times):
+        return self.method.way.slope(*self.method.estimates(said, x, times), times)
+
     def _follow(self, x, times, ends, labels):
         """The mean velocity between times by the averaged network's own, in steps of order 2."""
         length, before, mean = (ends - times) / self.own_steps, None, 0.0
         for step in range(self.own_steps):
             now = times + step * length
-            velocity = self.ema_network(x, now, labels, None, now)
+            velocity = self._mean_velocity(self.ema_network, x, now, labels, None, now)
             # The two-step method of Adams and Bashforth, as `solve` has it.
             slope = velocity if before is None else 1.5 * velocity - 0.5 * before
             x, before = x + per_row(length, x) * slope, velocity
@@ -198,8 +210,8 @@ class SolutionFlow:
         def advance(step, x):
             now, later = (ops.minimum(start, ops.take(grid, place)) for place in (step, step + 1))
             scale = guidance_in(guidance_scale, guidance_low, guidance_high, now)
-            velocity = guided(network, (x, now, later), labels, self.num_classes, scale)
-            x = x + per_row(later - now, x) * velocity
+            said = guided(network, (x, now, later), labels, self.num_classes, scale)
+            x = x + per_row(later - now, x) * self._as_velocity(said, x, now)
             if known is not None:
                 data, noise, mask = known
                 x = ops.where(mask, self.method.way.mix(data, noise, later), x)

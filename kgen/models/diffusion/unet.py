@@ -19,8 +19,9 @@ from keras import layers, ops
 from kgen import random
 from kgen.checks import check_ints, check_shares
 from kgen.configurable import Configurable
+from kgen.layers.convolutional import GroupNorm
 from kgen.layers.network import Network, recomputed
-from kgen.layers.transformer import Attention, modulate
+from kgen.layers.transformer import Attention
 from kgen.layers.vit import patchify, unpatchify
 from kgen.memory import check_network
 from kgen.models.diffusion.base import DenoisingGenerator
@@ -168,7 +169,7 @@ class UNet(Conditioned, Network):
             layers.Conv2D(widths[level], 3, padding="same", name=f"larger_{level}")
             for level in levels[:-1]
         ]
-        self.norm = group_normalization(name="norm")
+        self.norm = GroupNorm(GROUPS, epsilon=1e-5, name="norm")
         self.last = layers.Conv2D(
             patch_size**2 * shape[-1],
             3,
@@ -229,14 +230,14 @@ class UNetBlock(Configurable, layers.Layer):
     def __init__(self, filters, num_heads=None, dropout=0.0, **kwargs):
         super().__init__(**kwargs)
         dtype = self.dtype_policy
-        self.first_norm = group_normalization(name="first_norm", dtype=dtype)
+        self.first_norm = GroupNorm(GROUPS, epsilon=1e-5, name="first_norm", dtype=dtype)
         # What is normalised next, and then shifted by the condition, needs no bias.
         self.first = layers.Conv2D(
             filters, 3, padding="same", use_bias=False, name="first", dtype=dtype
         )
         self.modulation = layers.Dense(2 * filters, name="modulation", dtype=dtype)
-        self.second_norm = group_normalization(
-            name="second_norm", dtype=dtype, center=False, scale=False
+        self.second_norm = GroupNorm(
+            GROUPS, epsilon=1e-5, center=False, scale=False, name="second_norm", dtype=dtype
         )
         self.second = layers.Conv2D(
             filters, 3, padding="same", kernel_initializer="zeros", name="second", dtype=dtype
@@ -244,7 +245,9 @@ class UNetBlock(Configurable, layers.Layer):
         self.shortcut = layers.Dense(filters, use_bias=False, name="shortcut", dtype=dtype)
         self.attention = None
         if num_heads is not None:
-            self.attention_norm = group_normalization(name="attention_norm", dtype=dtype)
+            self.attention_norm = GroupNorm(
+                GROUPS, epsilon=1e-5, name="attention_norm", dtype=dtype
+            )
             self.attention = Attention(filters, num_heads, name="attention", dtype=dtype)
 
     def build(self, x_shape, condition_shape):
@@ -267,8 +270,8 @@ class UNetBlock(Configurable, layers.Layer):
 
     def call(self, x, condition, seeds=None):
         y = self.first(ops.silu(self.first_norm(x)))
-        shift, scale = ops.split(self.modulation(condition)[:, None, None], 2, axis=-1)
-        y = ops.silu(modulate(self.second_norm(y), shift, scale))
+        shift, scale = ops.split(self.modulation(condition), 2, axis=-1)
+        y = ops.silu(self.second_norm(y, shift, scale))
         if seeds is not None and self.dropout:
             keep = random.uniform(seeds, y.shape[1:]) > self.dropout
             y = y * ops.cast(keep, y.dtype) / (1 - self.dropout)
@@ -277,8 +280,3 @@ class UNetBlock(Configurable, layers.Layer):
             return x
         tokens = ops.reshape(self.attention_norm(x), (-1, x.shape[1] * x.shape[2], self.filters))
         return x + ops.reshape(self.attention(tokens), (-1, *x.shape[1:]))
-
-
-def group_normalization(**arguments):
-    """Of groups of features over the whole map: Wu and He (ECCV 2018; arXiv 1803.08494)."""
-    return layers.GroupNormalization(GROUPS, epsilon=1e-5, **arguments)

@@ -16,19 +16,21 @@ def numpy(x):
     return ops.convert_to_numpy(x)
 
 
-def small(num_classes=3, scale=0.1, **overrides):
-    model = SoFlow((8, 8, 1), num_classes, filters=8, **overrides)
+def small(num_classes=3, scale=0.1, prediction="velocity", **overrides):
+    model = SoFlow((8, 8, 1), num_classes, filters=8, prediction=prediction, **overrides)
     for network in (model.network, model.ema_network):
         for weight in network.weights:
             weight.assign(RNG.normal(size=weight.shape) * scale)
     return model
 
 
-@pytest.mark.parametrize("taken", [0, 2500, 20_000])
-def test_the_loss_against_the_paper(taken):
+@pytest.mark.parametrize(
+    ("taken", "prediction"), [(0, "velocity"), (2500, "velocity"), (20_000, "velocity"), (0, "x")]
+)
+def test_the_loss_against_the_paper(taken, prediction):
     """Luo et al. (2025): the velocity where the end is the time; elsewhere a step along the line,
-    and on by the network itself."""
-    model = small(None, flow_share=0.5, share_steps=10_000)
+    and on by the network itself. Lu et al. (2026): of an image, the velocity that leads there."""
+    model = small(None, flow_share=0.5, share_steps=10_000, prediction=prediction)
     model.training_steps.assign(taken)
     seeds = np.arange(48, dtype="int32")
     batch = Batch(ops.convert_to_tensor(IMAGES), None, ops.convert_to_tensor(seeds))
@@ -48,7 +50,11 @@ def test_the_loss_against_the_paper(taken):
 
     def say(time):
         inputs = mixed(time), time.astype("float32"), None, None, s.astype("float32")
-        return numpy(model.ema_network(*inputs))
+        said = numpy(model.ema_network(*inputs))
+        time = time[:, None, None, None]
+        if prediction == "x":
+            return (mixed(time[:, 0, 0, 0]) - (1 - time) * said) / np.maximum(time, 0.05) - said
+        return said
 
     velocity = noise - x
     target = share * velocity + (1 - share) * say(between)
@@ -124,11 +130,12 @@ def test_a_model_of_some_passes_learns_these_ways_alone(passes):
     np.testing.assert_array_equal(model.generate(2), model.generate(2, num_steps=passes))
 
 
-def test_a_student_begins_as_its_teacher_and_draws_its_images_in_one_pass():
+@pytest.mark.parametrize("prediction", ["velocity", "x"])
+def test_a_student_begins_as_its_teacher_and_draws_its_images_in_one_pass(prediction):
     images = np.where(np.arange(384)[:, None, None, None] % 2, 220, 30).astype("uint8")
     images = np.broadcast_to(images, (384, 8, 8, 1))
     keras.utils.set_random_seed(0)
-    teacher = FlowMatching((8, 8, 1), filters=16, ema_decay=0.9)
+    teacher = FlowMatching((8, 8, 1), filters=16, ema_decay=0.9, prediction=prediction)
     with pytest.raises(ValueError, match="and this FlowMatching has fresh weights"):
         teacher.distill()
     teacher.compile(learning_rate=5e-3)
@@ -136,6 +143,7 @@ def test_a_student_begins_as_its_teacher_and_draws_its_images_in_one_pass():
     student = teacher.distill(num_steps=1)
     assert (student.own_steps, student.shares, student.flow_share) == (4, (1.0, 1.0), 0.25)
     assert isinstance(student, SoFlow) and student.filters == 16 and not student.compiled
+    assert student.prediction == prediction
     x = RNG.normal(size=(4, 8, 8, 1)).astype("float32")
     times, ends = np.full(4, 0.7, "float32"), np.full(4, 0.1, "float32")
     said = student.network(x, times, None, None, ends)
@@ -198,7 +206,10 @@ def test_bad_input():
         (lambda: SoFlow((8, 8, 1), filters=8, share_steps=0), "share_steps must be"),
         (lambda: SoFlow((8, 8, 1), filters=8, shares=(0.1, 0)), r"shares\[1\] must be"),
         (lambda: SoFlow((8, 8, 1), filters=8, own_steps=-1), "own_steps must be"),
-        (lambda: SoFlow((8, 8, 1), filters=8, prediction="x"), "mean velocities of the straight"),
+        (
+            lambda: SoFlow((8, 8, 1), filters=8, prediction="noise"),
+            "mean velocities of the straight",
+        ),
         (lambda: SoFlow((8, 8, 1), filters=8, passes=0), "passes must be"),
         (lambda: model.generate(2, labels=1, num_steps=0), "num_steps must be"),
         (lambda: small(passes=2).generate(2, labels=1, num_steps=1), "draw in passes=2 of the"),

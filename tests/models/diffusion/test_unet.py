@@ -96,7 +96,7 @@ def test_a_fresh_network_says_nothing():
     [
         ((12, 8, 3), {"multipliers": (1, 2), "attention": (1,)}),
         ((8, 8, 4), {"multipliers": (1,), "blocks": 2, "patch_size": 1}),
-        ((16, 24, 1), {"multipliers": (1, 2, 2), "attention": (0, 2), "blocks": 2}),
+        ((16, 24, 1), {"multipliers": (1, 2, 2), "attention": (0, 2)}),
         ((8, 8, 3), {"multipliers": (1, 2), "attention": (1,), "all_joined": True}),
     ],
 )
