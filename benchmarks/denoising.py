@@ -33,6 +33,7 @@ VARIANTS = {
     "32 filters": ({"filters": 32}, {}),
     "56 filters": ({"filters": 56}, {}),
     "patches of 4": ({"patch_size": 4, "multipliers": (2,), "blocks": 2}, {}),
+    "patches of 14": ({"patch_size": 14}, {}),
     "attention": ({"attention": (1,)}, {}),
     "2 blocks": ({"blocks": 2}, {}),
     "batches of 16": ({}, {"batch_size": 16}),

@@ -39,7 +39,7 @@ class GroupNorm(layers.GroupNormalization):
             for each in (wide, ops.square(wide))
         )
         mean, square = (ops.mean(each, axis=-1, keepdims=True) for each in (mean, square))
-        variance = ops.maximum(square - ops.square(mean), 0.0)  # for rounding
+        variance = ops.maximum(square - ops.square(mean), 0.0)  # rounding may put it below
         factor = ops.rsqrt(variance + self.epsilon)
         ones = ops.ones((features // self.groups,), "float32")
         factor, summand = (

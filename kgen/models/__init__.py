@@ -28,7 +28,7 @@ _FAMILIES = {
     "gan": (
         "two networks play against each other: sharp images in one pass, no likelihood",
         {
-            "dcgan": ("DCGAN", "best told classes; the best on CIFAR-10 here; 25 minutes"),
+            "dcgan": ("DCGAN", "best told classes; CIFAR-10 images in one pass; 25 minutes"),
             "resnet_gan": ("ResNetGAN", "SNGAN: the best GAN of digits here; 10 minutes"),
             "r3gan": ("R3GAN", "no tricks; converges, and takes its time; 15 minutes"),
             "vit_gan": ("ViTGAN", "two vision transformers; few images per class here; 10 minutes"),
@@ -67,11 +67,11 @@ _FAMILIES = {
             "dit": ("DiT", "a transformer, on pixels or latents; inpaints, varies; 29 minutes"),
             "flow_matching": (
                 "FlowMatching",
-                "a U-Net; the best digits without classes; 25 minutes",
+                "a U-Net; best digits without classes, best on CIFAR-10; 27 minutes",
             ),
             "ddpm": ("DDPM", "the classic: noise predicted, DDIM with eta; 25 minutes"),
             "edm": ("EDM", "preconditioned for all noise levels; 25 minutes"),
-            "soflow": ("SoFlow", "one pass, distilled from flow_matching: soft; 23 minutes"),
+            "soflow": ("SoFlow", "one pass, distilled from flow_matching: soft; 17 minutes"),
             "soflow_dit": ("SoFlowDiT", "for dit distilled; from scratch not good after 9 minutes"),
         },
     ),

@@ -33,6 +33,7 @@ class SolutionFlow:
     """Mixed in before a `DenoisingGenerator`, whose network is told where to go as well.
 
     Args:
+        prediction: `"x"` or `"velocity"`, what the network says.
         flow_share: Float, 0 to 1, the share of images that teach the velocity; the others teach
             longer ways.
         shares: Tuple of two floats, 0 to 1: the share of a way that is gone along the line at
