@@ -64,7 +64,7 @@ _FAMILIES = {
     "diffusion": (
         "from noise to an image in as many steps as you choose",
         {
-            "dit": ("DiT", "a transformer, on pixels or latents; inpaints, varies; 29 minutes"),
+            "dit": ("DiT", "a transformer, on pixels or latents; inpaints, varies; 26 minutes"),
             "flow_matching": (
                 "FlowMatching",
                 "a U-Net; best digits without classes, best on CIFAR-10; 27 minutes",
