@@ -88,4 +88,6 @@ labels = reference.labels_like(args.num_samples, 1) if args.conditional else Non
 drawn = model.generate(args.num_samples, labels=labels, seed=1, **options)
 figures = reference.measure(drawn, labels, metrics=("fd", "precision", "recall"))["metrics"]
 for title, entry in figures.items():
-    print(f"{title} of {args.num_samples:,}: {entry['value']:.4g} (floor {entry['floor']:.4g})")
+    # Of fewer training images than these there is no floor to compare with.
+    floor = "" if entry["floor"] is None else f" (floor {entry['floor']:.4g})"
+    print(f"{title} of {args.num_samples:,}: {entry['value']:.4g}{floor}")
