@@ -10,7 +10,7 @@ machine, test accuracy 0.8200 on CIFAR-10 (JPEG copy). On one core of two, busy:
 on 99 kinds of emoji.
 
 Weights are stored, and measured, in float16. What is shipped lies in
-`kgen/evaluation/weights`, and its sha256 in `kgen/evaluation/features.py`: a new training
+`kgen/layers/weights`, and its sha256 in `kgen/layers/pretrained.py`: a new training
 gives new features, whose scores do not compare with the old ones.
 """
 
@@ -29,6 +29,7 @@ from PIL import Image
 
 import kgen
 from kgen.evaluation import classifiers
+from kgen.layers import pretrained
 
 
 def main():
@@ -53,9 +54,9 @@ def main():
         args.cifar10, validation_fraction=0, horizontal_flip=True
     )
     if mnist and "lenet128" in wanted:
-        train("lenet128", classifiers.lenet, mnist, args.mnist_epochs, args.seed, out)
+        train("lenet128", pretrained.lenet, mnist, args.mnist_epochs, args.seed, out)
     if cifar10 and "cifar_cnn" in wanted:
-        train("cifar_cnn", classifiers.cifar_network, cifar10, args.cifar10_epochs, args.seed, out)
+        train("cifar_cnn", pretrained.cifar_network, cifar10, args.cifar10_epochs, args.seed, out)
     if mnist and cifar10 and args.emoji and "general_cnn" in wanted:
         train_general(mnist, cifar10, Emoji(args.emoji), args.general_steps, args.seed, out)
 
@@ -230,7 +231,7 @@ def _jittered(images, rng):
 
 def train_general(mnist, cifar10, emoji, steps, seed, out):
     """Trains the network of any size, rounds its weights to float16, measures and writes it."""
-    network = classifiers.general_network(seed)
+    network = pretrained.general_network(seed)
     ones = [cifar10.num_classes, mnist.num_classes, len(emoji.classes)]
     initial = [keras.initializers.HeNormal(seed=1000 * seed + 6 + i) for i in range(2)]
     logits = layers.Dense(sum(ones), kernel_initializer=initial[0])(network.output)

@@ -11,6 +11,9 @@ import numpy as np
 #: How many channels an image may have: grey, RGB, RGBA.
 CHANNELS = (1, 3, 4)
 
+#: And one that is translated to another: grey with alpha, too.
+INPUT_CHANNELS = (1, 2, 3, 4)
+
 
 def unknown_name(kind, name, known):
     """The message for a name that is not known, with the nearest one that is."""
@@ -24,16 +27,17 @@ def unknown_name(kind, name, known):
     return f"Unknown {kind} '{name}'.{hint} Known: {', '.join(known) or 'none'}."
 
 
-def check_image_shape(image_shape):
+def check_image_shape(image_shape, name="image_shape", channels=CHANNELS):
     """`image_shape` as a tuple of ints; `ValueError` unless it is `(height, width, channels)`."""
     try:
         shape = tuple(int(side) for side in image_shape)
     except (TypeError, ValueError):
         shape = ()
-    if len(shape) != 3 or min(shape) < 1 or shape[2] not in CHANNELS:
+    if len(shape) != 3 or min(shape) < 1 or shape[2] not in channels:
+        *some, last = map(str, channels)
         raise ValueError(
-            "image_shape must be (height, width, channels) with 1, 3 or 4 channels. "
-            f"Received: image_shape={image_shape!r}"
+            f"{name} must be (height, width, channels) with {', '.join(some)} or {last} channels. "
+            f"Received: {name}={image_shape!r}"
         )
     return shape
 

@@ -32,12 +32,15 @@ class Configurable:
     3.0
     """
 
+    #: Names of arguments of a base that a class does not take.
+    left_out_arguments = ()
+
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         _, *own = inspect.signature(cls.__init__).parameters.values()
         if own and own[-1].kind is inspect.Parameter.VAR_KEYWORD:
             *own, rest = own
-            names = {parameter.name for parameter in own}
+            names = {parameter.name for parameter in own} | set(cls.left_out_arguments)
             base = getattr(super(cls, cls), "__signature__", None)
             inherited = [] if base is None else list(base.parameters.values())[:-1]
             own += [

@@ -15,13 +15,14 @@ class TensorSpec:
 
     Args:
         shape: Tuple of ints, the shape of one row, without the batch axis; `()` for a
-            vector of scalars `[B]`.
+            vector of scalars `[B]`; `None` for a side that may be of any length.
         dtype: String: `"uint8"`, `"int32"` or `"float32"`.
         minimum: Smallest valid value, or `None` for no limit; what is exported takes a smaller
             input for it.
         maximum: Largest valid value (inclusive), or `None` for no limit, likewise.
         description: One line for the manifest and the model card.
         default: Of an input of scalars that may be left out, what it is then; else `None`.
+        example: Tuple of ints, a shape of a row where sides may be of any length.
     """
 
     shape: tuple[int, ...]
@@ -30,6 +31,12 @@ class TensorSpec:
     maximum: float | None = None
     description: str = ""
     default: float | None = None
+    example: tuple[int, ...] = ()
+
+    @property
+    def example_shape(self):
+        """Tuple of ints, a shape that a row may have."""
+        return self.example or self.shape
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,9 +97,13 @@ def label_spec(num_classes):
     return TensorSpec((), "int32", 0, num_classes - 1, "class of the image")
 
 
-def image_spec(image_shape):
-    """`TensorSpec` of uint8 images `[B, H, W, C]`, 0 to 255."""
-    return TensorSpec(tuple(image_shape), "uint8", 0, 255, "pixels, channels last")
+def image_spec(image_shape, any_size=False, description="pixels, channels last"):
+    """`TensorSpec` of uint8 images `[B, H, W, C]`, 0 to 255; of `any_size` in height and width."""
+    shape = tuple(image_shape)
+    if not any_size:
+        return TensorSpec(shape, "uint8", 0, 255, description)
+    description = f"{description}; of any height and width"
+    return TensorSpec((None, None, shape[2]), "uint8", 0, 255, description, example=shape)
 
 
 def mask_spec(image_shape):

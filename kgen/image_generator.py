@@ -1,6 +1,5 @@
 """The contract that every generator in the zoo keeps."""
 
-import dataclasses
 import math
 import pathlib
 
@@ -332,8 +331,9 @@ class ImageGenerator(
         Args:
             x: uint8 images `[N, H, W, C]`, a `kgen.data.Split` (`data.train`), or a
                 `tf.data.Dataset`, `keras.utils.PyDataset` or generator of batches `images` or
-                `(images, labels)`.
-            y: Integer labels `[N]` for a class-conditional model, when `x` is an array.
+                `(images, labels)`. A translator learns from inputs and images, see `Translator`.
+            y: Integer labels `[N]` for a class-conditional model, or a translator's images, when
+                `x` is an array.
             batch_size: Int, images per step (over all devices); `None` for 64. A last, smaller
                 batch of an epoch is left out.
             epochs: Int, the epoch to train up to.
@@ -437,10 +437,7 @@ class ImageGenerator(
                 f"Received: a model on {self._replicas()} devices"
             )
         split = self.check_split(x, y)
-        return tuple(
-            None if part is None else keras.ops.convert_to_tensor(part)
-            for part in (split.images, split.labels)
-        )
+        return tuple(keras.ops.convert_to_tensor(part) for part in split.arrays())
 
     @property
     def steps_trained(self):
@@ -467,13 +464,16 @@ class ImageGenerator(
         """Batches of checked images and labels, from all that `fit` takes."""
         if is_dataset(x):
             if y is not None:
-                raise ValueError("y must be None when x is a dataset: it yields (images, labels)")
+                raise ValueError("y must be None when x is a dataset: it yields both")
             if isinstance(x, Batches):  # its labels are left out where the model has no classes
                 self.check_split(x.split)
                 return x
-            return Takes(type(self).__name__, self.image_shape, self.num_classes).check(x)
+            return self._takes().check(x)
         split = self.check_split(x, y, horizontal_flip)
         return split.batches(batch_size, shuffle=shuffle, seed=self.seed, drop_remainder=shuffle)
+
+    def _takes(self):
+        return Takes(type(self).__name__, self.image_shape, self.num_classes)
 
     def _cut(self, x, y, share, horizontal_flip):
         """The first images of an array to train on, and the last ones to validate with."""
@@ -489,14 +489,7 @@ class ImageGenerator(
                 "validation_split must be above 0 and below 1, and leave an image on either side. "
                 f"Received: validation_split={share} of {len(split)} images"
             )
-        return tuple(
-            dataclasses.replace(
-                split,
-                images=split.images[rows],
-                labels=None if split.labels is None else split.labels[rows],
-            )
-            for rows in (slice(count), slice(count, None))
-        )
+        return split.part(slice(count)), split.part(slice(count, None))
 
     def _callbacks(self, given, *ours):
         """The callbacks that `fit` was given, in whatever form Keras takes them, with ours."""

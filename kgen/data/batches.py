@@ -10,7 +10,9 @@ class Batches(keras.utils.PyDataset):
     """Batches of a `Split`, made with `Split.batches`, whose arguments these are.
 
     Element *i* is a tuple `(images,)` or `(images, labels)` of NumPy arrays, uint8
-    `[B, H, W, C]` and int32 `[B]`. What it holds is a pure function of the seed, of
+    `[B, H, W, C]` and int32 `[B]`; of a split with inputs `(inputs, images)`. Where these are no
+    pairs each side goes through orders of its own, an epoch is one of the longer side, and the
+    shorter begins again. What a batch holds is a pure function of the seed, of
     `epoch` and of *i*, not of what was read before, so a training run that is resumed
     at an epoch sees the batches that it would have seen.
 
@@ -36,49 +38,82 @@ class Batches(keras.utils.PyDataset):
         self.drop_remainder = drop_remainder
         self.epoch = epoch
         self._images = np.asarray(split.images)  # a memmap's own indexing is slower
+        self._inputs = None if split.inputs is None else np.asarray(split.inputs)
+        self._count = len(self._images)
+        if not split.paired:
+            self._count = max(self._count, len(self._inputs))
         self._plans = {}
 
     def __len__(self):
         if self.drop_remainder:
-            return max(1, len(self._images) // self.batch_size)
-        return -(-len(self._images) // self.batch_size)
+            return max(1, self._count // self.batch_size)
+        return -(-self._count // self.batch_size)
 
     def __getitem__(self, index):
         if not 0 <= index < len(self):
             raise IndexError(f"batch {index} of {len(self)}")
         epoch, offset = self._position
+        number = index
         if self.shuffle:
-            epoch, index = divmod(epoch * len(self) + offset + index, len(self))
+            number += epoch * len(self) + offset
+            epoch, index = divmod(number, len(self))
         begin = index * self.batch_size
-        rows = slice(begin, begin + self.batch_size)
-        images = self._images[rows]
+        if not self.split.paired:
+            first = number * self.batch_size
+            size = self.batch_size if self.shuffle else min(self.batch_size, self._count - begin)
+            return tuple(
+                self._of_side(side, array, first + np.arange(size))
+                for side, array in enumerate((self._inputs, self._images))
+            )
+        rows, flipped = slice(begin, begin + self.batch_size), None
         if self.shuffle:
             order, flips = self._plan(epoch)
+            flipped = None if flips is None else flips[rows]
             rows = order[rows]
-            images = self._gather(rows)
-            if flips is not None:
-                flipped = flips[begin : begin + self.batch_size]
-                images[flipped] = images[flipped, :, ::-1]
+        images = self._gather(self._images, rows, flipped)
+        if self._inputs is not None:
+            return self._gather(self._inputs, rows, flipped), images
         if self.split.labels is None:
             return (images,)
         return images, self.split.labels[rows]
 
-    def _plan(self, epoch):
-        """The order of an epoch's images, `[N]`, and whether each is mirrored, `[N]` or `None`."""
-        plans = self._plans  # read once: TensorFlow calls from a thread
-        if epoch not in plans:
-            rng = np.random.default_rng((self.seed, epoch))
-            order = rng.permutation(len(self._images))
-            flips = rng.random(len(order)) < 0.5 if self.split.horizontal_flip else None
-            before = {epoch - 1: plans[epoch - 1]} if epoch - 1 in plans else {}
-            self._plans = plans = {**before, epoch: (order, flips)}
-        return plans[epoch]
+    def _of_side(self, side, array, places):
+        """Rows of inputs or of images that are no pairs, by their places in all of its rounds."""
+        rounds, rows = np.divmod(places, len(array))
+        if not self.shuffle:
+            return array[rows]
+        flipped = np.zeros(len(rows), bool)
+        for number in np.unique(rounds):
+            order, flips = self._plan(number.item(), side, len(array))
+            here = rounds == number
+            flipped[here] = False if flips is None else flips[rows[here]]
+            rows[here] = order[rows[here]]
+        return self._gather(array, rows, flipped)
 
-    def _gather(self, rows):
-        """Reads rows in the order in which they lie on the disk."""
+    def _plan(self, epoch, side=None, count=None):
+        """The order of an epoch's images, `[N]`, and whether each is mirrored, `[N]` or `None`.
+
+        `side` is that of `count` inputs or images which are no pairs.
+        """
+        plans, key = self._plans, (epoch, side)  # read once: TensorFlow calls from a thread
+        if key not in plans:
+            rng = np.random.default_rng((self.seed, epoch) if side is None else (*key, self.seed))
+            order = rng.permutation(self._count if count is None else count)
+            flips = rng.random(len(order)) < 0.5 if self.split.horizontal_flip else None
+            kept = {k: plan for k, plan in plans.items() if k[1] != side or k[0] == epoch - 1}
+            self._plans = plans = {**kept, key: (order, flips)}
+        return plans[key]
+
+    @staticmethod
+    def _gather(array, rows, flipped):
+        """Rows, a slice or their numbers, read as they lie on the disk; some of them mirrored."""
+        if isinstance(rows, slice):
+            return array[rows]
         positions = np.argsort(rows)
-        images = np.empty((len(rows), *self._images.shape[1:]), np.uint8)
-        images[positions] = self._images[rows[positions]]
+        images = np.empty((len(rows), *array.shape[1:]), np.uint8)
+        images[positions] = array[rows[positions]]
+        if flipped is not None:
+            images[flipped] = images[flipped, :, ::-1]
         return images
 
     # Keras calls `on_epoch_begin` and `on_epoch_end` around every epoch, and, at the start

@@ -19,11 +19,14 @@ class Takes:
         model: String, its name.
         image_shape: Tuple `(H, W, C)`.
         num_classes: Int, or `None` for an unconditional model.
+        input_shape: Tuple `(h, w, c)` of what images are to be made of, which comes before them in
+            a batch; or `None`.
     """
 
     model: str
     image_shape: tuple
     num_classes: int | None
+    input_shape: tuple | None = None
 
     def check(self, x):
         """The dataset, checked: dtype and shape at once where it states them, the rest as it runs.
@@ -39,8 +42,11 @@ class Takes:
 
     def batch(self, batch):
         """A batch as a tuple of arrays `(images,)` or `(images, labels)`; else a `ValueError`."""
-        images, *labels = (_array(part) for part in self._parts(batch))
-        self._check_specs(images, *labels)
+        parts = [_array(part) for part in self._parts(batch)]
+        self._check_specs(*parts)
+        if self.input_shape is not None:
+            return tuple(parts)
+        images, *labels = parts
         for label in labels:
             label = np.asarray(label)
             if len(label) != len(images):
@@ -61,9 +67,20 @@ class Takes:
             )
         specs = self._parts(x.element_spec)
         self._check_specs(*specs)
-        shape_known = specs[0].shape.rank is not None and specs[0].shape[1:].is_fully_defined()
+        shape_known = all(
+            spec.shape.rank is not None and spec.shape[1:].is_fully_defined()
+            for spec in (specs if self.input_shape is not None else specs[:1])
+        )
         if shape_known and self.num_classes is None:
             return x
+        if self.input_shape is not None:
+            shapes = (self.input_shape, self.image_shape)
+            return x.map(
+                lambda *parts: tuple(
+                    tf.ensure_shape(part, (None, *shape))
+                    for part, shape in zip(parts, shapes, strict=True)
+                )
+            )
 
         def check(images, *labels):
             checks = []
@@ -103,6 +120,13 @@ class Takes:
             parts = parts[:2]
         if len(parts) == 2 and parts[1] is None:
             parts = parts[:1]
+        if self.input_shape is not None:
+            if len(parts) != 2:
+                self._fail(
+                    f"there must be (inputs, images), of which {self.model} learns",
+                    f"{len(parts)} parts",
+                )
+            return parts
         if len(parts) == 3:
             self._fail("there must be no weights, for the losses are no sums over rows", "three")
         if len(parts) > 3 or not parts:
@@ -121,6 +145,12 @@ class Takes:
 
     def _check_specs(self, images, labels=None):
         """Checks dtypes and shapes, of arrays or of what TensorFlow says of them before."""
+        if self.input_shape is not None:
+            inputs, images, labels = images, labels, None
+            dtype, shape = _dtype_and_shape(inputs)
+            if dtype != "uint8" or not _fits(shape, (None, *self.input_shape)):
+                sides = ", ".join(map(str, self.input_shape))
+                self._fail(f"inputs must be uint8 [B, {sides}]", f"{dtype} {_text(shape)}.")
         dtype, shape = _dtype_and_shape(images)
         if dtype != "uint8" or not _fits(shape, (None, *self.image_shape)):
             hint = ""

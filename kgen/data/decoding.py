@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import dataclasses
 import functools
 import io
 import itertools
@@ -28,6 +29,15 @@ INTERPOLATIONS = {"lanczos": Image.Resampling.LANCZOS, "nearest": Image.Resampli
 #: Pixels of the largest picture that is decoded; Pillow's own limit.
 MAX_PIXELS = 178_956_970
 
+
+@dataclasses.dataclass(frozen=True)
+class Half:
+    """The left or the right half of a picture, in place of its file: a path, or bytes."""
+
+    file: str | bytes
+    right: bool
+
+
 _GROUP = 16  # images that a thread takes at a time
 _BAND = 2**22  # pixels that are converted at a time
 _ON_ITS_SIDE = (5, 6, 7, 8)  # EXIF orientations that swap the sides
@@ -42,7 +52,7 @@ def decode(
     interpolation="lanczos",
     max_pixels=MAX_PIXELS,
 ):
-    """Decodes one image and brings it to `image_shape`: uint8 `[H, W, C]`, with 1, 3 or 4 channels.
+    """Decodes one image and brings it to `image_shape`: uint8 `[H, W, C]`, with 1 to 4 channels.
 
     A photograph is turned upright as its EXIF orientation says; of an animation the
     first frame is taken. With the `resize` of `"crop"` the largest centred part with the aspect
@@ -51,10 +61,10 @@ def decode(
     `interpolation` is `"lanczos"`, or `"nearest"` for pixel art; an image that has the target's
     size already keeps its pixels. 16-bit grey is scaled to 8 bits. With 1 or 3 channels a
     transparent image is composited on `background`, a colour that Pillow knows (a name or
-    `#rrggbb`); with 4 it keeps its alpha channel, and an opaque image gets alpha 255.
+    `#rrggbb`); with 2 or 4 it keeps its alpha channel, and an opaque image gets alpha 255.
 
-    `payload` is the path (a string) or the bytes of a PNG, JPEG, WebP, GIF or BMP file, or a uint8
-    array `[H, W, C]`. A `ValueError` where a file has more than `max_pixels`.
+    `payload` is the path (a string) or the bytes of a PNG, JPEG, WebP, GIF or BMP file, a `Half` of
+    one, or a uint8 array `[H, W, C]`. A `ValueError` where a file has more than `max_pixels`.
     """
     fit = functools.partial(
         _fit,
@@ -68,7 +78,13 @@ def decode(
             return payload
         grey = payload.shape[-1] == 1
         return fit(Image.fromarray(payload[..., 0] if grey else payload))
-    with _open(payload, max_pixels) as image:
+    half = payload if isinstance(payload, Half) else None
+    with _open(half.file if half else payload, max_pixels) as image:
+        if half is not None:
+            ImageOps.exif_transpose(image, in_place=True)
+            middle = image.width // 2
+            left = image.width - middle if half.right else 0
+            return fit(image.crop((left, 0, left + middle, image.height)))
         if interpolation == "lanczos":
             # JPEG decodes to a half, a quarter or an eighth at a fraction of the cost. Twice
             # the size that is needed is left for the filter.
@@ -87,6 +103,9 @@ def probe(payload, max_pixels=MAX_PIXELS):
     """
     if isinstance(payload, np.ndarray):
         return payload.shape
+    if isinstance(payload, Half):
+        height, width, channels = probe(payload.file, max_pixels)
+        return height, width // 2, channels
     with _open(payload, max_pixels) as image:
         width, height = image.size
         # That of a PNG file decodes it, to see what comes behind the pixels.
@@ -204,7 +223,8 @@ def _fit(image, image_shape, background, resize, resampling):
         scale = min(width / image.width, height / image.height)
         inside = max(1, round(image.width * scale)), max(1, round(image.height * scale))
         image = _resized(image, whole, inside, resampling, convert)
-        colour = (0, 0, 0, 0) if channels == 4 else ImageColor.getcolor(background, image.mode)
+        clear = {2: (0, 0), 4: (0, 0, 0, 0)}
+        colour = clear.get(channels) or ImageColor.getcolor(background, image.mode)
         canvas = Image.new(image.mode, (width, height), colour)
         canvas.paste(image, ((width - inside[0]) // 2, (height - inside[1]) // 2))
         image = canvas
@@ -246,9 +266,9 @@ def _convert(image, channels, background):
     if image.mode.startswith("I"):  # 16 bits; Pillow's own conversion clips at 255
         values = np.asarray(image).astype(np.uint32)
         image = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
-    if channels != 4 and image.has_transparency_data:
+    if channels not in (2, 4) and image.has_transparency_data:
         image = image.convert("RGBA")
         canvas = Image.new("RGBA", image.size, ImageColor.getrgb(background)[:3])
         image = Image.alpha_composite(canvas, image)
-    mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels]
+    mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels]
     return image if image.mode == mode else image.convert(mode)

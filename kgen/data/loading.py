@@ -39,6 +39,9 @@ class Data:
             is, or one image lies in another split.
         skipped: List of tuples `(path, reason)`, the files that could not be read.
         horizontal_flip: Boolean, whether shuffled batches of `train` are mirrored at random.
+
+    Of what `load_pairs` gives, `image_shape` is that of the images, `input_shape` that of the
+    inputs, and the splits have both.
     """
 
     name: str
@@ -52,6 +55,13 @@ class Data:
     fingerprint: str
     skipped: list
     horizontal_flip: bool
+
+    @property
+    def input_shape(self):
+        """Tuple `(h, w, c)`, or `None` without inputs."""
+        return next(
+            (s.input_shape for s in (self.train, self.validation, self.test) if s is not None), None
+        )
 
     def split(self, name):
         """The split of a name: `"train"`, `"validation"` or `"test"`; else a `ValueError`."""
@@ -164,9 +174,49 @@ def load(
     """
     image_shape = None if image_shape is None else check_image_shape(image_shape)
     decoding.check_options(background, resize, interpolation, max_pixels)
+    return load_found(
+        sources.find(source, data_dir, recursive),
+        image_shape,
+        background=background,
+        resize=resize,
+        interpolation=interpolation,
+        max_pixels=max_pixels,
+        seed=seed,
+        validation_fraction=validation_fraction,
+        test_fraction=test_fraction,
+        horizontal_flip=horizontal_flip,
+        cache_dir=cache_dir,
+        strict=strict,
+        progress=progress,
+        check=check,
+    )
+
+
+def load_found(
+    found,
+    image_shape,
+    *,
+    background="white",
+    resize="crop",
+    interpolation="lanczos",
+    max_pixels=decoding.MAX_PIXELS,
+    seed=0,
+    validation_fraction=0.1,
+    test_fraction=0.1,
+    horizontal_flip=False,
+    cache_dir=None,
+    strict=False,
+    progress=True,
+    check=None,
+    groups=None,
+):
+    """What `load` does with a `kgen.data.sources.Source`.
+
+    `groups` are lists of what goes together when missing splits are drawn, a value for each image,
+    by the split that they are drawn from.
+    """
     check_fractions(validation_fraction, test_fraction)
     seed = check_seed(seed)
-    found = sources.find(source, data_dir, recursive)
     fractions = {"validation": validation_fraction, "test": test_fraction}
     fractions = {name: value for name, value in fractions.items() if name not in found.splits}
 
@@ -175,7 +225,7 @@ def load(
 
     def fill(sink):
         decoded = {"background": background, **options}
-        return _fill(sink, found, image_shape, decoded, fractions, seed, progress, check)
+        return _fill(sink, found, image_shape, decoded, fractions, seed, progress, check, groups)
 
     if found.key is None:
         arrays, info = fill(_Memory())
@@ -184,6 +234,7 @@ def load(
         def digest(key):
             key = [cache.FORMAT, key, image_shape, background, fractions, fractions and seed]
             key += [changed] if changed else []  # without them, as before there were such options
+            key += [groups] if groups else []
             return cache.digest(key)
 
         def fill_entry(writer):
@@ -244,7 +295,7 @@ class _Memory:
         }
 
 
-def _fill(sink, found, image_shape, options, fractions, seed, progress, check):
+def _fill(sink, found, image_shape, options, fractions, seed, progress, check, groups):
     """Decodes a source into `sink`: its splits as `(images, labels)`, and what else is known."""
     contents = found.read()
     description, parts = found.description, contents.parts
@@ -268,7 +319,7 @@ def _fill(sink, found, image_shape, options, fractions, seed, progress, check):
     with _progress(f"Decoding {description}", parts, progress) as advance:
         for part_name, part in parts.items():
             missing = fractions if part_name == "train" else {}
-            assignment = carve(part_name, part.size, missing, seed)
+            assignment = carve(part_name, part.size, missing, seed, (groups or {}).get(part_name))
             results = decoding.parallel_map(decode, part.items)
             read = set()
             for split, result in zip(assignment, results, strict=True):
@@ -308,6 +359,9 @@ def _content(found):
 
 def _file(payload):
     """`(content, None)` of a file, or `(None, reason)`; anything but a path is its own content."""
+    if isinstance(payload, decoding.Half):
+        content, reason = _file(payload.file)
+        return content and decoding.Half(content, payload.right), reason
     if isinstance(payload, str):
         return decoding.attempt(_read_bytes, payload)
     return payload, None
@@ -319,6 +373,7 @@ def _read_bytes(path):
 
 
 def _hash(file):
+    file = file.file if isinstance(file, decoding.Half) else file
     return hashlib.sha256(file).digest() if isinstance(file, bytes) else b""
 
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from kgen.checks import CHANNELS, check_seed
+from kgen.checks import CHANNELS, INPUT_CHANNELS, check_seed
 
 
 @dataclasses.dataclass(frozen=True, eq=False, repr=False)
@@ -18,9 +18,13 @@ class Split:
             kept as int32.
         horizontal_flip: Boolean, whether shuffled batches mirror each image with
             probability one half. Batches that are not shuffled never do.
+        inputs: uint8 array `[N, h, w, c]`, what each image is to be made of, or `None`; grey with
+            alpha, 2 channels, is right too. A split with inputs has no labels.
+        paired: Boolean, whether input *i* is that of image *i*. Where it is false there may be
+            more or fewer inputs than images, and shuffled batches have both in orders of their own.
 
     Raises:
-        ValueError: If `images` or `labels` have another shape, dtype or range.
+        ValueError: If `images`, `labels` or `inputs` have another shape, dtype or range.
 
     Example:
 
@@ -35,9 +39,20 @@ class Split:
     images: np.ndarray
     labels: np.ndarray | None = None
     horizontal_flip: bool = False
+    inputs: np.ndarray | None = None
+    paired: bool = True
 
     def __post_init__(self):
         check_images(self.images, "images")
+        if self.inputs is not None:
+            check_images(self.inputs, "inputs", INPUT_CHANNELS)
+            if self.labels is not None:
+                raise ValueError("A split with inputs has no labels. Received: both.")
+            if self.paired and len(self.inputs) != len(self.images):
+                raise ValueError(
+                    f"There must be one input for each of {len(self.images)} images, unless "
+                    f"paired=False. Received: {len(self.inputs)}"
+                )
         if self.labels is not None:
             labels = check_labels(self.labels, len(self.images), "labels")
             object.__setattr__(self, "labels", labels)
@@ -47,12 +62,37 @@ class Split:
 
     def __repr__(self):
         labels = None if self.labels is None else f"int32 {list(self.labels.shape)}"
-        return f"Split(images=uint8 {list(self.images.shape)}, labels={labels})"
+        inputs = "" if self.inputs is None else f", inputs=uint8 {list(self.inputs.shape)}"
+        return f"Split(images=uint8 {list(self.images.shape)}, labels={labels}{inputs})"
 
     @property
     def image_shape(self):
         """Tuple `(H, W, C)`."""
         return tuple(self.images.shape[1:])
+
+    @property
+    def input_shape(self):
+        """Tuple `(h, w, c)`, or `None` without inputs."""
+        return None if self.inputs is None else tuple(self.inputs.shape[1:])
+
+    def part(self, rows):
+        """A split of some rows, a slice or an array of their numbers; a `ValueError` where inputs
+        and images are no pairs.
+        """
+        if not self.paired:
+            raise ValueError("Inputs and images that are no pairs have no rows in common.")
+        arrays = {
+            name: array[rows]
+            for name in ("images", "labels", "inputs")
+            if (array := getattr(self, name)) is not None
+        }
+        return dataclasses.replace(self, **arrays)
+
+    def arrays(self):
+        """What a batch holds: `(images,)`, `(images, labels)`, or `(inputs, images)`."""
+        if self.inputs is not None:
+            return (self.inputs, self.images)
+        return (self.images,) if self.labels is None else (self.images, self.labels)
 
     def binarized(self, seed=0):
         """A copy in memory whose pixels are 0 or 255, drawn with the grey level as probability.
@@ -82,15 +122,16 @@ class Split:
         return Batches(self, batch_size, shuffle, seed, drop_remainder, epoch)
 
 
-def check_images(images, what):
+def check_images(images, what, channels=CHANNELS):
     """Raises `ValueError` unless `images` is uint8 `[N, H, W, C]`, N at least 1."""
     dtype, shape = getattr(images, "dtype", type(images).__name__), getattr(images, "shape", ())
     if dtype != np.uint8:
         raise ValueError(f"{what} must be uint8 with values 0 to 255, received {dtype}.")
-    if len(shape) != 4 or 0 in shape or shape[3] not in CHANNELS:
+    if len(shape) != 4 or 0 in shape or shape[3] not in channels:
+        *some, last = map(str, channels)
         raise ValueError(
-            f"{what} must have shape [N, H, W, C] with at least one image and 1, 3 or 4 "
-            f"channels (last), received {list(shape)}."
+            f"{what} must have shape [N, H, W, C] with at least one image and {', '.join(some)} "
+            f"or {last} channels (last), received {list(shape)}."
         )
 
 
@@ -125,23 +166,25 @@ def check_fractions(validation_fraction, test_fraction):
         )
 
 
-def carve(name, count, fractions, seed):
+def carve(name, count, fractions, seed, groups=None):
     """Assigns the `count` images of a split to it and to missing splits: their names, `[count]`.
 
     Each missing split gets its fraction of the images (`fractions`, by name), rounded, at
-    least one; which ones is drawn uniformly from `seed`, without regard to the classes.
+    least one; which ones is drawn uniformly from `seed`, without regard to the classes. Images of
+    one of `groups` (`[count]`) go together: the fraction is one of the groups.
     """
-    assignment = np.full(count, name, dtype=object)
-    order = np.random.default_rng(seed).permutation(count)
+    groups = np.arange(count) if groups is None else np.unique(groups, return_inverse=True)[1]
+    of_groups = np.full(groups.max(initial=-1) + 1, name, dtype=object)
+    order = np.random.default_rng(seed).permutation(len(of_groups))
     begin = 0
     for missing in sorted(fractions):
         if fractions[missing] > 0:
-            end = begin + max(1, round(count * fractions[missing]))
-            assignment[order[begin:end]] = missing
+            end = begin + max(1, round(len(order) * fractions[missing]))
+            of_groups[order[begin:end]] = missing
             begin = end
-    if begin >= count:
+    if begin >= len(order):
         raise ValueError(
             f"{count} training images are too few to make {' and '.join(sorted(fractions))} from; "
             "give more images or set validation_fraction and test_fraction to 0."
         )
-    return assignment
+    return of_groups[groups]

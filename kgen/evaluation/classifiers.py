@@ -1,80 +1,17 @@
 """Small classifiers: what the bundled feature extractors are made of, and what the
 classification accuracy score trains."""
 
-import contextlib
 import math
 
 import keras
 import numpy as np
-from keras import layers, ops
+from keras import ops
 
 from kgen.data.splits import Split, check_images, check_labels
+from kgen.layers.pretrained import cifar_network, lenet
 from kgen.training.step import compile_function
 
 BATCH_SIZE = 128
-
-
-def lenet(image_shape, num_classes, seed=0):
-    """A LeNet for small grey images (after LeCun et al., Proc. IEEE 1998, section II.B).
-
-    Rectifiers and maximum pooling stand in for the original's; the last hidden layer,
-    `features`, has 128 units. A Keras model from uint8 `[B, H, W, C]` to float32 logits.
-    """
-    with computing_in_float32():
-        image = keras.Input(image_shape, dtype="uint8", name="image")
-        x = ops.cast(image, "float32") * (1 / 255)
-        for i, filters in enumerate((16, 32)):
-            x = layers.Conv2D(
-                filters, 5, padding="same", activation="relu", kernel_initializer=_he(seed, i)
-            )(x)
-            x = layers.MaxPooling2D(2, padding="same")(x)
-        x = layers.Flatten()(x)
-        x = layers.Dense(128, activation="relu", kernel_initializer=_he(seed, 2), name="features")(
-            x
-        )
-        x = layers.Dense(num_classes, kernel_initializer=_he(seed, 3), name="logits")(x)
-        return keras.Model(image, x, name="lenet")
-
-
-def cifar_network(image_shape, num_classes, seed=0):
-    """A convolutional network for small colour images, with batch normalisation, as `lenet`.
-
-    Its last hidden layer, `features`, is the mean over the positions of 128 filters.
-    """
-    with computing_in_float32():
-        image = keras.Input(image_shape, dtype="uint8", name="image")
-        x = ops.cast(image, "float32") * (1 / 127.5) - 1
-        for i, filters in enumerate((32, 64, 64, 128, 128)):
-            x = layers.Conv2D(
-                filters, 3, padding="same", use_bias=False, kernel_initializer=_he(seed, i)
-            )(x)
-            x = layers.BatchNormalization(momentum=0.9)(x)
-            x = layers.Activation("relu")(x)
-            if i in (0, 2):
-                x = layers.MaxPooling2D(2, padding="same")(x)
-        x = layers.GlobalAveragePooling2D(name="features")(x)
-        x = layers.Dense(num_classes, kernel_initializer=_he(seed, 5), name="logits")(x)
-        return keras.Model(image, x, name="cifar_network")
-
-
-def general_network(seed=0):
-    """A convolutional network from images of any size with alpha to `features`.
-
-    From float32 `[B, H, W, 4]`, -1 to 1, as `for_general_network` makes them, to `[B, 128]`, the
-    means over the positions of 128 filters.
-    """
-    with computing_in_float32():
-        x = image = keras.Input((None, None, 4), name="image")
-        for i, (filters, strides) in enumerate(
-            ((32, 1), (48, 2), (64, 1), (96, 2), (128, 1), (128, 2))
-        ):
-            x = layers.Conv2D(
-                filters, 3, strides, "same", use_bias=False, kernel_initializer=_he(seed, i)
-            )(x)
-            x = layers.BatchNormalization(momentum=0.98)(x)
-            x = layers.Activation("relu")(x)
-        x = layers.GlobalAveragePooling2D(name="features")(x)
-        return keras.Model(image, x, name="general_network")
 
 
 def for_general_network(images):
@@ -185,20 +122,3 @@ def classification_accuracy_score(
 
 def _said(labels):
     return None if labels is None else f"{len(labels)} labels"
-
-
-def _he(seed, layer):
-    # Seeded one by one, so that nothing depends on Keras's global state or changes it.
-    return keras.initializers.HeNormal(seed=1000 * seed + layer)
-
-
-@contextlib.contextmanager
-def computing_in_float32():
-    """Layers built inside compute in float32, whatever the global policy: scores must not
-    depend on how the model was trained."""
-    before = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("float32")
-    try:
-        yield
-    finally:
-        keras.config.set_dtype_policy(before)

@@ -25,15 +25,7 @@ from kgen.data import cache as data_cache
 from kgen.data.splits import check_images
 from kgen.evaluation import classifiers
 from kgen.generation import track
-
-WEIGHTS = pathlib.Path(__file__).parent / "weights"
-
-#: sha256 of the files that `benchmarks/train_extractors.py` wrote.
-SHA256 = {
-    "lenet128": "9e49eab33866c0f23c3b767f4ac928513bc39d7744995c27626c02527aff240b",
-    "cifar_cnn": "0dc9c049f52306831f9d465b5f2a997ead6de21ef27c143cc3577e04d556e5e9",
-    "general_cnn": "93d45090901c2bce43f6b4905e31afea616dfceb4bb778f653985ff8d8f184f0",
-}
+from kgen.layers import pretrained
 
 #: sha256 of weights-inception-2015-12-05-6726825d.pth, as torch-fidelity distributes it.
 #: pytorch-fid has the same file under the name pt_inception-2015-12-05-6726825d.pth.
@@ -172,7 +164,7 @@ class Inception:
                 "The features of FID need torch-fidelity: pip install 'kgen[inception]'"
             )
         # A pickle can do anything: it is checked, from memory, before anything reads it.
-        content = io.BytesIO(_read_checked(pathlib.Path(weights), sha256))
+        content = io.BytesIO(pretrained.read_checked(pathlib.Path(weights), sha256))
         # Triton, which a torch for GPUs brings, crashes where TensorFlow was imported before
         # it (tensorflow/tensorflow#124205: two LLVMs); torch takes a None for "not there".
         sys.modules.setdefault("triton", None)
@@ -222,13 +214,13 @@ class Inception:
 
 def lenet128():
     """Features of a LeNet trained on MNIST: 28x28 grey, 128 features, 10 classes."""
-    return _bundled("lenet128", classifiers.lenet, (28, 28, 1), 10)
+    return _bundled("lenet128", pretrained.lenet, (28, 28, 1), 10)
 
 
 def cifar_cnn():
     """Features of a small network trained on CIFAR-10 (JPEG copy): 32x32 RGB, 128 features,
     10 classes."""
-    return _bundled("cifar_cnn", classifiers.cifar_network, (32, 32, 3), 10)
+    return _bundled("cifar_cnn", pretrained.cifar_network, (32, 32, 3), 10)
 
 
 def general_cnn():
@@ -238,11 +230,10 @@ def general_cnn():
     images were blurred, made noisy, recoloured, mixed or cut to pieces. It has no classifier for
     other images than these. Sides over 96 pixels are made smaller for it.
     """
-    model = classifiers.general_network()
-    _load_weights(model, "general_cnn")
-    return KerasExtractor(
-        model, "general_cnn", classifiers.for_general_network, sha256=SHA256["general_cnn"]
-    )
+    model = pretrained.general_network()
+    pretrained.load_weights(model, "general_cnn")
+    sha256 = pretrained.SHA256["general_cnn"]
+    return KerasExtractor(model, "general_cnn", classifiers.for_general_network, sha256=sha256)
 
 
 def random_conv(image_shape):
@@ -258,7 +249,7 @@ def random_conv(image_shape):
             f"random_conv takes images of 8x8 or more. Received: {_sides(image_shape)}"
         )
     filters = (32, 96, 128)
-    with classifiers.computing_in_float32():
+    with pretrained.computing_in_float32():
         image = keras.Input(image_shape, dtype="uint8", name="image")
         x = ops.cast(image, "float32") * (1 / 127.5) - 1
         means = []
@@ -404,28 +395,12 @@ def _named(name, image_shape):
 
 def _bundled(name, build, image_shape, num_classes):
     network = build(image_shape, num_classes)
-    _load_weights(network, name)
-    with classifiers.computing_in_float32():
+    pretrained.load_weights(network, name)
+    with pretrained.computing_in_float32():
         model = keras.Model(network.input, network.get_layer("features").output)
     head = tuple(network.get_layer("logits").get_weights())
-    return KerasExtractor(model, name, head=head, image_shape=image_shape, sha256=SHA256[name])
-
-
-def _load_weights(network, name):
-    content = _read_checked(WEIGHTS / f"{name}.npz", SHA256[name])
-    with np.load(io.BytesIO(content)) as stored:
-        network.set_weights([stored[f"weight_{i}"] for i in range(len(network.weights))])
-
-
-def _read_checked(path, expected):
-    """The bytes of a file; `ValueError` unless they have the expected sha256."""
-    content = path.read_bytes()
-    found = hashlib.sha256(content).hexdigest()
-    if found != expected:
-        raise ValueError(
-            f"{path} is not the weights file it should be: its sha256 is {found}, not {expected}."
-        )
-    return content
+    sha256 = pretrained.SHA256[name]
+    return KerasExtractor(model, name, head=head, image_shape=image_shape, sha256=sha256)
 
 
 def _hash_of(model):

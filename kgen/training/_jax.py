@@ -37,6 +37,9 @@ class BackendStep:
     def predict_step(self, state, data):
         return self.stateless_call(*state, *self._inputs(data))
 
+    def _symbolic_build(self, iterator=None, data_batch=None):
+        """Nothing: a model of the zoo is built, and Keras would call it with what it trains on."""
+
     def _place(self, batches):
         distribution = keras.distribution.distribution()
         if distribution is None:

@@ -74,11 +74,13 @@ class Batch(NamedTuple):
         seeds: int32 tensor `[B]`; all noise of the step is drawn from them with
             `kgen.random`, so that it is the same on every backend and on any number of
             devices.
+        inputs: uint8 tensor `[B, h, w, c]`, what a translator makes the images of.
     """
 
     images: Any
     labels: Any
     seeds: Any
+    inputs: Any = None
 
 
 class TrainingStep(BackendStep):

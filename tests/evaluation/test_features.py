@@ -14,6 +14,7 @@ from PIL import Image
 
 import kgen
 from kgen.evaluation import classifiers, features
+from kgen.layers import pretrained
 
 
 def noise(n, shape, seed=0):
@@ -99,9 +100,9 @@ def test_bundled(name, shape):
 
 @pytest.mark.parametrize("name, shape", BUNDLED[:2])
 def test_probabilities_are_those_of_the_whole_network(name, shape):
-    build = {"lenet128": classifiers.lenet, "cifar_cnn": classifiers.cifar_network}[name]
+    build = {"lenet128": pretrained.lenet, "cifar_cnn": pretrained.cifar_network}[name]
     network = build(shape, 10)
-    with np.load(features.WEIGHTS / f"{name}.npz") as stored:
+    with np.load(pretrained.WEIGHTS / f"{name}.npz") as stored:
         network.set_weights([stored[f"weight_{i}"] for i in range(len(stored.files))])
     images = noise(6, shape)
     expected = ops.convert_to_numpy(ops.softmax(network(images, training=False)))
@@ -127,8 +128,8 @@ def test_bundled_under_a_mixed_policy(name, shape, policy):
 
 @pytest.mark.parametrize("name, shape", BUNDLED[:3])
 def test_changed_weights(name, shape, tmp_path, monkeypatch):
-    shutil.copytree(features.WEIGHTS, tmp_path / "weights")
-    monkeypatch.setattr(features, "WEIGHTS", tmp_path / "weights")
+    shutil.copytree(pretrained.WEIGHTS, tmp_path / "weights")
+    monkeypatch.setattr(pretrained, "WEIGHTS", tmp_path / "weights")
     path = tmp_path / "weights" / f"{name}.npz"
     content = bytearray(path.read_bytes())
     assert len(content) <= 2e6
@@ -198,6 +199,7 @@ if sys.argv[2] == "jax":
     sys.modules["tensorflow"] = None
 import keras, numpy as np
 from kgen.evaluation import classifiers, features
+from kgen.layers import pretrained
 assert keras.backend.backend() == sys.argv[2]
 rng = np.random.default_rng(0)
 found = {}

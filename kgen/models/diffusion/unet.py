@@ -72,40 +72,15 @@ class UNetGenerator(DenoisingGenerator):
     ):
         super().__init__(image_shape, num_classes, autoencoder=autoencoder, **kwargs)
         self.multipliers, self.attention = tuple(multipliers), tuple(attention)
-        check_ints(1, filters=filters, blocks=blocks, num_heads=num_heads, patch_size=patch_size)
-        check_ints(1, **{f"multipliers[{i}]": each for i, each in enumerate(self.multipliers)})
-        check_shares(dropout=dropout)
-        levels = len(self.multipliers)
-        divisor = patch_size * 2 ** (levels - 1)
-        if not levels or any(side % divisor for side in self.latent_shape[:2]):
-            what = "image" if self.autoencoder is None else "latent map"
-            raise ValueError(
-                "patch_size, and a factor of 2 for each of the multipliers but the first, must "
-                f"divide the sides of the {what}, {self.latent_shape[0]}x{self.latent_shape[1]}. "
-                f"Received: patch_size={patch_size}, multipliers={self.multipliers}"
-            )
-        if filters % GROUPS:
-            raise ValueError(f"filters must be a multiple of {GROUPS}. Received: filters={filters}")
-        for level in self.attention:
-            if not 0 <= level < levels or filters * self.multipliers[level] % num_heads:
-                raise ValueError(
-                    f"attention names feature maps 0 to {levels - 1} whose filters num_heads "
-                    f"divides. Received: attention={self.attention}, num_heads={num_heads}"
-                )
-        self._check_size(filters, blocks, num_heads, patch_size)
+        what = "image" if self.autoencoder is None else "latent map"
+        check_unet(
+            *(self.latent_shape, what, filters, self.multipliers, blocks, self.attention),
+            *(num_heads, patch_size, dropout),
+        )
         shape, classes = self.latent_shape, self.num_classes
         sizes = (filters, self.multipliers, blocks, self.attention, num_heads, patch_size)
         rest = (dropout, all_joined, self.told_ends, gradient_checkpointing)
         self._build_networks(lambda name: UNet(shape, classes, *sizes, *rest, name=name))
-
-    def _check_size(self, filters, blocks, num_heads, patch_size):
-        """Names, before it is built, a network that does not fit the machine."""
-        widths = [filters * multiplier for multiplier in self.multipliers]
-        # Two convolutions of nine places in each block, down and, of twice the input, up.
-        parameters = sum(9 * 5 * blocks * width**2 for width in widths)
-        places = math.prod(side // patch_size for side in self.latent_shape[:2])
-        tokens = max((places // 4**level for level in self.attention), default=0)
-        check_network(parameters, tokens, num_heads)
 
     student = "soflow"
 
@@ -119,12 +94,46 @@ class UNetGenerator(DenoisingGenerator):
         return keras.optimizers.Adam(rate, beta_2=0.99, global_clipnorm=1.0)
 
 
+def check_unet(
+    shape, what, filters, multipliers, blocks, attention, num_heads, patch_size, dropout
+):
+    """Raises a ValueError where a `UNet` for `what` of a shape cannot be built, or does not fit the
+    machine.
+    """
+    check_ints(1, filters=filters, blocks=blocks, num_heads=num_heads, patch_size=patch_size)
+    check_ints(1, **{f"multipliers[{i}]": each for i, each in enumerate(multipliers)})
+    check_shares(dropout=dropout)
+    levels = len(multipliers)
+    divisor = patch_size * 2 ** (levels - 1)
+    if not levels or any(side % divisor for side in shape[:2]):
+        raise ValueError(
+            "patch_size, and a factor of 2 for each of the multipliers but the first, must "
+            f"divide the sides of the {what}, {shape[0]}x{shape[1]}. "
+            f"Received: patch_size={patch_size}, multipliers={multipliers}"
+        )
+    if filters % GROUPS:
+        raise ValueError(f"filters must be a multiple of {GROUPS}. Received: filters={filters}")
+    for level in attention:
+        if not 0 <= level < levels or filters * multipliers[level] % num_heads:
+            raise ValueError(
+                f"attention names feature maps 0 to {levels - 1} whose filters num_heads "
+                f"divides. Received: attention={attention}, num_heads={num_heads}"
+            )
+    widths = [filters * multiplier for multiplier in multipliers]
+    # Two convolutions of nine places in each block, down and, of twice the input, up.
+    parameters = sum(9 * 5 * blocks * width**2 for width in widths)
+    places = math.prod(side // patch_size for side in shape[:2])
+    tokens = max((places // 4**level for level in attention), default=0)
+    check_network(parameters, tokens, num_heads)
+
+
 @keras.saving.register_keras_serializable(package="kgen")
 class UNet(Conditioned, Network):
     """What is said of every place of a noisy image `[B, H, W, C]`, given the time and the class.
 
     Times `[B]` are 0 to 1; the label `num_classes` stands for no class. With `ends` it is told the
-    times `[B]` to go to, too. See `UNetGenerator`.
+    times `[B]` to go to, too. `given_channels` more come with the image, of which nothing is said.
+    See `UNetGenerator`.
     """
 
     def __init__(
@@ -141,6 +150,7 @@ class UNet(Conditioned, Network):
         all_joined,
         ends=False,
         gradient_checkpointing=False,
+        given_channels=0,
         **kwargs,
     ):
         # In half precision many times would be one: the layers inside cast what they are given.
@@ -180,11 +190,12 @@ class UNet(Conditioned, Network):
         )
         labels = None if num_classes is None else np.zeros(1, "int32")
         time = np.zeros(1, "float32")
-        self(np.zeros((1, *shape), "float32"), time, labels, ends=time)  # builds its weights
+        taken = (1, *shape[:2], shape[-1] + given_channels)
+        self(np.zeros(taken, "float32"), time, labels, ends=time)  # builds its weights
 
     def call(self, x, times, labels=None, seeds=None, ends=None):
         condition = ops.silu(self.condition(times, labels, ends))
-        height, width, channels = self.shape
+        height, width, channels = (*self.shape[:2], x.shape[-1])
         grid = (height // self.patch_size, width // self.patch_size)
         x = ops.reshape(patchify(x, self.patch_size), (-1, *grid, self.patch_size**2 * channels))
         x = self.first(x)

@@ -21,8 +21,9 @@ from kgen.layers.transformer import LayerNorm
 from kgen.models.gan import diagnosis, inversion
 from kgen.models.gan import losses as adversarial
 from kgen.models.gan.networks import CLASS_HEADS, features_of
+from kgen.models.gan.players import Players
 from kgen.training.average import update_average
-from kgen.training.schedules import half_cosine, scheduled_optimizer
+from kgen.training.schedules import half_cosine
 from kgen.training.step import batch_moments, input_gradient, whole_batch
 
 #: How the zero-centred penalties are taken.
@@ -44,7 +45,7 @@ _LAST_PENALTY = 0.1
 _REDRAWS = 7
 
 
-class AdversarialGenerator(ImageGenerator):
+class AdversarialGenerator(Players, ImageGenerator):
     """Base class of generative adversarial networks.
 
     A subclass is its two networks, which it hands to `_build_players`, its defaults and its
@@ -182,8 +183,7 @@ class AdversarialGenerator(ImageGenerator):
             self.adapted.assign(ops.clip(self.adapted + change, 0.0, 1.0))
             logs["augmentation_probability"] = ops.convert_to_tensor(self.adapted)
         update_average(self.ema_generator, self.generator, self.ema_decay, self.training_steps)
-        # Keras's callbacks read this count, which only MultiOptimizer.apply would advance.
-        self.optimizer.iterations.assign(self.training_steps)
+        self._count_step()
         return logs
 
     def generator_objective(self, batch, real):
@@ -432,6 +432,9 @@ class AdversarialGenerator(ImageGenerator):
 
     # Training -------------------------------------------------------------------------
 
+    def _players(self):
+        return self.generator.trainable_variables, self.discriminator.trainable_variables
+
     def default_optimizer(self, learning_rate=None, name=None):
         """The optimizer of the loss's paper, for either player, but for the rate of DCGAN's.
 
@@ -445,85 +448,6 @@ class AdversarialGenerator(ImageGenerator):
         else:
             rate, kind = 1e-3, functools.partial(keras.optimizers.Adam, beta_1=0.5)
         return kind(rate if learning_rate is None else learning_rate, name=name)
-
-    def compile(
-        self,
-        generator_optimizer=None,
-        discriminator_optimizer=None,
-        *,
-        learning_rate=None,
-        schedule=None,
-        warmup_steps=None,
-        total_steps=None,
-        jit_compile="auto",
-        steps_per_execution=1,
-        run_eagerly=False,
-        auto_scale_loss=True,
-        **keras_arguments,
-    ):
-        """Configures training, as `ImageGenerator.compile` does, with two optimizers.
-
-        Args:
-            generator_optimizer: A Keras optimizer or its name; `None` for the model's own
-                default.
-            discriminator_optimizer: Likewise.
-            learning_rate, schedule, warmup_steps, total_steps: For the default optimizers. Steps
-                are those of training, in each of which a discriminator may make several updates.
-            auto_scale_loss: Without effect, because `mixed_float16` is refused.
-
-        Raises:
-            ValueError: The optimizers are one and the same, or do not go with
-                `learning_rate` or `schedule`, or the dtype policy is `mixed_float16`.
-        """
-        self._check_keras_arguments(keras_arguments)
-        if self.dtype_policy.name == "mixed_float16":
-            raise ValueError(
-                f"{type(self).__name__} does not train in mixed_float16: its two losses would each "
-                "need a loss scale of their own. Received: dtype='mixed_float16'. Use "
-                "'mixed_bfloat16'."
-            )
-        given = (generator_optimizer, discriminator_optimizer)
-        rate = {
-            "learning_rate": learning_rate,
-            "schedule": schedule,
-            "warmup_steps": warmup_steps,
-            "total_steps": total_steps,
-        }
-        for name, value in rate.items():
-            if value is not None and None not in given:
-                raise ValueError(
-                    f"{name} goes with the default optimizers; give custom ones their own. "
-                    f"Received: {name}={value} and two optimizers"
-                )
-        players = {"generator": 1, "discriminator": self.discriminator_steps}
-        generator_optimizer, discriminator_optimizer = (
-            scheduled_optimizer(self, **rate, updates=updates, name=name)
-            if optimizer is None
-            else keras.optimizers.get(optimizer)
-            for optimizer, (name, updates) in zip(given, players.items(), strict=True)
-        )
-        if generator_optimizer is discriminator_optimizer:
-            raise ValueError(
-                "The generator and the discriminator need an optimizer each: one optimizer keeps "
-                "one set of moments and one count of steps. Received the same object twice."
-            )
-        self.generator_optimizer = generator_optimizer
-        self.discriminator_optimizer = discriminator_optimizer
-        self._check_optimizer(generator_optimizer, self.generator.trainable_variables)
-        self._check_optimizer(discriminator_optimizer, self.discriminator.trainable_variables)
-        # By identity: the paths of a functional model's variables do not name the model.
-        mine = {id(variable) for variable in self.generator.trainable_variables}
-        both = keras.optimizers.MultiOptimizer(
-            lambda variable: (
-                generator_optimizer if id(variable) in mine else discriminator_optimizer
-            )
-        )
-        self._compile(both, jit_compile, steps_per_execution, run_eagerly, auto_scale_loss)
-        self._compile_arguments["generator_optimizer"] = generator_optimizer
-        self._compile_arguments["discriminator_optimizer"] = discriminator_optimizer
-
-    def _optimizers(self):
-        return [self.generator_optimizer, self.discriminator_optimizer]
 
     def diagnose(self, logs):
         if self.steps_trained < diagnosis.FIRST_STEP:
