@@ -472,6 +472,13 @@ class ImageGenerator(
         split = self.check_split(x, y, horizontal_flip)
         return split.batches(batch_size, shuffle=shuffle, seed=self.seed, drop_remainder=shuffle)
 
+    def example_data(self, count, seed=0):
+        """A `kgen.data.Split` of so many random images, and labels, as the model takes them."""
+        rng = np.random.default_rng(seed)
+        images = rng.integers(0, 256, (count, *self.image_shape), "uint8")
+        labels = None if self.num_classes is None else rng.integers(0, self.num_classes, count)
+        return Split(images, labels)
+
     def _takes(self):
         return Takes(type(self).__name__, self.image_shape, self.num_classes)
 

@@ -42,23 +42,32 @@ def grid(images, columns=None, padding=2, scale=1):
     return canvas
 
 
+def over_white(images):
+    """uint8 images `[..., C]` without their alpha channel: what is transparent lies over white."""
+    images = np.asarray(images)
+    if images.shape[-1] not in (2, 4):
+        return images
+    colours, alpha = images[..., :-1].astype("float32"), images[..., -1:].astype("float32") / 255
+    return np.floor(255 + (colours - 255) * alpha + 0.5).astype("uint8")
+
+
 def viewing_scale(image_shape, pixels=32):
     """How often to repeat each pixel so that an image is about `pixels` high: 4 for 8x8."""
     return max(1, pixels // max(image_shape[:2]))
 
 
 def encode_png(array):
-    """An image, uint8 `[H, W]` or `[H, W, C]` with 1, 3 or 4 channels, as a PNG file's bytes."""
+    """An image, uint8 `[H, W]` or `[H, W, C]` with 1 to 4 channels, as a PNG file's bytes."""
     from PIL import Image
 
     array = np.asarray(array)
     if array.ndim == 3 and array.shape[-1] == 1:
         array = array[..., 0]
     if array.dtype != np.uint8 or not (
-        array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (3, 4))
+        array.ndim == 2 or (array.ndim == 3 and array.shape[-1] in (2, 3, 4))
     ):
         raise ValueError(
-            "A PNG is made from a uint8 array [H, W, C] with 1, 3 or 4 channels. Received: "
+            "A PNG is made from a uint8 array [H, W, C] with 1 to 4 channels. Received: "
             f"shape {array.shape}, dtype {array.dtype}"
         )
     buffer = io.BytesIO()

@@ -21,8 +21,9 @@ import typer
 from kgen.cli.common import app, say
 
 # In the order in which `kgen --help` shows them.
-from kgen.cli import training, distilling, sampling, evaluation  # noqa: F401  # isort: skip
-from kgen.cli import exporting, serving, generating, caching  # noqa: F401  # isort: skip
+from kgen.cli import training, distilling, sampling, translating  # noqa: F401  # isort: skip
+from kgen.cli import evaluation, exporting, serving  # noqa: F401  # isort: skip
+from kgen.cli import generating, caching  # noqa: F401  # isort: skip
 
 
 def main(arguments=None):

@@ -208,14 +208,13 @@ def parse_settings(texts, option="--set"):
     return settings
 
 
-def parse_shape(text):
+def parse_shape(text, option="--image-shape"):
     """`"32x32x3"` to `(32, 32, 3)`."""
     if text is None:
         return None
     if not re.fullmatch(r"\d+x\d+x\d+", text):
         raise ValueError(
-            "--image-shape takes HEIGHTxWIDTHxCHANNELS, such as 32x32x3. "
-            f"Received: --image-shape {text}"
+            f"{option} takes HEIGHTxWIDTHxCHANNELS, such as 32x32x3. Received: {option} {text}"
         )
     return tuple(int(side) for side in text.split("x"))
 
@@ -267,12 +266,17 @@ def load(path):
     return load_model(path, report=say)
 
 
-def data_of(loaded, run, path, source):
-    """The images of a source, or those of the model's run."""
+def data_of(loaded, run, path, source, inputs=None):
+    """The images of a source, with the inputs of another where that is given, or those of the
+    model's run.
+    """
     import kgen
 
     if run is not None:
-        return run.load_data(report=say, source=source)
+        return run.load_data(report=say, source=source, inputs=inputs)
     if source is None:
         raise ValueError(f"{path} belongs to no run, so it needs --data SOURCE.")
-    return kgen.data.load(source, image_shape=loaded.image_shape, progress=sys.stderr.isatty())
+    options = {"image_shape": loaded.image_shape, "progress": sys.stderr.isatty()}
+    if inputs is None:
+        return kgen.data.load(source, **options)
+    return kgen.data.load_pairs(inputs, source, input_shape=loaded.input_shape, **options)

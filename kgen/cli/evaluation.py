@@ -48,6 +48,15 @@ def evaluate(
             "random_conv, inception:WEIGHTS or a .keras file."
         ),
     ] = "auto",
+    inputs: Annotated[
+        str | None, typer.Option(help="Of a translator: the inputs of other pairs of --data.")
+    ] = None,
+    baseline: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            metavar="RUN", help="Of a translator: another one to stand beside it, a restorer's."
+        ),
+    ] = None,
     importance_samples: Annotated[
         int | None,
         typer.Option(
@@ -74,8 +83,10 @@ def evaluate(
     """Measure a trained model, and write a page about it.
 
     Draws images and compares them with held-out ones by every metric, beside
-    the same metric of real images (the floor). Writes evaluation.json,
-    report.html and its pictures into the run's folder.
+    the same metric of real images (the floor). A translator makes images of the
+    held-out inputs, which are compared with the truth too, beside the inputs as
+    they are. Writes evaluation.json, report.html and its pictures into the run's
+    folder.
 
     Example: kgen evaluate runs/vae-mnist
 
@@ -89,6 +100,8 @@ def evaluate(
 
     Example: kgen evaluate runs/dcgan-photos --data new-photos/
 
+    Example: kgen evaluate runs/pix2pix-photos --baseline runs/restorer-photos
+
     Example: kgen evaluate runs/dcgan-faces --features inception:weights.pth --num-samples 50000
     """
     options = parse_settings(settings or [])
@@ -96,7 +109,7 @@ def evaluate(
         import kgen
 
         loaded, run = load(model)
-        loaded_data, train = data_of(loaded, run, model, data), None
+        loaded_data, train = data_of(loaded, run, model, data, inputs), None
         if run is not None and not run.owns(loaded_data):
             train = _trained_on(run)
             if split != "train":  # its own training images are none of the model's
@@ -117,6 +130,7 @@ def evaluate(
             seed=seed,
             force=force,
             cost=cost_curve,
+            baseline=None if baseline is None else load(baseline)[0],
             folder=folder,
             history=run.metrics if whole else (),
             path=str(model),
@@ -162,11 +176,23 @@ def _report_tables(report):
         error = report["reconstruction"]
         rows.append(("reconstruction, mean absolute error", f"{error['mae']:.2f} grey levels"))
         rows.append(("reconstruction, root mean square", f"{error['rmse']:.2f} grey levels"))
+    if "cycle" in report.get("translation", {}):
+        rows.append(("there and back", f"{report['translation']['cycle']:.2f} grey levels"))
+    if "spread" in report.get("translation", {}):
+        spread = report["translation"]["spread"]
+        rows.append(("deviation of several answers", f"{spread:.2f} grey levels"))
     rows.append(("images per second", f"{report['sampling']['images_per_second']:.0f}"))
     title = f"{report['images']} {report['data']['split']} images of {report['data']['name']}"
     tables = [make_table("figure", "value", rows=rows, title=title)]
     if "likelihood" in report:
         tables.append(f"Likelihood: {report['likelihood']['protocol']}.")
+    if "translation" in report:
+        from kgen.evaluation.page import of_translation
+
+        shown = of_translation(report)
+        columns = ("made by", *(title for title, _ in shown["columns"]))
+        rows = [(name, *cells) for name, cells in shown["rows"]]
+        tables.append(make_table(*columns, rows=rows, title="Against the truth"))
     if "metrics" in report:
         extractor, reference = report["features"], report["reference"]
         tables.append(

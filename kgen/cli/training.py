@@ -228,8 +228,46 @@ def train(
     conditional: Annotated[
         bool | None, typer.Option("--conditional", help="Train on the labels of the data.")
     ] = None,
+    degrade: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STEPS",
+            help="Of a translator: what is done to the images to make its inputs, such as noise:25 "
+            "or blur:0.5-2,jpeg:40-90. Steps: area, bicubic, blur, noise, poisson, jpeg, box, "
+            "strokes, grey.",
+        ),
+    ] = None,
+    inputs: Annotated[
+        str | None,
+        typer.Option(help="Of a translator: folder of the inputs, by name partners of --data."),
+    ] = None,
+    unpaired: Annotated[
+        bool | None, typer.Option("--unpaired", help="--inputs and --data are no partners.")
+    ] = None,
+    side_by_side: Annotated[
+        bool | None,
+        typer.Option("--side-by-side", help="Every picture of --data is input and image."),
+    ] = None,
+    swap: Annotated[
+        bool | None, typer.Option("--swap", help="Side by side, the input is to the right.")
+    ] = None,
+    group_by: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="Pairs whose names are alike without what this matches go into one split.",
+        ),
+    ] = None,
+    begin_with: Annotated[
+        pathlib.Path | None,
+        typer.Option(metavar="RUN", help="Begin with the weights of a trained translator."),
+    ] = None,
     image_shape: Annotated[
         str | None, typer.Option(metavar="HxWxC", help="Crop and resize to this shape.")
+    ] = None,
+    input_shape: Annotated[
+        str | None,
+        typer.Option(metavar="HxWxC", help="The same of --inputs.", show_default="as the images'"),
     ] = None,
     resize: Annotated[
         str | None,
@@ -316,6 +354,12 @@ def train(
 
     Example: kgen train dcgan --data mnist.npz --evaluate-every 2 --keep-best fd
 
+    Example: kgen train restorer --data photos/ --image-shape 64x64x3 --degrade noise:5-50
+
+    Example: kgen train pix2pix --inputs drawings/ --data photos/ --image-shape 64x64x3
+
+    Example: kgen train srgan --data photos/ --degrade bicubic:2 --begin-with runs/restorer-photos
+
     Example: kgen train --resume runs/vae-digits
     """
     if resume and force:
@@ -336,6 +380,12 @@ def train(
         raise RunError(f"There is no run in {run} to resume, and no model and data to begin.")
     data_arguments = {
         "image_shape": parse_shape(image_shape),
+        "input_shape": parse_shape(input_shape, "--input-shape"),
+        "inputs": _whole_path(inputs),
+        "paired": False if unpaired else None,
+        "side_by_side": side_by_side,
+        "swap": swap,
+        "group_by": group_by,
         "resize": resize,
         "interpolation": interpolation,
         "max_pixels": max_pixels,
@@ -348,6 +398,10 @@ def train(
         "data_dir": None if data_dir is None else str(data_dir.resolve()),
     }
     model_arguments = parse_settings(settings or [])
+    if degrade is not None:
+        if "degradation" in model_arguments:
+            raise ValueError("--degrade STEPS is --set degradation=STEPS: give one of them.")
+        model_arguments["degradation"] = degrade
     with work(as_json):
         from kgen.training.run import train
 
@@ -358,6 +412,7 @@ def train(
             run or _default_run(model, data),
             model_arguments=model_arguments or None,
             conditional=conditional,
+            begin_with=_whole_path(begin_with),
             data_arguments={k: v for k, v in data_arguments.items() if v is not None} or None,
             epochs=epochs,
             batch_size=batch_size,
@@ -377,6 +432,7 @@ def train(
             report=_report,
         )
         seconds = time.perf_counter() - start
+    translates = "input_shape" in done.info["model"]["config"]
     last = (done.metrics or [{"epoch": done.info["arguments"]["epochs"]}])[-1]
     samples = done.path / "samples" / f"epoch_{last['epoch']:04d}.png"
     result = {
@@ -391,7 +447,9 @@ def train(
         as_json,
         f"Trained {last['epoch']} epochs in {seconds:.0f} s: {done.model_path}",
         f"Samples: {samples if samples.is_file() else 'none'}",
-        f"Next:    kgen sample {done.path} -o grid.png",
+        f"Next:    kgen translate {done.path} FOLDER -o translated"
+        if translates
+        else f"Next:    kgen sample {done.path} -o grid.png",
         f"         kgen evaluate {done.path}",
         f"         kgen export {done.path} -o artifacts/{done.path.name}",
     )
@@ -405,6 +463,13 @@ def _report(line):
     text = Text(line)
     text.highlight_regex(r"^[A-Z][a-z]+:(?=  )", "bold")
     Console(stderr=True, highlight=False).print(text, soft_wrap=True)
+
+
+def _whole_path(path):
+    """A path that holds from any folder; anything else as it is."""
+    if path is None or not pathlib.Path(path).expanduser().exists():
+        return None if path is None else str(path)
+    return str(pathlib.Path(path).expanduser().resolve())
 
 
 def _default_run(model, data):

@@ -9,6 +9,7 @@ import keras
 
 from kgen import files
 from kgen.checks import check_int, check_seed, unknown_name
+from kgen.evaluation import translation
 from kgen.evaluation.reference import METRICS, Reference
 from kgen.training.checkpoints import save_model
 
@@ -25,7 +26,7 @@ class EvaluateSamples(keras.callbacks.Callback):
         reference: `Reference`, or a `kgen.data.Split` of held-out images. Use validation
             images here: what chooses a model cannot judge it.
         every: Int, epochs between evaluations.
-        num_samples: Int, how many images to draw.
+        num_samples: Int, how many images to draw; a translator translates what there is.
         metrics: Sequence of names in `kgen.evaluation.METRICS`. What so few images do not give is
             left out, with a warning. `None` for `"fd"`, `"kd"`, `"precision"`, `"recall"`, and
             where the extractor's classifier knows the classes `"class_coverage"`; and `best`.
@@ -88,6 +89,8 @@ class EvaluateSamples(keras.callbacks.Callback):
         Where there is one real image, which gives no metric, training goes on without.
         """
         self.labels = None
+        if translation.is_translator(model):
+            self.num_samples = len(self.reference.test_split)
         if model.num_classes is not None:
             self.labels = self.reference.labels_like(self.num_samples, self.seed)
         if self._chooses and "class_coverage" not in self.metrics and self.reference.knows_classes:
@@ -118,13 +121,12 @@ class EvaluateSamples(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         if (epoch + 1) % self.every or not self._wanted:
             return
-        images = self.model.generate(
-            self.num_samples,
-            self.labels,
-            self.seed,
-            batch_size=self.batch_size,
-            progress=False,
-        )
+        run = {"batch_size": self.batch_size, "progress": False}
+        if translation.is_translator(self.model):
+            inputs = self.model.inputs_of(self.reference.test_split, seed=self.seed)
+            images = self.model.translate(inputs, self.seed, **run)
+        else:
+            images = self.model.generate(self.num_samples, self.labels, self.seed, **run)
         found = self.reference.measure(images, self.labels, self._wanted, floor=False)
         values = {title: entry["value"] for title, entry in found["metrics"].items()}
         logs.update(values)

@@ -33,6 +33,16 @@ RECONSTRUCTION = {
     "ssim": ("SSIM", "higher"),
 }
 
+#: Figures of pairs: what each is called, and which is better.
+FIGURES = {
+    "psnr": ("PSNR in dB", "higher"),
+    "ssim": ("SSIM", "higher"),
+    "ms_ssim": ("MS-SSIM", "higher"),
+    "perceptual": ("perceptual distance", "lower"),
+    "fd": ("FD", "lower"),
+    "colourfulness": ("colourfulness", None),
+}
+
 _WIDTH, _HEIGHT = 968, 640  # of a picture on the page, in CSS pixels
 
 # Numbers ------------------------------------------------------------------------------
@@ -103,6 +113,7 @@ def write(path, report, pictures, history=()):
         classes=_class_shares(report.get("classes", ())),
         curves=curves.of_run(history),
         cost=curves.of_cost(report["cost"]) if "cost" in report else None,
+        translation=of_translation(report),
         command=_command(report),
     )
     files.write_text(path, text)
@@ -149,6 +160,23 @@ def read(folder):
         "pictures": pictures,
         "history": read_metrics(folder / "metrics.csv"),
     }
+
+
+def of_translation(report):
+    """The table of a translator: names of its columns, with which is better, and its rows."""
+    found = report.get("translation")
+    if found is None:
+        return None
+    keys = [key for key in FIGURES if any(key in row for row in found["rows"])]
+    feature = report.get("features", {}).get("name")
+    titles = {key: FIGURES[key] for key in keys}
+    if "fd" in titles:
+        titles["fd"] = (f"FD-{feature}" if feature else "FD", "lower")
+    rows = [
+        (found["names"][row["name"]], [number(row.get(key)) for key in keys])
+        for row in found["rows"]
+    ]
+    return {"columns": list(titles.values()), "rows": rows}
 
 
 def _facts(report):

@@ -72,6 +72,18 @@ def reconstructions(images, reconstructed, columns=16):
     return np.concatenate(pairs[:-1])
 
 
+def beside(parts):
+    """Arrays `[N, H, W, C]` side by side, a row for each of the N, a gap between the parts; grey
+    ones among colours are made colours.
+    """
+    channels = max(part.shape[-1] for part in parts)
+    parts = [np.broadcast_to(p, (*p.shape[:-1], channels)) for p in parts]
+    columns = [_grid(part, 1) for part in parts]
+    gap = _white(columns[0], (len(columns[0]), _GAP // 2))
+    joined = [each for column in columns for each in (gap, column)]
+    return np.concatenate(joined[1:], axis=1)
+
+
 def ways(images):
     """Interpolations `[pairs, steps, H, W, C]`, see `kgen.evaluation.interpolate`, a row each."""
     return _grid(images.reshape(-1, *images.shape[2:]), images.shape[1])

@@ -18,7 +18,7 @@ from kgen import files
 from kgen.checks import check_int, check_seed
 from kgen.data.loading import Data
 from kgen.data.splits import Split
-from kgen.evaluation import page, pairs, pictures
+from kgen.evaluation import page, pairs, pictures, translation
 from kgen.evaluation.cost import check_cost, cost_curve
 from kgen.evaluation.features import extract
 from kgen.evaluation.interpolation import interpolate
@@ -26,7 +26,10 @@ from kgen.evaluation.metrics import nearest_neighbours
 from kgen.evaluation.reference import METRICS, Reference
 
 #: The slugs of all pictures that there may be.
-PICTURES = ("samples", "classes", "neighbours", "reconstructions", "interpolation")
+PICTURES = (
+    *("samples", "classes", "neighbours", "reconstructions", "interpolation"),
+    *("translations", "variants"),
+)
 
 
 def _in_its_folder(function):
@@ -82,6 +85,7 @@ def evaluate(
     seed=0,
     force=False,
     cost=False,
+    baseline=None,
     folder=None,
     history=(),
     path=None,
@@ -113,6 +117,8 @@ def evaluate(
         force: Bool, compute a Fréchet distance of fewer images than features.
         cost: Bool, of a model that takes `num_steps`: also measure what they buy, of up to 2,000
             images for each number and sampler, see `kgen.evaluation.cost_curve`.
+        baseline: Of a translator: another one of the same inputs, such as a `Restorer`, whose
+            figures stand beside.
         folder: Path where `evaluation.json`, `report.html` and `report/*.png` are written, all
             together when all is done, or `None`. Until then the folder is locked for others.
         history: List of dicts, the rows of a run's `metrics.csv`, whose curves go into
@@ -138,6 +144,8 @@ def evaluate(
           `"batch_size"` and `"seconds_for_the_first_batch"`.
         - All of `Reference.measure`: `"metrics"`, `"left_out"`, `"classes"`, `"warnings"`, ...
         - `"cost"`: with `cost`, see `kgen.evaluation.cost_curve`.
+        - `"translation"`: of a translator, whose held-out inputs are translated in place of drawing
+          images, see `kgen.evaluation.translation.measure`.
         - `"pictures"`: with `folder`, slug to `title`, `caption` and `file`.
 
     Raises:
@@ -170,8 +178,13 @@ def evaluate(
     if not model.compiled:
         model.compile()
     checked = model.check_split(test)
+    translates = translation.is_translator(model)
+    if baseline is not None and not translates:
+        raise ValueError(f"baseline is for translators. Received: a {type(model).__name__}")
     if cost:
         check_cost(model, metrics)
+    if translates:  # what it makes of the held-out inputs is what is measured
+        num_samples = len(checked)
     reference = None
     if metrics is None or len(metrics):
         reference = Reference(
@@ -212,22 +225,32 @@ def evaluate(
             model, checked, importance_samples or 1, seed, batch_size, progress
         )
     drawn = {}
-    if reference is None:
+    if translates:
+        of_styles = isinstance(model, translation.StyleTransfer)
+        figures, arrays = translation.measure(
+            model, checked, reference, baseline, options, seed, batch_size
+        )
+        report["sampling"] = figures.pop("sampling")
+        report["translation"] = {**figures, "names": translation.names_of(model, baseline)}
+        if reference is not None and not of_styles:
+            report |= _measured(reference, arrays["model"], None, metrics, left_out, force)
+            report["samples"] |= {"seed": seed, "options": dict(options)}
+        if folder is not None:
+            drawn = translation.shown(arrays)
+    elif reference is None:
         n = min(num_samples, 256)
         report["sampling"] = draw(model, n, None, seed, batch_size, False, options)[1]
     else:
         images, report["sampling"] = draw(
             model, num_samples, labels, seed, batch_size, progress, options
         )
-        found = reference.measure(images, labels, metrics, force=force)
-        found["left_out"] = {reference.title(name): why for name, why in left_out.items()}
-        found["samples"] = {
+        report |= _measured(reference, images, labels, metrics, left_out, force)
+        report["samples"] = {
             "n": num_samples,
             "seed": seed,
             "labels": None if labels is None else "as frequent as in the reference",
             "options": dict(options),
         }
-        report |= found
         if cost:
             report["cost"] = cost_curve(
                 *(model, reference, min(num_samples, 2_000), options, seed, batch_size, progress)
@@ -247,6 +270,13 @@ def evaluate(
         report["pictures"] = page.write(folder / "report.html", report, drawn, list(history))
         files.write_text(folder / "evaluation.json", json.dumps(report, indent=2) + "\n")
     return report
+
+
+def _measured(reference, images, labels, metrics, left_out, force):
+    """What `Reference.measure` says, and what was left out before."""
+    found = reference.measure(images, labels, metrics, force=force)
+    found["left_out"] = {reference.title(name): why for name, why in left_out.items()}
+    return found
 
 
 def likelihood(model, split, importance_samples=1, seed=0, batch_size=64, progress="auto"):

@@ -172,26 +172,35 @@ class SampleGrid(keras.callbacks.Callback):
     """Draws images from the same seeds after every epoch, and writes `epoch_NNNN.png`.
 
     A class-conditional model gives one row per class (the first 16), the same seeds in
-    each row; about `n` images in all.
+    each row; about `n` images in all. A translator shows what it makes of the first images of a
+    `split`: input, output and truth in a row.
     """
 
-    def __init__(self, folder, n=64, seed=0):
+    def __init__(self, folder, n=64, seed=0, split=None):
         super().__init__()
+        self.split = split
         self.folder = pathlib.Path(folder)
         self.n = n
         self.seed = seed
         self.latest = None  # uint8 array [height, width, C]
 
     def on_epoch_end(self, epoch, logs=None):
-        self.latest = draw_grid(self.model, self.n, self.seed)
+        self.latest = draw_grid(self.model, self.n, self.seed, self.split)
         images.save_png(self.latest, self.folder / f"epoch_{epoch + 1:04d}.png")
 
 
-def draw_grid(model, n=64, seed=0, **options):
+def draw_grid(model, n=64, seed=0, split=None, **options):
     """A grid of about `n` images from one seed, uint8 `[height, width, C]`, by rows of classes if
-    the model knows classes. `options` are those of `generate`.
+    the model knows classes. `options` are those of `generate`. Of a translator the images of a
+    `split` are shown.
     """
     scale = images.viewing_scale(model.image_shape)
+    if hasattr(model, "beside"):
+        columns = [images.over_white(part) for part in model.beside(split, max(1, n // 3), seed)]
+        channels = max(part.shape[-1] for part in columns)
+        columns = [np.broadcast_to(p, (*p.shape[:-1], channels)) for p in columns]
+        rows = np.stack(columns, axis=1).reshape(-1, *columns[0].shape[1:])
+        return images.grid(rows, len(columns) * 4, scale=scale)
     if model.num_classes is None:
         return images.grid(model.generate(n, seed=seed, progress=False, **options), scale=scale)
     from kgen import random

@@ -24,6 +24,7 @@ def header(model, data, config, chosen, steps_per_epoch):
     return [
         ("Data", f"{data.name}: {', '.join(parts)}"),
         ("Images", _images(data, config)),
+        *_inputs(model, data),
         ("Classes", _classes(model, data)),
         *chosen,
         ("Parameters", f"{_count(model.trainable_weights):,} that train{_frozen(model)}"),
@@ -73,6 +74,17 @@ def _images(data, config):
     if data.horizontal_flip:
         text += ", half of them mirrored"
     return text
+
+
+def _inputs(model, data):
+    """What a translator makes its images of, where it is one."""
+    if not hasattr(model, "translate"):
+        return []
+    shape = "x".join(map(str, model.input_shape))
+    if model.degradation is not None:
+        return [("Inputs", f"{shape}; made of the images by {model.degradation}")]
+    paired = data.train is None or data.train.paired
+    return [("Inputs", f"{shape}; {'partners of the images' if paired else 'no partners'}")]
 
 
 def _classes(model, data):

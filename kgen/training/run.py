@@ -146,6 +146,8 @@ def train(
             model, chosen = _build(model, data, config, *built[-1:])
             if config.batch_size is None:
                 config = dataclasses.replace(config, batch_size=model.default_batch_size)
+            if config.begin_with is not None:
+                _begin_with(model, config.begin_with, report)
             # What does not fit is refused before the folder is touched.
             steps = _steps_per_epoch(model, data, config)
             fitted = _compile(model, config, steps)
@@ -292,6 +294,7 @@ def _build(model, data, config, built=None):
     And pairs of what was chosen and how, for the user. `built` is what the shape alone gave.
     """
     given = dict(config.model_arguments)
+    pairs = getattr(data, "input_shape", None)
     if config.mixed_precision:
         given["dtype"] = config.mixed_precision
     if isinstance(model, ImageGenerator) or _is_preset_folder(model):
@@ -316,6 +319,19 @@ def _build(model, data, config, built=None):
             raise ValueError(f"A conditional model needs labels, and {data.name} has none.")
         given.setdefault("num_classes", data.num_classes)
     defaults = {"image_shape": data.image_shape, "seed": config.seed}
+    if pairs is not None and {"input_shape", "degradation"} <= known:
+        if given.get("degradation") is not None:
+            raise ValueError(
+                "With a degradation inputs are made of the images themselves: leave out its "
+                "degradation (--degrade), or the inputs of the data (--inputs). Received: "
+                f"degradation={given['degradation']!r} and pairs"
+            )
+        defaults |= {"input_shape": pairs, "degradation": None}
+    elif pairs is not None and not hasattr(model_class, "translate"):
+        raise ValueError(
+            f"{model_class.__name__} makes images of nothing, and takes no inputs (--inputs). "
+            "Translators do: restorer, pix2pix, cycle_gan, srgan, palette."
+        )
     values = {**choice.arguments, **defaults, **given}
     chosen = choice.lines(given)
     if built is not None:
@@ -330,6 +346,16 @@ def _build(model, data, config, built=None):
         said = ", ".join(f"{name}={value!r}" for name, value in given.items()) or "its defaults"
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{model_class.__name__} cannot be built with {said}: {reason}") from error
+
+
+def _begin_with(model, path, report):
+    """Gives a model the weights of another as its beginning."""
+    if not hasattr(model, "begin_with"):
+        raise ValueError(
+            f"begin_with (--begin-with) is for translators of convolutions. Received: a "
+            f"{type(model).__name__}. To go on with a run, use resume (--resume)."
+        )
+    model.begin_with(load_model(path, report)[0])
 
 
 def _steps_per_epoch(model, data, config):
@@ -443,6 +469,7 @@ def _describe(name, model, source, data, config):
                 "source": source_name(source),
                 "fingerprint": data.fingerprint,
                 "image_shape": data.image_shape,
+                "input_shape": data.input_shape,
                 "num_classes": data.num_classes,
                 "class_names": data.class_names,
                 "train": len(data.train),
@@ -469,7 +496,8 @@ def _fit(run, model, data, config, position, sums, num_samples, callbacks, verbo
     callbacks = [*callbacks, LearningRateLog(), finite]
     signals, samples = StopSignals(), None
     if not config.hosts:  # the sampler runs on one host, and its devices are everywhere
-        samples = SampleGrid(run.path / "samples", num_samples, config.seed)
+        shown = data.train if data.validation is None else data.validation
+        samples = SampleGrid(run.path / "samples", num_samples, config.seed, shown)
         callbacks.append(samples)
     if is_main_host():
         callbacks.append(MetricsTable(run.path / "metrics.csv", position.epoch))

@@ -25,6 +25,8 @@ class RunConfig:
     conditional: bool = False
     #: Dict of further arguments of `kgen.data.load`.
     data_arguments: dict = dataclasses.field(default_factory=dict)
+    #: Path of a run, a `.keras` file or a preset whose weights the model begins with, or `None`.
+    begin_with: str | None = None
     #: Int, the epoch to train up to.
     epochs: int = 20
     #: Int, images per step, of all devices and hosts together; `None` for the model's own default,

@@ -73,7 +73,7 @@ class Run:
         """List of dicts, the rows of `metrics.csv`."""
         return read_metrics(self.path / "metrics.csv")
 
-    def load_data(self, report=print, source=None):
+    def load_data(self, report=print, source=None, inputs=None):
         """Loads the `kgen.data.Data` of the run again, or other images as those were loaded.
 
         Images of another `source` are decoded as the run's (shape, background, cropping, limits),
@@ -81,19 +81,33 @@ class Run:
         held out as a whole: it is `test`, and there is no `train`. The run's own data, with its
         splits, is one that is named as in `run.json`, or has the same images at another place.
 
+        Of pairs, `inputs` is the source of what other images are to be made of.
+
         `report` is given lines for the user: the data is not what it was, classes have no names.
-        A `ValueError` where the model is class-conditional, and has not all of the classes.
+        A `ValueError` where the model is class-conditional, and has not all of the classes, or
+        there are no inputs of other images.
         """
         about = self.info["data"]
         own = source is None or source_name(source) == about["source"]
+        of_pairs = self.info["arguments"]["data_arguments"].get("inputs") is not None
+        if of_pairs and not own and inputs is None:
+            raise ValueError(
+                f"{self.path} was trained on pairs: give the inputs of {source} too (--inputs)."
+            )
+        if inputs is not None and (own or not of_pairs):
+            raise ValueError(
+                f"inputs (--inputs) go with other images (--data) for a run of pairs. Received: "
+                f"inputs={inputs} and data={source}"
+            )
+        more = {} if inputs is None else {"inputs": str(inputs)}
         if source is None and about["source"] is None:
             raise RunError(f"The data of {self.path} was not loaded from a source: give it again.")
         if not own:
-            whole = self._load(source, {"validation_fraction": 0, "test_fraction": 0})
+            whole = self._load(source, {"validation_fraction": 0, "test_fraction": 0, **more})
             # Drawn splits make no other number of images: only where it is equal, look again.
             if whole.count() != sum(about[name] or 0 for name in SPLITS):
                 return self._held_out(whole, report)
-        data = self._load(about["source"] if source is None else source)
+        data = self._load(about["source"] if source is None else source, more)
         if data.fingerprint != about["fingerprint"]:
             if not own:
                 return self._held_out(whole, report)
@@ -109,6 +123,8 @@ class Run:
     def _load(self, source, options=()):
         info = self.info
         options = {**info["arguments"]["data_arguments"], **dict(options)}
+        if info["data"].get("input_shape"):
+            options["input_shape"] = info["data"]["input_shape"]
         return load_source(source, info["data"]["image_shape"], options)
 
     def _held_out(self, data, report):
@@ -332,7 +348,23 @@ def _listed(names, count):
 
 
 def load_source(source, image_shape, options):
-    """Loads the data of a run, in the shape that it trains on."""
+    """Loads the data of a run, in the shape that it trains on.
+
+    Beside those of `kgen.data.load`, options are `inputs`, the source of what the images are to be
+    made of, or `side_by_side`, and those of `kgen.data.load_pairs`.
+    """
     # The progress bar of a process that nobody watches would only fill its log.
     options = {"progress": sys.stderr.isatty(), **options, "image_shape": image_shape}
-    return kgen.data.load(source, **options)
+    inputs, side_by_side = options.pop("inputs", None), options.pop("side_by_side", False)
+    if inputs is None and not side_by_side:
+        for name in ("paired", "swap", "group_by", "input_shape"):
+            if options.pop(name, None) is not None:
+                raise ValueError(
+                    f"{name} is of pairs: give inputs (--inputs FOLDER), or side_by_side "
+                    "(--side-by-side)."
+                )
+        return kgen.data.load(source, **options)
+    options.pop("check", None)  # of the shapes of both sides, which are known later
+    if side_by_side:
+        return kgen.data.load_pairs(source, None, **options)
+    return kgen.data.load_pairs(inputs, source, **options)

@@ -6,7 +6,6 @@ import time
 import warnings
 
 import keras
-import numpy as np
 
 from kgen.layers.transformer import TransformerBlock
 from kgen.memory import SMALLER, memory, on_cpu
@@ -30,7 +29,8 @@ def feature_bytes(model, batch_size):
     needed = 0
     for layer in model._layers_to_train():
         if isinstance(layer, keras.layers.Conv2D | keras.layers.Conv2DTranspose):
-            with contextlib.suppress(AttributeError):  # of no graph of layers
+            # Of no graph of layers, or of maps of any size.
+            with contextlib.suppress(AttributeError, TypeError):
                 needed += _bytes(layer) * math.prod(layer.output.shape[1:])
         elif hasattr(layer, "num_places"):  # a block of a network that is no such graph
             kept = 1 if getattr(model, "gradient_checkpointing", False) else 4
@@ -82,15 +82,15 @@ def measure_step(model_class, preset, seconds=1.0):
     model = model_class.from_preset(preset)
     model.compile()
     size = model.default_batch_size
-    images = np.random.default_rng(0).integers(0, 256, (size, *model.image_shape), "uint8")
+    split = model.example_data(size)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of autoencoders that nobody has trained
         if model.needs_adapting():
-            model.adapt(images)
-        model.train_on_batch(images)
+            model.adapt(split.images)
+        model.train_on_batch(*split.arrays())
     steps, start = 0, time.perf_counter()
     while steps == 0 or time.perf_counter() - start < seconds:
-        model.train_on_batch(images)
+        model.train_on_batch(*split.arrays())
         steps += 1
     return {
         "parameters": sum(math.prod(v.shape) for v in model.trainable_variables),

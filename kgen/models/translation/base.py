@@ -14,7 +14,7 @@ from kgen.endpoint import image_spec
 from kgen.generation import row_seeds
 from kgen.image_generator import ImageGenerator
 from kgen.layers.resampling import enlarged, padded_to
-from kgen.layers.scaling import scale_images
+from kgen.layers.scaling import scale_images, unscale_images
 from kgen.training.step import Batch
 
 #: Images of more pixels than this are translated tile by tile.
@@ -155,6 +155,35 @@ class Translator(ImageGenerator):
             )
         inputs = {"inputs": x.inputs, "paired": x.paired}
         return Split(x.images, horizontal_flip=x.horizontal_flip, **inputs)
+
+    def example_data(self, count, seed=0):
+        split = super().example_data(count, seed)
+        if self.degrade is not None:
+            return split
+        rng = np.random.default_rng(seed + 1)
+        inputs = rng.integers(0, 256, (count, *self.input_shape), "uint8")
+        return Split(split.images, inputs=inputs, paired=self.paired)
+
+    def beside(self, split, n, seed=0):
+        """What to look at of the first `n` images of a split: arrays `[n, H, W, C]` of the inputs
+        as they are, of what the model makes of them, and of the images.
+        """
+        split = self.check_split(split)
+        n = min(n, len(split) if split.paired else min(len(split), len(split.inputs)))
+        inputs = None if split.inputs is None else split.inputs[:n]
+        split = Split(split.images[:n], inputs=inputs, paired=split.paired)
+        inputs = self.inputs_of(split, seed=seed)
+        translated = self.translate(inputs, seed, progress=False)
+        return self.guesses(inputs), translated, np.asarray(split.images)
+
+    def guesses(self, inputs):
+        """`first_guess` as images: uint8 `[N, h, w, c]` to uint8 `[N, H, W, C]`."""
+        return self.run_batched(
+            "guesses",
+            lambda image: {"image": unscale_images(self.first_guess(image))},
+            {"image": inputs},
+            progress=False,
+        )["image"]
 
     def inputs_of(self, x, y=None, seed=0):
         """What the model is given of a split, uint8 `[N, h, w, c]`: its inputs, or its images,

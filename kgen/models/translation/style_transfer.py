@@ -172,6 +172,16 @@ class StyleTransfer(Translator):
             "translate RUN FOLDER --style PICTURE at the command line.)"
         )
 
+    def beside(self, split, n, seed=0):
+        """Of the first `n` rows of a split: contents, styles, and the ones in the style of the
+        others.
+        """
+        split = self.check_split(split)
+        contents, styles = (np.asarray(x[:n]) for x in (split.inputs, split.images))
+        n = min(len(contents), len(styles))
+        made = self.stylize(contents[:n], styles[:n], progress=False)
+        return contents[:n], styles[:n], made
+
     def stylize(self, images, styles, strength=1.0, *, batch_size=16, progress="auto"):
         """Gives images the style of others, compiled and in batches.
 

@@ -1,0 +1,83 @@
+"""Any translator of the zoo on any images, for so many CPU minutes; see the table in its header."""
+
+import argparse
+import json
+import pathlib
+
+import keras
+import numpy as np
+
+import kgen
+from kgen.cli.common import parse_settings
+from kgen.evaluation import translation
+from kgen.images import save_png
+from kgen.training.callbacks import CPUMinutes
+
+parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+parser.add_argument("model", help="of restorer, pix2pix, cycle_gan, srgan, palette")
+parser.add_argument("--data", required=True, help="a folder of images, or mnist.npz")
+parser.add_argument("--inputs", help="a folder of what they are to be made of")
+parser.add_argument("--degrade", help="what is done to clean images, such as noise:25")
+parser.add_argument("--shape", help="such as 32x32x3; by default the images' own")
+parser.add_argument("--unpaired", action="store_true", help="train without the partners")
+parser.add_argument("--group-by", help="names alike without what this matches go into one split")
+parser.add_argument("--horizontal-flip", action="store_true", help="mirror half of the images")
+parser.add_argument("--begin-with", help="the .keras file of a trained translator")
+parser.add_argument("--baseline", help="the .keras file of a translator to compare with")
+parser.add_argument("--set", nargs="*", default=[], help="name=value, arguments of the model")
+parser.add_argument("--batch-size", type=int, help="by default the model's own")
+parser.add_argument("--cpu-minutes", type=float, default=10.0, help="of training, at most")
+parser.add_argument("--steps", type=int, default=4000, help="over which the rate falls")
+parser.add_argument("--features", default="auto", help="what a Fréchet distance compares by")
+parser.add_argument("--limit", type=int, default=10_000, help="held-out images to measure")
+parser.add_argument("--out", default="runs/translation")
+parser.add_argument("--seed", type=int, default=0)
+args = parser.parse_args()
+out = pathlib.Path(args.out)
+out.mkdir(parents=True, exist_ok=True)
+
+keras.utils.set_random_seed(args.seed)
+keras.config.set_dtype_policy("mixed_bfloat16")
+shape = tuple(map(int, args.shape.split("x"))) if args.shape else None
+if args.inputs:
+    data = kgen.data.load_pairs(args.inputs, args.data, shape, group_by=args.group_by)
+else:
+    data = kgen.data.load(args.data, shape, horizontal_flip=args.horizontal_flip)
+train = data.train
+if args.unpaired:
+    train = kgen.data.Split(train.images, inputs=train.inputs, paired=False)
+
+arguments = {"degradation": args.degrade} if args.degrade else {"input_shape": data.input_shape}
+model = kgen.models.get(args.model)(data.image_shape, **arguments, **parse_settings(args.set))
+if args.begin_with:
+    model.begin_with(kgen.load(args.begin_with))
+model.compile(total_steps=args.steps)
+batch_size = args.batch_size or model.default_batch_size
+every = max(1, args.steps // 20)
+minutes = CPUMinutes(args.cpu_minutes)
+model.fit(
+    train,
+    validation_data=data.validation,
+    batch_size=batch_size,
+    steps_per_epoch=every,
+    epochs=args.steps // every,
+    callbacks=[minutes],
+    verbose=2,
+)
+model.save(out / "model.keras")
+
+rows = np.sort(np.random.default_rng(0).permutation(len(data.test))[: args.limit])
+test = data.test.part(rows)
+reference = kgen.evaluation.Reference(test, data.train, args.features)
+baseline = args.baseline and kgen.load(args.baseline)
+figures, arrays = translation.measure(model, test, reference, baseline)
+figures["floor"] = reference.measure(arrays["model"], metrics=["fd"], force=True)["metrics"]
+figures["training"] = {
+    "cpu_minutes": minutes.minutes,
+    "steps": model.steps_trained,
+    "parameters": model.count_params(),
+}
+(out / "figures.json").write_text(json.dumps(figures, indent=2) + "\n")
+print(json.dumps(figures, indent=2))
+for slug, picture in translation.shown(arrays).items():
+    save_png(picture["image"], out / f"{slug}.png")
