@@ -26,6 +26,7 @@ parser.add_argument("--begin-with", help="the .keras file of a trained translato
 parser.add_argument("--baseline", help="the .keras file of a translator to compare with")
 parser.add_argument("--set", nargs="*", default=[], help="name=value, arguments of the model")
 parser.add_argument("--batch-size", type=int, help="by default the model's own")
+parser.add_argument("--learning-rate", type=float, help="by default the model's own")
 parser.add_argument("--cpu-minutes", type=float, default=10.0, help="of training, at most")
 parser.add_argument("--steps", type=int, default=4000, help="over which the rate falls")
 parser.add_argument("--features", default="auto", help="what a Fréchet distance compares by")
@@ -51,7 +52,7 @@ arguments = {"degradation": args.degrade} if args.degrade else {"input_shape": d
 model = kgen.models.get(args.model)(data.image_shape, **arguments, **parse_settings(args.set))
 if args.begin_with:
     model.begin_with(kgen.load(args.begin_with))
-model.compile(total_steps=args.steps)
+model.compile(learning_rate=args.learning_rate, total_steps=args.steps)
 batch_size = args.batch_size or model.default_batch_size
 every = max(1, args.steps // 20)
 minutes = CPUMinutes(args.cpu_minutes)

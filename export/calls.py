@@ -88,7 +88,7 @@ def _shell(name, spec, png):
 def _zeros(spec):
     """A nested list of zeros, in Python."""
     text = "0.0" if spec["dtype"] == "float32" else "0"
-    for size in reversed(spec["shape"][1:]):
+    for size in reversed(schema.row_shape(spec)):
         text = f"[{text}] * {size}"
     return text
 
@@ -97,9 +97,9 @@ def _python(name, spec, png, rows):
     """A value, or an array of one row, in Python; pictures by `pixels`."""
     if png:
         return f'[open("{name}.png", "rb").read()]'
-    shape, kind = spec["shape"][1:], _kind(spec)
+    shape, kind = schema.row_shape(spec), _kind(spec)
     if kind:
-        mode = {1: "L", 3: "RGB", 4: "RGBA"}[shape[-1] if kind == "image" else 1]
+        mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[shape[-1] if kind == "image" else 1]
         sides = ", ".join(map(str, [1, *shape] if rows else shape))
         return f'pixels("{name}.png", "{mode}", {sides})' + (" // 128" if kind == "mask" else "")
     if not rows:
@@ -128,7 +128,7 @@ def infer(manifest, endpoint, model, address):
     names = manifest["formats"]["onnx"]["signatures"][endpoint]["inputs"]
     given = []
     for name, spec in manifest["endpoints"][endpoint]["inputs"].items():
-        row = spec["shape"][1:] or [1]
+        row = schema.row_shape(spec) or [1]
         if len(spec["shape"]) == 1:
             data = f"[{_scalar(name, spec)}]"
         else:

@@ -121,7 +121,6 @@ def export(
     model = _in_float32(model)
     endpoints = tracing.publish(_chosen(model, options or {}, variants or {}))
     described = _describe_model(model, endpoints)
-    descriptions = {key: _describe_endpoint(endpoint) for key, endpoint in endpoints.items()}
     # Keras numbers its own names (vae_1), so they depend on what was built before.
     name = name or path.absolute().name
     reduced = [key for key in formats if key in onnx_precision.FORMATS]
@@ -146,6 +145,9 @@ def export(
         reference = golden.Reference(endpoints)
         arrays = golden.make(reference, rows=max(batch_sizes), seed=seed)
         parity.save_golden(folder / parity.GOLDEN, arrays)
+        descriptions = {
+            key: _describe_endpoint(endpoint, arrays[key]) for key, endpoint in endpoints.items()
+        }
         figures = golden.prove_rows(reference, arrays, batch_sizes, step)
         # Traced anew, so that what only seems to be a function, and is another one each time it is
         # traced, differs from the reference; and once for all formats.
@@ -241,11 +243,11 @@ def _check_model(model):
             f"then load and export it in a process with KERAS_BACKEND=tensorflow."
         )
     endpoints = model.endpoints() if callable(getattr(model, "endpoints", None)) else {}
-    outputs = endpoints["generate"].outputs if "generate" in endpoints else {}
+    outputs = endpoints[schema.main(endpoints)].outputs if endpoints else {}
     if "image" not in outputs or len(outputs["image"].shape) != 3:
         raise ExportError(
-            f"The model must have endpoints(), among them 'generate' with an output 'image' "
-            f"[H, W, C]. Received: {type(model).__name__} with "
+            f"The model must have endpoints(), of which 'generate', or the first without it, has "
+            f"an output 'image' [H, W, C]. Received: {type(model).__name__} with "
             f"{', '.join(endpoints) or 'no endpoints'}"
         )
     names = {*endpoints, *(key for e in endpoints.values() for key in (*e.inputs, *e.outputs))}
@@ -267,7 +269,8 @@ def _chosen(model, options, variants):
             f"options and variants are those of a kgen.ImageGenerator. Received: "
             f"{type(model).__name__}"
         )
-    generate, taken = endpoints["generate"], {*endpoints, "serve", "serving_default"}
+    generate = endpoints[schema.main(endpoints)]
+    taken = {*endpoints, "serve", "serving_default"}
     options = model.check_options(options)
     for name, endpoint in endpoints.items():
         if "seed" in endpoint.inputs:
@@ -354,31 +357,40 @@ def _describe_model(model, endpoints):
         "class": type(model).__name__,
         "module": type(model).__module__,
         "config": model.get_config(),
-        "image_shape": list(endpoints["generate"].outputs["image"].shape),
+        "image_shape": list(endpoints[schema.main(endpoints)].outputs["image"].example_shape),
         "num_classes": getattr(model, "num_classes", None),
     }
     return {**description, "sha256": artifact.model_hash(description, model.get_weights())}
 
 
-def _describe_endpoint(endpoint):
-    def describe(specs):
-        return {
-            key: {
-                "shape": ["batch", *spec.shape],
-                "dtype": spec.dtype,
-                "minimum": spec.minimum,
-                "maximum": spec.maximum,
-                "description": spec.description,
-                **({} if spec.default is None else {"default": spec.default}),
-            }
-            for key, spec in specs.items()
-        }
+def _describe_endpoint(endpoint, arrays):
+    """What the manifest says of an endpoint, whose golden inputs and outputs are `arrays`."""
+
+    def describe(kind):
+        specs = getattr(endpoint, kind)
+        return {key: _describe_tensor(spec, arrays[kind][key]) for key, spec in specs.items()}
 
     return {
         "description": endpoint.description,
         **({"options": endpoint.options} if endpoint.options else {}),
-        "inputs": describe(endpoint.inputs),
-        "outputs": describe(endpoint.outputs),
+        "inputs": describe("inputs"),
+        "outputs": describe("outputs"),
+    }
+
+
+def _describe_tensor(spec, array):
+    sides = [
+        name if side is None else side
+        for name, side in zip(("height", "width", "channels"), spec.shape, strict=False)
+    ]
+    return {
+        "shape": ["batch", *sides],
+        "dtype": spec.dtype,
+        "minimum": spec.minimum,
+        "maximum": spec.maximum,
+        "description": spec.description,
+        **({} if spec.default is None else {"default": spec.default}),
+        **({"example": list(array.shape[1:])} if None in spec.shape else {}),
     }
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 import tensorflow as tf
 
+from export import manifest as schema
 from export import parity, tracing
 from export.errors import ExportError
 
@@ -30,10 +31,11 @@ def make(reference, rows, seed):
     not finite.
     """
     golden = {}
-    # `generate` first: its images are inputs of the others.
-    for name in sorted(reference.endpoints, key=lambda name: name != "generate"):
+    # What the model is for first: its images are inputs of the others.
+    main = schema.main(reference.endpoints)
+    for name in sorted(reference.endpoints, key=lambda name: name != main):
         rng = np.random.default_rng(seed)
-        own = golden["generate"]["outputs"].get("image") if golden else None
+        own = golden[main]["outputs"].get("image") if golden else None
         inputs = {
             key: _input(spec, rows, rng, own)
             for key, spec in reference.endpoints[name].inputs.items()
@@ -73,8 +75,16 @@ def prove_rows(reference, golden, batch_sizes, step):
     return rows
 
 
+def _example(spec):
+    """The shape of a golden row; where sides are free, another than that of training."""
+    if None not in spec.shape:
+        return spec.shape
+    height, width, channels = spec.example_shape
+    return (height + 5, width + 9, channels)
+
+
 def _input(spec, rows, rng, own_images):
-    shape = (rows, *spec.shape)
+    shape = (rows, *_example(spec))
     dtype = np.dtype(spec.dtype)
     if dtype.kind == "f":
         low = -np.inf if spec.minimum is None else spec.minimum

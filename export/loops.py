@@ -329,7 +329,7 @@ def _join_normalizations(graph, types):
         square = inputs(inputs(variance, "ReduceMean")[0], "Mul")
         if not (
             kind == onnx.TensorProto.FLOAT
-            and shape[-1] is not None
+            and (shape and shape[-1] is not None)
             and factor == same
             and is_mean(mean, len(shape))
             and is_mean(variance, len(shape))

@@ -91,27 +91,57 @@ class Model(_Part):
 class Tensor(_Part):
     """An input or an output of an endpoint; its first side is the batch."""
 
-    shape: list[typing.Literal["batch"] | Size]
+    shape: list[typing.Literal["batch", "height", "width"] | Size]
     dtype: typing.Literal["uint8", "int32", "int64", "uint32", "float32"]
     minimum: int | float | None
     maximum: int | float | None
     description: str
     #: Of an input that may be left out where a format can; only there.
     default: int | float = None
+    #: A shape of a row, that of the golden arrays, where height and width are free; only there.
+    example: list[Size] = None
 
     @pydantic.field_validator("shape")
     @classmethod
     def _begins_with_the_batch(cls, shape):
-        if shape[:1] != ["batch"] or "batch" in shape[1:]:
+        free = len(shape) == 4 and shape[1:3] == ["height", "width"]
+        rest = shape[3:] if free else shape[1:]
+        if shape[:1] != ["batch"] or any(isinstance(side, str) for side in rest):
             raise ValueError('should begin with "batch", and go on with ints')
         return shape
+
+    @pydantic.model_validator(mode="after")
+    def _has_an_example(self):
+        given = "example" in self.model_fields_set
+        if given != ("height" in self.shape) or (
+            given and (len(self.example) != 3 or self.example[2:] != self.shape[3:])
+        ):
+            raise ValueError("example: should be a shape of a row where height and width are free")
+        return self
 
 
 def picture(dtype, shape):
     """What uint8 of the shape `(batch, ...)` is that PNG can hold: "image", "mask", or `None`."""
     if dtype != "uint8" or len(shape) not in (3, 4):
         return None
-    return "mask" if len(shape) == 3 else "image" if shape[-1] in (1, 3, 4) else None
+    return "mask" if len(shape) == 3 else "image" if shape[-1] in (1, 2, 3, 4) else None
+
+
+def row_shape(spec):
+    """The shape of a row of an endpoint's input or output, a list of ints; where height and width
+    are free, that of the golden arrays.
+    """
+    return list(spec.get("example") or spec["shape"][1:])
+
+
+def is_free(spec):
+    """Whether an endpoint's input or output, a dict, is of any height and width."""
+    return "height" in spec["shape"]
+
+
+def main(endpoints):
+    """The name of what a model is for: `generate`, or the first endpoint of one without."""
+    return "generate" if "generate" in endpoints else next(iter(endpoints))
 
 
 def png_name(name):
@@ -273,8 +303,9 @@ class Manifest(_Part):
         formats = {name: getattr(self.formats, name) for name in self.formats.model_fields_set}
         if not formats:
             yield "formats", f"should hold one of {', '.join(Formats.model_fields)}"
-        if "generate" not in self.endpoints:
-            yield "endpoints", "should hold generate"
+        if not self.endpoints:
+            yield "endpoints", "should hold an endpoint"
+            return
         if self.batch_sizes != sorted(set(self.batch_sizes)):
             yield "batch_sizes", "should be different ints in their order"
         expected = {GOLDEN}

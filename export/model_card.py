@@ -5,6 +5,7 @@ import pathlib
 import numpy as np
 
 from export import calls
+from export import manifest as schema
 from export.manifest import WITH_OPTIONS
 from kgen import images
 
@@ -16,6 +17,8 @@ _COLUMNS = 8
 
 def write_samples(folder, reference):
     """Writes a grid of 64 images from the seeds 0 to 63 into a folder; classes take turns."""
+    if "generate" not in reference.endpoints:
+        return  # without images that go in there is nothing to show
     generate = reference.endpoints["generate"]
     shape = generate.outputs["image"].shape
     if set(generate.inputs) - {"seed", "label"} or shape[-1] not in (1, 3, 4):
@@ -55,10 +58,17 @@ def _head(folder, manifest):
     height, width, channels = model["image_shape"]
     classes = f", {model['num_classes']} classes" if model["num_classes"] else ""
     samples = f"\n\n![samples]({SAMPLES})" if (folder / SAMPLES).exists() else ""
+    what = f"{height}x{width} pixels, {channels} channel{'s' if channels > 1 else ''}{classes}"
+    if "generate" not in manifest["endpoints"]:
+        return (
+            f"# {manifest['name']}\n\n"
+            f"A `{model['class']}` that makes images of images, trained on {what}. Exported by "
+            "kgen; it runs without kgen and without Keras. All of it is in the files, from the "
+            "grey levels that go in to those that come out; an image is the same at any batch size."
+        )
     return (
         f"# {manifest['name']}\n\n"
-        f"A `{model['class']}` image generator: {height}x{width} pixels, {channels} "
-        f"channel{'s' if channels > 1 else ''}{classes}. Exported by kgen; it runs without kgen "
+        f"A `{model['class']}` image generator: {what}. Exported by kgen; it runs without kgen "
         f"and without Keras. The whole sampler is in the files, noise included: the same seed "
         f"gives the same image at any batch size.{samples}"
     )
@@ -95,14 +105,17 @@ def _saved_model(manifest):
     section = manifest["formats"].get("saved_model")
     if not section:
         return ""
+    main = schema.main(manifest["endpoints"])
+    png = schema.png_signature(main)
     takers = [key for key, d in section["signatures"].items() if "image_bytes" in d["inputs"]]
+    takers = [key for key in takers if key != png]
     examples = [
-        ("An image as numbers:", "generate"),
-        ("As PNG, in base64 under `predictions[0].b64`:", "image_bytes"),
+        ("An image as numbers:", main),
+        ("As PNG, in base64 under `predictions[0].b64`:", png),
         (
             "With options of its own for each image (TensorFlow Serving asks for all inputs of a "
             "signature):",
-            "generate" + WITH_OPTIONS,
+            main + WITH_OPTIONS,
         ),
         (
             "Pictures go in as PNG too, of the image's size, and masks, white where a pixel is "
@@ -131,7 +144,7 @@ def _saved_model(manifest):
             "deploy` writes all else that TensorFlow Serving is mounted with.",
             *shown,
             _table(("signature", "endpoint", "", "inputs"), rows),
-            "`serving_default` is `generate`. XLA compiles once per batch size. Warmup requests "
+            f"`serving_default` is `{main}`. XLA compiles once per batch size. Warmup requests "
             f"for the batch sizes {', '.join(map(str, manifest['batch_sizes']))} are enclosed; "
             "with dynamic batching, allow these sizes only.",
         ]
@@ -142,7 +155,9 @@ def _onnx(manifest):
     section = manifest["formats"].get("onnx")
     if not section:
         return ""
-    inputs = manifest["endpoints"]["generate"]["inputs"]
+    main = schema.main(manifest["endpoints"])
+    inputs, names = manifest["endpoints"][main]["inputs"], section["signatures"][main]["inputs"]
+    inputs = {names[key]: spec for key, spec in inputs.items()}
     python = ", ".join(f'"{key}": {_python_array(key, spec)}' for key, spec in inputs.items())
     script = ", ".join(f"{key}: {_script_tensor(key, spec)}" for key, spec in inputs.items())
     optional = sorted(
@@ -175,17 +190,17 @@ def _onnx(manifest):
         options = f', {{ externalData: [{{ path: "{file}", data: "{external}" }}] }}'
         note = (
             f"All files take their weights from `{external}`, which has to lie beside them. "
-            f'`export.load(folder).save_onnx("generate", "generate.onnx")` makes one file of two.'
+            f'`export.load(folder).save_onnx("{main}", "{main}.onnx")` makes one file of two.'
         )
     return (
         f"## ONNX Runtime\n\nOpset {section['opset']}, any batch size. {note}{left_out}{renamed}"
         "\n\n"
         f"```python\nimport numpy as np\nimport onnxruntime\n\n"
-        f'session = onnxruntime.InferenceSession("onnx/generate.onnx")\n'
+        f'session = onnxruntime.InferenceSession("onnx/{main}.onnx")\n'
         f'image = session.run(["image"], {{{python}}})[0]  # uint8 [B, H, W, C]\n```\n\n'
         f"In a browser, with onnxruntime-web{elsewhere}:\n\n"
         f"```js\nconst session = "
-        f'await ort.InferenceSession.create("onnx/generate.onnx"{options});\n'
+        f'await ort.InferenceSession.create("onnx/{main}.onnx"{options});\n'
         f"const {{ image }} = await session.run({{ {script} }});\n```"
     )
 
@@ -199,7 +214,7 @@ def _rounded(folder, manifest):
             rows.append((f"`{name}`", rounded.get(name, "float32"), f"{size:,}"))
     if not manifest["formats"].keys() & rounded.keys():
         return ""
-    file = "/generate.onnx"
+    file = f"/{schema.main(manifest['endpoints'])}.onnx"
     return (
         "## Smaller ONNX files\n\nThe same graphs with their weights rounded, computed in float32 "
         "from the same noise; they are called alike, as "
@@ -212,16 +227,17 @@ def _rounded(folder, manifest):
 def _litert(manifest):
     if "litert" not in manifest["formats"]:
         return ""
-    inputs = manifest["endpoints"]["generate"]["inputs"]
+    main = schema.main(manifest["endpoints"])
+    inputs = manifest["endpoints"][main]["inputs"]
     given = ", ".join(f"{key}={_python_array(key, spec)}" for key, spec in inputs.items())
     return (
         "## LiteRT\n\nOne file per endpoint, of LiteRT's own operators alone, at any batch size. A "
-        "file with options has two signatures, `generate` and `generate_with_options`; each takes "
+        "file with options has two signatures, `NAME` and `NAME_with_options`; each takes "
         "all of its inputs.\n\n"
         "```python\nimport numpy as np\n"
         "from ai_edge_litert.interpreter import Interpreter  # pip install ai-edge-litert\n\n"
-        'generate = Interpreter("litert/generate.tflite").get_signature_runner("generate")\n'
-        f'image = generate({given})["image"]  # uint8 [B, H, W, C]\n```'
+        f'{main} = Interpreter("litert/{main}.tflite").get_signature_runner("{main}")\n'
+        f'image = {main}({given})["image"]  # uint8 [B, H, W, C]\n```'
     )
 
 
@@ -329,7 +345,7 @@ def _range(spec):
 def _python_array(key, spec):
     if len(spec["shape"]) == 1:
         return f'np.array([{7 if key == "seed" else 0}], "{spec["dtype"]}")'
-    return f'np.zeros((1, {", ".join(map(str, spec["shape"][1:]))}), "{spec["dtype"]}")'
+    return f'np.zeros((1, {", ".join(map(str, schema.row_shape(spec)))}), "{spec["dtype"]}")'
 
 
 _SCRIPT_ARRAYS = {"int32": "Int32Array", "uint8": "Uint8Array", "float32": "Float32Array"}
@@ -337,9 +353,9 @@ _SCRIPT_ARRAYS = {"int32": "Int32Array", "uint8": "Uint8Array", "float32": "Floa
 
 def _script_tensor(key, spec):
     kind = _SCRIPT_ARRAYS[spec["dtype"]]
-    size = int(np.prod(spec["shape"][1:]))
+    size = int(np.prod(schema.row_shape(spec)))
     data = f"{kind}.of({7 if key == 'seed' else 0})" if size == 1 else f"new {kind}({size})"
-    shape = ", ".join(map(str, [1, *spec["shape"][1:]]))
+    shape = ", ".join(map(str, [1, *schema.row_shape(spec)]))
     return f'new ort.Tensor("{spec["dtype"]}", {data}, [{shape}])'
 
 

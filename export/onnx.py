@@ -149,7 +149,10 @@ def _finish(model, name, endpoint):
                 key,
                 onnx.helper.np_dtype_to_tensor_dtype(np.dtype(spec.dtype)),
                 # One value of an option stands for all rows.
-                ("batch" if spec.default is None else f"{key}_batch_or_1", *spec.shape),
+                (
+                    "batch" if spec.default is None else f"{key}_batch_or_1",
+                    *(_side(key, i) if side is None else side for i, side in enumerate(spec.shape)),
+                ),
                 spec.description,
             )
             for key, spec in specs.items()
@@ -170,6 +173,11 @@ def _finish(model, name, endpoint):
     model.doc_string = endpoint.description
     model.producer_name = "kgen"
     model.producer_version = ""
+
+
+def _side(key, axis):
+    """The name of a free side of an input or output."""
+    return f"{key}_{('height', 'width')[axis]}"
 
 
 def _renamed(specs, names):

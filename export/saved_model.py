@@ -12,21 +12,28 @@ from kgen.images import encode_png
 
 # TF Serving serves the numbered folders under a model's folder.
 VERSION = "saved_model/1"
-#: Warmed up at every batch size; the other signatures, whose graphs are made ready by the first
-#: request whatever its size, at the smallest.
-_WARM = ("serving_default", "generate", "image_bytes", "generate_xla")
+
+
+def _warm(endpoints):
+    """What is warmed up at every batch size; the other signatures, whose graphs are made ready by
+    the first request whatever its size, are at the smallest.
+    """
+    main = schema.main(endpoints)
+    return ("serving_default", main, schema.png_signature(main), f"{main}_xla")
 
 
 def write(folder, calls, endpoints, name, batch_sizes, golden):
     """Writes `saved_model/1` into an artifact's folder.
 
-    Signatures: one per endpoint; `serving_default`, which is `generate`; `generate_xla`, the
-    same sampler compiled by XLA once per batch size; and for every endpoint with an image one that
-    takes and gives PNG, `image_bytes` for `generate` and `<endpoint>_image_bytes` for the others.
-    There an image `NAME` is a string `NAME_bytes`, as is a mask, white where it is 1.
+    Signatures: one per endpoint; `serving_default`, which is `generate`, or what a model without it
+    is for, such as `translate`; `generate_xla` (`translate_xla`), the same compiled by XLA once per
+    batch size; and for every endpoint with an image one that takes and gives PNG, `image_bytes` for
+    `generate` and `<endpoint>_image_bytes` for the others. There an image `NAME` is a string
+    `NAME_bytes`, as is a mask, white where it is 1.
 
     Beside them stand callables, for `tf.saved_model.load` and `keras.layers.TFSMLayer`, which give
-    a function one argument: `serve`, which is `generate`, and one by the name of each endpoint.
+    a function one argument: `serve`, which is `serving_default`, and one by the name of each
+    endpoint.
 
     `calls` are concrete functions by endpoint, one graph each, which its signatures call, so that
     its constants are stored once. The warmup requests take `name` for the model, and the golden
@@ -55,21 +62,22 @@ def write(folder, calls, endpoints, name, batch_sizes, golden):
     )
     for key, endpoint in endpoints.items():
         setattr(module, key, _callable(calls[key], key, endpoint))
-    module.serve = module.generate
+    module.serve = getattr(module, schema.main(endpoints))
     path = pathlib.Path(folder) / VERSION
     try:
         tf.saved_model.save(module, str(path), signatures=traced)
     except tf.errors.OpError as error:
         raise OSError(error.message) from error  # what a full disk is everywhere else
 
-    warm = [*_WARM, *(signature for signature in traced if signature not in _WARM)]
+    every = [signature for signature in _warm(endpoints) if signature in traced]
+    warm = [*every, *(signature for signature in traced if signature not in every)]
     warmup.write(
         path,
         name,
         (
             (signature, _request(description[signature], endpoints, golden, size))
             for size in batch_sizes
-            for signature in (warm if size == batch_sizes[0] else _WARM)
+            for signature in (warm if size == batch_sizes[0] else every)
         ),
     )
     for signature, tensors in _tensor_names(path).items():
@@ -88,12 +96,13 @@ def num_signatures(endpoints):
 
 
 def _signatures(endpoints):
-    signatures = {"serving_default": {"endpoint": "generate"}}
+    main = schema.main(endpoints)
+    signatures = {"serving_default": {"endpoint": main}}
     for name, endpoint in endpoints.items():
         signatures[name] = {"endpoint": name}
         if any(_picture(s) for s in (*endpoint.inputs.values(), *endpoint.outputs.values())):
             signatures[schema.png_signature(name)] = {"endpoint": name, "png": True}
-    signatures["generate_xla"] = {"endpoint": "generate", "xla": True}
+    signatures[f"{main}_xla"] = {"endpoint": main, "xla": True}
     return signatures
 
 
@@ -132,7 +141,11 @@ def _decoded(strings, spec):
     shape = (*spec.shape, 1) if mask else spec.shape
 
     def decode(string):
-        return tf.ensure_shape(tf.io.decode_png(string, channels=shape[-1]), shape)
+        if shape[-1] != 2:
+            return tf.ensure_shape(tf.io.decode_png(string, channels=shape[-1]), shape)
+        # Grey with alpha, which it does not know: red, green and blue are the grey.
+        four = tf.io.decode_png(string, channels=4)
+        return tf.ensure_shape(four[..., ::3], shape)
 
     pictures = tf.map_fn(decode, strings, fn_output_signature=tf.TensorSpec(shape, tf.uint8))
     return tf.cast(pictures[..., 0] > 127, tf.uint8) if mask else pictures

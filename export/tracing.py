@@ -59,9 +59,10 @@ def function(name, endpoint):
         ]
         # A row more, of zeros: of none, not every operator makes none.
         tensors = [_padded(tensor) for tensor in tensors]
+        tensors = _of_one_batch(tensors, [name not in endpoint.unused for name in endpoint.inputs])
         tensors = [
             _clipped(tensor[: tf.maximum(size, 1)], spec)
-            for tensor, spec in zip(_of_one_batch(tensors), endpoint.inputs.values(), strict=True)
+            for tensor, spec in zip(tensors, endpoint.inputs.values(), strict=True)
         ]
         outputs = endpoint.function(**dict(zip(endpoint.inputs, tensors, strict=True)))
         if not isinstance(outputs, dict) or set(outputs) != set(endpoint.outputs):
@@ -90,17 +91,42 @@ def _for_all(values, size):
     return tf.broadcast_to(values, [tf.where(tf.equal(tf.size(values), 1), size, tf.size(values))])
 
 
-def _of_one_batch(tensors):
-    """The tensors, one of which now comes from a concatenation that refuses unequal batches."""
-    flat = [tf.reshape(tensor, (-1, math.prod(tensor.shape[1:]))) for tensor in tensors]
-    smallest = min(range(len(flat)), key=lambda number: flat[number].shape[1])
-    first = flat.pop(smallest)
-    if not flat:
+def _of_one_batch(tensors, used):
+    """The tensors, one of which, that is `used`, now comes from a concatenation that refuses
+    unequal batches.
+    """
+    if len(tensors) == 1:
         return tensors
-    columns = [first, *(tf.cast(other[:, :1], first.dtype) for other in flat)]
-    joined = tf.concat(columns, axis=1)[:, : first.shape[1]]
-    tensors[smallest] = tf.reshape(joined, (-1, *tensors[smallest].shape[1:]))
+    sizes = [math.inf if None in t.shape[1:] else math.prod(t.shape[1:]) for t in tensors]
+    smallest = min((size, number) for number, size in enumerate(sizes) if used[number])[1]
+    size = tensors[smallest].shape
+    first = _column(tensors[smallest], sizes[smallest])
+    columns = [first]
+    columns += [
+        tf.cast(_column(tensor, 1), first.dtype)
+        for number, tensor in enumerate(tensors)
+        if number != smallest
+    ]
+    if sizes[smallest] == math.inf:  # there is none but pictures of any size
+        free = tf.shape(tensors[smallest])
+        size = [-1, free[1], free[2], size[3]]
+        width = tf.shape(first)[1]
+    else:
+        size, width = (-1, *size[1:]), sizes[smallest]
+    tensors[smallest] = tf.reshape(tf.concat(columns, axis=1)[:, :width], size)
     return tensors
+
+
+def _column(tensor, width):
+    """Rows as vectors, of which the first numbers are kept; all of them without a finite width."""
+    for _ in range(2, len(tensor.shape)):
+        if width == 1:
+            tensor = tensor[:, 0]
+        else:
+            count = math.prod(tensor.shape[1:]) if None not in tensor.shape[1:] else None
+            tensor = tf.reshape(tensor, (tf.shape(tensor)[0], count or -1))
+            break
+    return tensor[:, None] if len(tensor.shape) == 1 else tensor[:, :1] if width == 1 else tensor
 
 
 def _clipped(tensor, spec):

@@ -178,7 +178,7 @@ def _load_golden(found):
 
     rows = max(found.manifest["batch_sizes"])
     expected = {
-        f"{endpoint}/{kind}/{key}.npy": ((rows, *spec["shape"][1:]), np.dtype(spec["dtype"]))
+        f"{endpoint}/{kind}/{key}.npy": ((rows, *schema.row_shape(spec)), np.dtype(spec["dtype"]))
         for endpoint, described in found.manifest["endpoints"].items()
         for kind in ("inputs", "outputs")
         for key, spec in described[kind].items()

@@ -67,7 +67,7 @@ def of_sampler(model_class):
     return {
         name: _follow(name, texts.get(name) or whole, model_class, said)
         for name in _parameters(model_class.sample)
-        if name not in ("self", "seeds", "labels")
+        if name not in ("self", "seeds", "labels", "images", "styles")
     }
 
 

@@ -53,6 +53,7 @@ class Endpoint:
         outputs: Dict of name to `TensorSpec`.
         description: One line that says what the endpoint does.
         options: Dict of the options of sampling that were chosen for it, by name.
+        unused: Tuple of names of inputs that decide nothing, such as the seed of what is not drawn.
     """
 
     function: Callable[..., dict]
@@ -60,6 +61,7 @@ class Endpoint:
     outputs: dict[str, TensorSpec]
     description: str = ""
     options: dict = dataclasses.field(default_factory=dict)
+    unused: tuple[str, ...] = ()
 
     def choose(self, **options):
         """The endpoint with options of sampling chosen: an input's is its default, that of any

@@ -112,7 +112,7 @@ class Generation:
         total = len(next(iter(inputs.values()), () if seeds is None else seeds))
         options = self.check_options(options, total)
         numbers = {}
-        if "seed" in endpoint.inputs:
+        if "seed" in endpoint.inputs or endpoint.inputs.keys() & self.sampling_numbers.keys():
             options, numbers = self._part_options(options, total)
         if jit_compile == "auto" and self.place_by_place and "seed" in endpoint.inputs:
             jit_compile = total > FEW_BATCHES * batch_size or "auto"
@@ -158,7 +158,8 @@ class Generation:
         With a `total` of images a number that is not whole may be a sequence, one for each. A
         `ValueError` where `sample` has no argument of a name, or one is out of range.
         """
-        known = list(inspect.signature(self.sample).parameters)[2:]
+        _, *rest = inspect.signature(self.sample).parameters.values()
+        known = [p.name for p in rest if p.default is not p.empty and p.name != "labels"]
         for option in options:
             if option not in known:
                 raise ValueError(unknown_name("option", option, known))

@@ -606,14 +606,23 @@ class ImageGenerator(
         super().save(filepath, overwrite=overwrite, zipped=zipped, **kwargs)
 
     def endpoint(
-        self, function, description, outputs=None, *, seeded=True, labelled=True, **inputs
+        self,
+        function,
+        description,
+        outputs=None,
+        *,
+        seeded=True,
+        labelled=True,
+        unused=(),
+        **inputs,
     ):
         """An `Endpoint` of this model, which adds the seed, and the class where there are any.
 
         `function` takes tensors by the names of `inputs` (to `TensorSpec`), where `seeded` a `seed`
         and the options of `sample`, and where `labelled`, in a class-conditional model, a `label`.
         It returns a tensor, the endpoint's one output (an image, where `outputs` is `None`), or a
-        dict of several. `description` is one line that says what it does.
+        dict of several. `description` is one line that says what it does, `unused` names inputs
+        that decide nothing.
         """
         if seeded:
             inputs["seed"] = seed_spec()
@@ -627,7 +636,7 @@ class ImageGenerator(
             result = function(**tensors)
             return result if isinstance(result, dict) else {next(iter(outputs)): result}
 
-        return Endpoint(named, inputs, outputs, description)
+        return Endpoint(named, inputs, outputs, description, unused=unused)
 
 
 def _is_network(name, value):

@@ -9,7 +9,7 @@ _LAYERS = {
     "kgen.layers.causal_conv": ("CausalConv2D",),
     "kgen.layers.convolutional": ("GroupNorm",),
     "kgen.layers.quantizers": ("FSQ", "VectorQuantizer"),
-    "kgen.layers.resampling": ("PixelShuffle",),
+    "kgen.layers.resampling": ("NearestUpsampling", "PixelShuffle"),
     "kgen.layers.scaling": ("ScaleImages", "UnscaleImages"),
     "kgen.layers.spectral": ("SpectralConv2D", "SpectralDense"),
     "kgen.layers.transformer": (

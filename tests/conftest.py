@@ -326,7 +326,8 @@ class Tiny:
 
     Attributes:
         model: The compiled model.
-        images, labels: What it was trained on and validated with, 40 rows in batches of 8.
+        images, labels: What it was trained on and validated with, 40 rows in batches of 8; of a
+            style transfer contents and styles.
         history: Dict of lists, what `fit` logged.
         states: List of what `state(model)` was before training and after each epoch.
         files: The `.keras` file of each epoch; `file` is the last one.
@@ -351,6 +352,10 @@ class Tiny:
             0, 256, (40, *self.model.image_shape), "uint8"
         )
         self.labels = self.labels_of(np.arange(40))
+        if getattr(self.model, "degradation", "") is None:  # a translator of two heaps of images
+            self.labels = self.images[::-1].copy()
+        #: Name of the endpoint that the model is for.
+        self.main = next(iter(self.model.endpoints()))
         self.compile(self.model)
         self.states = [self.state(self.model)]
         self.files = [folder / "1.keras", folder / "2.keras"]
@@ -393,14 +398,40 @@ class Tiny:
             return None
         return (seeds % self.model.num_classes).astype("int32")
 
-    def draw(self, seeds, model=None, **options):
-        """Images of up to `ROWS` seeds, by this model or by another of its kind."""
+    def given(self, seeds):
+        """What goes into the main endpoint beside seeds, labels and options: a dict of arrays.
+
+        A translator's pictures, each a function of its seed.
+        """
         import numpy as np
 
-        padded = np.resize(seeds, self.ROWS)
-        labels = self.labels_of(padded)
-        images = (model or self.model).generate(seeds=padded, labels=labels, **options)
-        return images[: len(seeds)]
+        inputs = self.model.endpoints()[self.main].inputs
+        return {
+            name: np.stack(
+                [np.random.default_rng(seed).integers(0, 256, spec.example_shape) for seed in seeds]
+            ).astype("uint8")
+            for name, spec in inputs.items()
+            if spec.dtype == "uint8"
+        }
+
+    def feeds(self, seeds):
+        """All that goes into the main endpoint, but for options: a dict of arrays."""
+        every = {"seed": seeds.astype("int32"), "label": self.labels_of(seeds)}
+        inputs = self.model.endpoints()[self.main].inputs
+        every = {key: array for key, array in every.items() if key in inputs}
+        return {**every, **self.given(seeds)}
+
+    def run(self, seeds, model=None, **options):
+        """Images of seeds, by this model or by another of its kind."""
+        return (model or self.model).run_endpoint(
+            self.main, self.given(seeds), self.labels_of(seeds), seeds=seeds, **options
+        )
+
+    def draw(self, seeds, model=None, **options):
+        """As `run`, of up to `ROWS` seeds."""
+        import numpy as np
+
+        return self.run(np.resize(seeds, self.ROWS), model, **options)[: len(seeds)]
 
     @functools.cached_property
     def artifact(self):

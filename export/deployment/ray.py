@@ -3,6 +3,7 @@
 import shutil
 
 from export import artifact as artifact_module
+from export import manifest as schema
 from export.deployment import common
 
 IMAGE = "rayproject/ray:2.60.0-py311"
@@ -25,11 +26,18 @@ def write(folder, models, image=None):
                 shutil.copyfile(artifact.path / file, place / file)
     record = {"image": image or IMAGE, "models": common.describe(models, labels=True)}
     first = next(iter(models.values()))[-1]
+    main = schema.main(first.endpoints)
+    inputs = first.endpoints[main]["inputs"]
     values = {
         **record,
         "bytes": common.size(folder),
         "first": first.name,
-        "first_has_classes": "label" in first.endpoints["generate"]["inputs"],
+        "main": main,
+        "first_has_classes": "label" in inputs,
+        "has_seed": "seed" in inputs,
+        "pictures": [
+            name for name, spec in inputs.items() if schema.picture(spec["dtype"], spec["shape"])
+        ],
     }
     others = ("docker-compose.yml", "kubernetes")
     common.render(folder, "ray", values, without=others)

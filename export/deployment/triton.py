@@ -134,12 +134,12 @@ def write_repository(folder, served, backend="onnxruntime"):
 
 
 def served_models(models):
-    """All models that Triton is given, `generate` under the artifact's own name too."""
+    """All models that Triton is given, what a model is for under the artifact's own name too."""
     found = []
     for name, versions in models.items():
         numbered = dict(enumerate(versions, 1))
         endpoints = dict.fromkeys(key for artifact in versions for key in artifact.endpoints)
-        found.append(_one(name, "generate", numbered))
+        found.append(_one(name, schema.main(endpoints), numbered))
         found += [_one(f"{name}.{endpoint}", endpoint, numbered) for endpoint in endpoints]
     return found
 
@@ -172,7 +172,8 @@ def _tensors(artifact, endpoint):
         {
             section[side][key]: {
                 "type": calls.DATATYPES[spec["dtype"]],
-                "shape": spec["shape"][1:],
+                "shape": [-1 if isinstance(side, str) else side for side in spec["shape"][1:]],
+                "example": schema.row_shape(spec),
             }
             for key, spec in described[side].items()
         }

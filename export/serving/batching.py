@@ -99,7 +99,8 @@ class Batcher:
         while self._waiting:
             request = self._waiting[0]
             if not request.result.done():
-                if rows + request.rows > self._max_rows and batch:
+                full = rows + request.rows > self._max_rows
+                if batch and (full or _shapes(request) != _shapes(batch[0])):
                     break
                 batch.append(request)
                 rows += request.rows
@@ -111,3 +112,8 @@ class Batcher:
             return self._function(batch[0].inputs)
         names = batch[0].inputs
         return self._function({k: np.concatenate([r.inputs[k] for r in batch]) for k in names})
+
+
+def _shapes(request):
+    """The shapes of a request's rows, which differ where pictures may be of any size."""
+    return [array.shape[1:] for array in request.inputs.values()]

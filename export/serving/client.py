@@ -189,6 +189,9 @@ def _array(name, spec, value):
     """An input as an array of its dtype and of its rank, with one row where it had no rows."""
     array, dtype = np.asarray(value), np.dtype(spec["dtype"])
     shape = tuple(spec["shape"][1:])
+    if -1 in shape and array.ndim in (len(shape), len(shape) + 1):  # of any height and width
+        own = array.shape[-len(shape) :]
+        shape = tuple(o if side == -1 else side for side, o in zip(shape, own, strict=True))
     if shape == (1,) and array.ndim == 1:  # numbers as Triton has them
         array = array[:, None]
     if array.ndim == 0 and shape in ((), (1,)):
@@ -402,7 +405,7 @@ class _Rest:
         return {
             name: _decoded(values[schema.png_name(name)], spec)
             if schema.png_name(name) in outputs
-            else np.array(values[name], spec["dtype"]).reshape(-1, *spec["shape"][1:])
+            else _shaped(np.array(values[name], spec["dtype"]), spec)
             for name, spec in described["outputs"].items()
         }
 
@@ -431,6 +434,14 @@ def _decoded(values, spec):
     array = np.stack(rows)
     if len(shape) == 2:
         return (array > 127).astype("uint8").reshape(-1, *shape)
+    return _shaped(array, spec)
+
+
+def _shaped(array, spec):
+    """Rows in the shape that is told of them, where they may have lost an axis of one."""
+    shape = spec["shape"][1:]
+    if -1 in shape:
+        return array.reshape(*array.shape[:3], shape[-1])
     return array.reshape(-1, *shape)
 
 

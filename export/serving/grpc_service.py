@@ -208,7 +208,7 @@ def _describe(info, name, spec, png):
     info.name = f"{name}:0"
     info.dtype = messages.NUMBERS["object" if png else spec["dtype"]]
     for size in spec["shape"][:1] if png else spec["shape"]:
-        info.tensor_shape.dim.add(size=-1 if size == "batch" else size)
+        info.tensor_shape.dim.add(size=-1 if isinstance(size, str) else size)
 
 
 def _digest(text):

@@ -11,6 +11,7 @@ import orjson
 from starlette.responses import Response
 
 import kgen
+from export import manifest as schema
 from export.calls import DATATYPES
 from export.serving.errors import bad, not_found
 from export.serving.http import Routes, json_response, parsed
@@ -61,10 +62,11 @@ async def ready(request):
 def _find(request):
     """The version and the endpoint that a request's path names."""
     service, asked = request.scope["service"], request.path_params
-    name, endpoint = asked["model"], "generate"
+    name, endpoint = asked["model"], None
     if name not in service.models:
         name, _, endpoint = name.rpartition(".")
     version = service.find(name or asked["model"], asked.get("version"))
+    endpoint = schema.main(version.endpoints) if endpoint is None else endpoint
     if endpoint not in version.endpoints:
         there = ", ".join(version.endpoints)
         raise not_found(f"{name} has no endpoint {endpoint[:100]}; it has {there}.")
@@ -87,7 +89,7 @@ async def metadata(request):
             {
                 "name": name,
                 "datatype": DATATYPES[spec["dtype"]],
-                "shape": [-1, *spec["shape"][1:]],
+                "shape": [-1 if isinstance(side, str) else side for side in spec["shape"]],
             }
             for name, spec in specs.items()
         ]

@@ -23,7 +23,7 @@ _BODY = {
         "multipart/form-data": {
             "schema": {
                 "type": "object",
-                "properties": {"image": _FILE, "mask": _FILE},
+                "properties": {"image": _FILE, "mask": _FILE, "style": _FILE},
                 "additionalProperties": False,
             }
         },
@@ -48,7 +48,7 @@ def _at(suffix):
 async def image(request):
     """Every input of the endpoint, such as seed, label or temperature, is a parameter."""
     query = _query(request)
-    return await _answer(request, query.pop("endpoint", "generate"), query, {})
+    return await _answer(request, query.pop("endpoint", None), query, {})
 
 
 @routes.add(
@@ -98,6 +98,7 @@ async def _form(request):
 async def _answer(request, endpoint, query, pictures):
     service, asked = request.scope["service"], request.path_params
     version = service.find(asked["name"], asked.get("version"))
+    endpoint = endpoint or schema.main(version.endpoints)
     if endpoint not in version.endpoints:
         there = ", ".join(version.endpoints)
         raise not_found(f"{version.name} has no endpoint {endpoint[:100]}; it has {there}.")
@@ -117,7 +118,8 @@ async def _answer(request, endpoint, query, pictures):
     for name, png in pictures.items():
         if name not in specs or not schema.picture(specs[name]["dtype"], specs[name]["shape"]):
             raise bad(f"{endpoint} takes no picture {name[:100]!r}; its inputs: {', '.join(specs)}")
-        inputs[name] = tensors.decoded(name, specs[name], png)[None]
+        most = service.limits.pixels
+        inputs[name] = tensors.decoded(name, specs[name], png, most)[None]
     outputs = {
         name: spec
         for name, spec in described["outputs"].items()

@@ -119,6 +119,7 @@ class Version:
         tensors.check_names(inputs, specs, taken)
         whole = self._whole[endpoint]
         arrays, rows = tensors.rows(specs, inputs)
+        self._check_pixels(specs, arrays)
         if rows > (most := self.max_rows(endpoint)):
             raise bad(f"{endpoint} takes at most {most} rows in a request. Received: {rows}")
         # All requests have the same inputs in the same order, to go together.
@@ -127,6 +128,17 @@ class Version:
             if arrays[name] is None:
                 arrays[name] = np.full(rows, spec["default"], spec["dtype"])
         return await self._batchers[whole].run(arrays)
+
+    def _check_pixels(self, specs, arrays):
+        """Pictures of any size have their own limit of pixels, of all rows together."""
+        for name, spec in specs.items():
+            if schema.is_free(spec) and name in arrays:
+                rows, height, width, _ = arrays[name].shape
+                if rows * height * width > (most := self._limits.pixels):
+                    raise bad(
+                        f"{name} should have at most {most:,} pixels in a request. Received: "
+                        f"{rows} x {height} x {width}"
+                    )
 
     @property
     def waiting(self):
@@ -407,7 +419,10 @@ class Service:
             raise bad("At least one row is needed. Received: none")
 
         def decode():
-            return np.stack([tensors.decoded(name, spec, value) for value in values])
+            pictures = [tensors.decoded(name, spec, value, self.limits.pixels) for value in values]
+            if len({picture.shape for picture in pictures}) > 1:
+                raise bad(f"{name} should be pictures of one size in a request.")
+            return np.stack(pictures)
 
         return decode() if len(values) < 4 else await asyncio.to_thread(decode)
 
@@ -434,7 +449,8 @@ def _signatures(endpoints):
         }
         if png != sides:
             found[schema.png_signature(name)] = Signature(name, **png)
-    found["serving_default"] = found["generate_xla"] = found["generate"]
+    main = schema.main(endpoints)
+    found["serving_default"] = found[f"{main}_xla"] = found[main]
     return found
 
 

@@ -96,7 +96,7 @@ def _tensors(version, signature, side):
     for name, own in getattr(signature, side).items():
         spec = version.endpoints[signature.endpoint][side][own]
         shape = spec["shape"] if name == own else spec["shape"][:1]
-        sizes = [{"size": "-1" if s == "batch" else str(s), "name": ""} for s in shape]
+        sizes = [{"size": "-1" if isinstance(s, str) else str(s), "name": ""} for s in shape]
         described[name] = {
             "dtype": _DTYPES[spec["dtype"]] if name == own else "DT_STRING",
             "tensor_shape": {"dim": sizes, "unknown_rank": False},

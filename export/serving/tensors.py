@@ -17,10 +17,10 @@ def checked(name, spec, values):
     if isinstance(values, np.ndarray):
         array = values
     elif values == []:
-        array = np.zeros((0, *shape), dtype)
+        array = np.zeros((0, *schema.row_shape(spec)), dtype)
     else:
         array = _array(name, values, dtype)
-    if array.ndim == 0 or array.shape[1:] != shape:
+    if array.ndim == 0 or not _fits(array.shape[1:], shape):
         raise bad(
             f"{name} should have the shape {_said(('rows', *shape))}. "
             f"Received: {_said(array.shape)}"
@@ -55,7 +55,15 @@ def _array(name, values, dtype):
     return array
 
 
-def decoded(name, spec, png):
+def _fits(shape, wanted):
+    """Whether a row has the shape that is wanted, of which sides with names are free, but not 0."""
+    return len(shape) == len(wanted) and all(
+        (side > 0) if isinstance(other, str) else side == other
+        for side, other in zip(shape, wanted, strict=True)
+    )
+
+
+def decoded(name, spec, png, most_pixels=2**24):
     """One picture, a PNG's bytes, as an array `[H, W, C]`, or `[H, W]` of 0 and 1 for a mask.
 
     Its size is looked at before its pixels are decoded, so that none is large.
@@ -64,9 +72,16 @@ def decoded(name, spec, png):
 
     mask = schema.picture(spec["dtype"], tuple(spec["shape"])) == "mask"
     height, width, *channels = spec["shape"][1:]
-    mode = {1: "L", 3: "RGB", 4: "RGBA"}[channels[0] if channels else 1]
+    mode = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}[channels[0] if channels else 1]
     try:
         with PIL.Image.open(io.BytesIO(png), formats=("PNG",)) as picture:
+            if schema.is_free(spec):
+                width, height = picture.size
+                if width * height > most_pixels:
+                    raise bad(
+                        f"{name} should have at most {most_pixels:,} pixels. Received: "
+                        f"{width} x {height}"
+                    )
             if picture.size != (width, height):
                 raise bad(
                     f"{name} should be {width} x {height} pixels. Received: "

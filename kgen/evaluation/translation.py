@@ -138,7 +138,7 @@ def measure(model, split, reference=None, baseline=None, options=None, seed=0, b
         back = model.translate_back(translated, batch_size=batch_size)
         figures["cycle"] = float(np.mean(np.abs(back.astype("float32") - inputs)))
     arrays = {"inputs": inputs, "truth": truth, **found}
-    if model.sampling_numbers:  # it draws its answers
+    if model.draws:
         few = inputs[:_OPEN_INPUTS]
         arrays["variants"] = model.variants(few, _VARIANTS, seed, **run)
         figures["spread"] = float(arrays["variants"].astype("float32").std(axis=1).mean())

@@ -40,6 +40,24 @@ class PixelShuffle(Configurable, layers.Layer):
         return ops.reshape(x, (-1, height * factor, width * factor, channels))
 
 
+@keras.saving.register_keras_serializable(package="kgen")
+class NearestUpsampling(PixelShuffle):
+    """From `[B, H, W, C]` to `[B, H * factor, W * factor, C]`, every place repeated.
+
+    As `keras.layers.UpSampling2D`, but for maps of any size it still says how many features there
+    are, without which LiteRT knows no convolution.
+
+    Args:
+        factor: Int.
+    """
+
+    def compute_output_shape(self, shape):
+        return super().compute_output_shape((*shape[:-1], shape[-1] * self.factor**2))
+
+    def call(self, x):
+        return super().call(ops.concatenate([x] * self.factor**2, axis=-1))
+
+
 def padded_to(x, multiple):
     """Maps `[B, H, W, C]` whose sides are multiples, by mirroring what is at the right and the
     lower border.

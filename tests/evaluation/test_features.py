@@ -13,7 +13,7 @@ from keras import layers, ops
 from PIL import Image
 
 import kgen
-from kgen.evaluation import classifiers, features
+from kgen.evaluation import features
 from kgen.layers import pretrained
 
 

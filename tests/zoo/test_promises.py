@@ -14,7 +14,9 @@ import kgen
 from export import serving
 
 # Two ways through every model would cost more than they find: most stand with classes alone.
-CASES = [(name, 3) for name in kgen.models.registered()]
+# Translators know no classes.
+TRANSLATORS = tuple(kgen.models.families()["translation"].models)
+CASES = [(name, None if name in TRANSLATORS else 3) for name in kgen.models.registered()]
 CASES += [("vae", None)]
 CASES += [
     pytest.param((name, None), marks=pytest.mark.slow) for name in ("dcgan", "gated_pixelcnn")
@@ -86,7 +88,7 @@ def test_one_seed_per_image(case):
     batch = case.draw(SEEDS)
     for i in (0, 5, 7):
         seeds = SEEDS[i : i + 1]
-        alone = case.model.generate(seeds=seeds, labels=case.labels_of(seeds))
+        alone = case.run(seeds)
         assert close(alone, batch[i : i + 1])
     np.testing.assert_array_equal(case.draw(SEEDS), batch)
     beside_others = case.draw(np.roll(SEEDS, 3))
@@ -95,7 +97,7 @@ def test_one_seed_per_image(case):
 
 @pytest.mark.slow
 def test_one_seed_per_image_at_batch_64(case):
-    batch = case.model.generate(seeds=MANY, labels=case.labels_of(MANY))
+    batch = case.run(MANY)
     assert close(batch[:8], case.draw(SEEDS))
     assert close(batch[-1:], case.draw(MANY[-1:]))
     assert len(np.unique(batch.reshape(64, -1), axis=0)) == 64
@@ -103,7 +105,7 @@ def test_one_seed_per_image_at_batch_64(case):
 
 def options_of(case):
     """Options of which every image may have its own: some for each, the default in every fourth."""
-    specs = case.model.endpoints()["generate"].inputs
+    specs = case.model.endpoints()[case.main].inputs
     rng = np.random.default_rng(0)
     options = {}
     for name, spec in specs.items():
@@ -114,9 +116,9 @@ def options_of(case):
 
 
 def test_every_image_may_have_its_own_options(case):
-    options, labels = options_of(case), case.labels_of(SEEDS)
-    assert bool(options) == (case.name != "vqvae")
-    images = case.model.generate(seeds=SEEDS, labels=labels, **options)
+    options = options_of(case)
+    assert bool(options) == (case.name not in ("vqvae", *TRANSLATORS[:-1]))
+    images = case.run(SEEDS, **options)
     plain = case.draw(SEEDS)
     assert close(images[::4], plain[::4])
     # One set of options for all rows, beside other neighbours; what is compiled takes both.
@@ -124,20 +126,27 @@ def test_every_image_may_have_its_own_options(case):
     alike = case.draw(np.roll(SEEDS, 3), **one)
     assert close(alike[4:5], images[1:2])
     if keras.backend.backend() == "tensorflow":
-        session = case.artifact.onnx_session()
-        inputs = {"seed": SEEDS.astype("int32")} | ({} if labels is None else {"label": labels})
+        session = case.artifact.onnx_session(case.main)
+        inputs = in_graph(case, case.feeds(SEEDS))
         assert close(session.run(["image"], inputs)[0], plain), "all options left out"
         assert close(session.run(["image"], inputs | options)[0], images)
         one = {name: values[1:2] for name, values in options.items()}
         assert close(session.run(["image"], inputs | one)[0][1:2], images[1:2]), "one for all"
 
 
-def run_endpoints(case, name="generate"):
+def in_graph(case, feeds):
+    """Inputs of the main endpoint by the names that they have in its ONNX file."""
+    signature = case.artifact.manifest["formats"]["onnx"]["signatures"][case.main]
+    names = {**{key: key for key in feeds}, **signature["inputs"]}
+    return {names[key]: array for key, array in feeds.items()}
+
+
+def run_endpoints(case, name=None):
     """What the endpoints gave: dict of name to a dict of arrays, and of inputs of one of them.
 
     On TensorFlow these are the golden outputs that the artifact was proven by.
     """
-    endpoints = case.model.endpoints()
+    endpoints, name = case.model.endpoints(), name or case.main
     if keras.backend.backend() == "tensorflow":
         from export import parity
 
@@ -147,23 +156,23 @@ def run_endpoints(case, name="generate"):
         return outputs, golden[name]["inputs"]
     rng = np.random.default_rng(0)
     outputs = {}
-    for name, endpoint in endpoints.items():
+    for each, endpoint in endpoints.items():
         inputs = {
             key: rng.normal(size=(8, *spec.shape)).astype("float32")
             if spec.dtype == "float32"
-            else rng.integers(spec.minimum, spec.maximum + 1, (8, *spec.shape), spec.dtype)
+            else rng.integers(spec.minimum, spec.maximum + 1, (8, *spec.example_shape), spec.dtype)
             for key, spec in endpoint.inputs.items()
             if spec.default is None
         }
-        outputs[name] = case.model.run_batched(("endpoint", name), endpoint.function, inputs)
-        if name == "generate":
+        outputs[each] = case.model.run_batched(("endpoint", each), endpoint.function, inputs)
+        if each == name:
             drawn = inputs
     return outputs, drawn
 
 
 def with_options(case):
     """The endpoint of the sampler that takes all there is."""
-    return "generate_with_options" if options_of(case) else "generate"
+    return f"{case.main}_with_options" if options_of(case) else case.main
 
 
 def onnx_files(artifact):
@@ -179,10 +188,14 @@ def test_endpoints_are_what_they_say(case):
         assert results[name].keys() == endpoint.outputs.keys()
         for key, spec in endpoint.outputs.items():
             value = results[name][key]
-            assert value.shape == (8, *spec.shape) and value.dtype == spec.dtype
+            pairs = zip(spec.shape, value.shape[1:], strict=True)
+            wanted = [own if side is None else side for side, own in pairs]
+            assert value.shape == (8, *wanted) and value.dtype == spec.dtype
             assert np.isfinite(value).all()
-    drawn = case.model.generate(seeds=inputs["seed"], labels=inputs.get("label"))
-    assert close(results["generate"]["image"], drawn), "the endpoint generate is sample"
+    given = {key: array for key, array in inputs.items() if key not in ("seed", "label")}
+    run = {"seeds": inputs.get("seed"), "labels": inputs.get("label")}
+    drawn = case.model.run_endpoint(case.main, given, **run)
+    assert close(results[case.main]["image"], drawn), "the endpoint is sample"
 
 
 def test_every_argument_is_in_the_config(case):
@@ -202,7 +215,8 @@ def networks_of(model):
 def call(network):
     """What a network that is a graph of layers makes of some numbers: a list of arrays."""
     rng = np.random.default_rng(0)
-    inputs = [rng.normal(size=(2, *x.shape[1:])).astype("float32") for x in network.inputs]
+    shapes = [[8 if side is None else side for side in x.shape[1:]] for x in network.inputs]
+    inputs = [rng.normal(size=(2, *shape)).astype("float32") for shape in shapes]
     inputs = inputs if isinstance(network.input, list) else inputs[0]
     tensors = keras.tree.map_structure(keras.ops.convert_to_tensor, inputs)
     ours, theirs = (
@@ -313,7 +327,9 @@ data = dict(np.load(data))
 """
 DRAW = """
 model = keras.saving.load_model(file, compile=False)
-drawn = model.generate(seeds=data["seeds"], labels=data.get("labels"))
+given = {name.removeprefix("given_"): a for name, a in data.items() if name.startswith("given_")}
+main = next(iter(model.endpoints()))
+drawn = model.run_endpoint(main, given, data.get("labels"), seeds=data["seeds"])
 np.save(out, drawn)
 """
 TRAIN = """
@@ -336,10 +352,16 @@ def run_on_jax(case, on_jax, code, file, out, optimised=False, **data):
     return np.load(case.folder / out)
 
 
+def drawn_by(case, seeds):
+    """What `DRAW` is given to draw the images of seeds."""
+    given = {f"given_{name}": array for name, array in case.given(seeds).items()}
+    return {"seeds": seeds, "labels": case.labels_of(seeds), **given}
+
+
 # The others train on JAX in the second tier: compiling a step takes as long as all of the above.
 TRAINED_ON_JAX = [
-    pytest.param((name, 3), marks=() if name == "vae" else pytest.mark.slow)
-    for name in kgen.models.registered()
+    pytest.param((name, classes), marks=() if name == "vae" else pytest.mark.slow)
+    for name, classes in CASES[: len(kgen.models.registered())]
 ]
 
 
@@ -362,23 +384,23 @@ def test_training_on_jax_is_training_on_tensorflow(case, on_jax, tensorflow_only
 
 def test_the_same_seed_on_every_runtime(case, on_jax, tensorflow_only):
     """Keras on TensorFlow and on JAX, ONNX Runtime and TensorFlow's C API, with and without XLA."""
-    data = {"seeds": SEEDS, "labels": case.labels_of(SEEDS)}
+    data = drawn_by(case, SEEDS)
     assert close(run_on_jax(case, on_jax, DRAW, case.file, "8.npy", **data), case.draw(SEEDS))
-    session = case.artifact.onnx_session()
-    inputs = {"seed": MANY.astype("int32"), "label": case.labels_of(MANY)}
-    [image] = session.run(["image"], {k: v for k, v in inputs.items() if v is not None})
+    session = case.artifact.onnx_session(case.main)
+    [image] = session.run(["image"], in_graph(case, case.feeds(MANY)))
     assert close(image[:8], case.draw(SEEDS)), "at batch 64"
     proven = {
         (row["runtime"], row["signature"], row["batch_size"])
         for row in case.artifact.manifest["parity"]
-        if row["endpoint"] == "generate" and row["max_difference"] <= 1 and row["equal"] > 0.99
+        if row["endpoint"] == case.main and row["max_difference"] <= 1 and row["equal"] > 0.99
     }
-    signatures = ["serving_default", "generate", "image_bytes", "generate_xla"]
+    png = "image_bytes" if case.main == "generate" else f"{case.main}_image_bytes"
+    signatures = ["serving_default", case.main, png, f"{case.main}_xla"]
     assert proven == {
         (runtime, signature, batch_size)
         for runtime, names in (
-            ("Keras", ["generate"]),
-            ("onnxruntime", ["generate"]),
+            ("Keras", [case.main]),
+            ("onnxruntime", [case.main]),
             ("TensorFlow C API", signatures),
         )
         for signature in names
@@ -394,17 +416,16 @@ def test_the_same_seed_on_every_runtime_at_batch_64(case, on_jax, tensorflow_onl
     """
     import tensorflow as tf
 
-    expected = case.model.generate(seeds=MANY, labels=case.labels_of(MANY))
-    inputs = {"seed": MANY.astype("int32")}
-    if case.labels is not None:
-        inputs["label"] = case.labels_of(MANY)
-    data = {"seeds": MANY, "labels": case.labels_of(MANY)}
+    expected = case.run(MANY)
+    inputs, data = case.feeds(MANY), drawn_by(case, MANY)
     saved = tf.saved_model.load(case.artifact.path / "saved_model" / "1")
     signature = saved.signatures["serving_default"]
     results = {
         "Keras on JAX": run_on_jax(case, on_jax, DRAW, case.file, "64.npy", True, **data),
         "SavedModel": signature(**{k: tf.constant(v) for k, v in inputs.items()})["image"].numpy(),
-        "ONNX Runtime": case.artifact.onnx_session().run(["image"], inputs)[0],
+        "ONNX Runtime": case.artifact.onnx_session(case.main).run(
+            ["image"], in_graph(case, inputs)
+        )[0],
     }
     with capsys.disabled():
         print(f"\n{case.name} (classes: {case.model.num_classes}) against Keras on TensorFlow")
@@ -450,17 +471,18 @@ def test_onnx_loads_from_memory_and_through_links(case, tmp_path, tensorflow_onl
 
     results, inputs = run_endpoints(case)
     options = onnxruntime.SessionOptions()
-    weights = (folder / "weights.bin").read_bytes()
-    options.add_external_initializers_from_files_in_memory(
-        ["weights.bin"], [weights], [len(weights)]
-    )
-    model = (folder / "generate.onnx").read_bytes()
+    if (folder / "weights.bin").exists():  # a model of one endpoint has them in its file
+        weights = (folder / "weights.bin").read_bytes()
+        options.add_external_initializers_from_files_in_memory(
+            ["weights.bin"], [weights], [len(weights)]
+        )
+    model, inputs = (folder / f"{case.main}.onnx").read_bytes(), in_graph(case, inputs)
     links = linked(folder, tmp_path)
     for session in (
         onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"]),
-        onnxruntime.InferenceSession(links / "generate.onnx"),
+        onnxruntime.InferenceSession(links / f"{case.main}.onnx"),
     ):
-        assert close(session.run(["image"], inputs)[0], results["generate"]["image"])
+        assert close(session.run(["image"], inputs)[0], results[case.main]["image"])
 
 
 def test_onnx_loops_do_only_what_changes(case, tensorflow_only):
@@ -492,23 +514,28 @@ def test_what_is_no_batch_in_range(case, tensorflow_only):
 
         def run(size, session=session, names=names, inputs=endpoint["inputs"], **sizes):
             arrays = {
-                names[key]: np.zeros((sizes.get(key, size), *spec["shape"][1:]), spec["dtype"])
+                names[key]: np.zeros(
+                    (sizes.get(key, size), *spec.get("example", spec["shape"][1:])), spec["dtype"]
+                )
                 for key, spec in inputs.items()
             }
             return session.run(None, arrays)
 
         for result, (key, spec) in zip(run(0), endpoint["outputs"].items(), strict=True):
-            assert result.shape == (0, *spec["shape"][1:]), (name, key)
+            assert result.shape == (0, *spec.get("example", spec["shape"][1:])), (name, key)
         if len(endpoint["inputs"]) > 1:
             for key, spec in endpoint["inputs"].items():
                 with pytest.raises(Exception, match="dimensions must match"):
                     run(3, **{key: 2 if "default" in spec else 1})  # one option stands for all
-    session = case.artifact.onnx_session()
+    session = case.artifact.onnx_session(case.main)
     last = case.model.num_classes and case.model.num_classes - 1
     rows = {"seed": [[5, -7, 9, 9], [5, 0, 9, 9]], "label": [[-1, 1, 99, last], [0, 1, last, last]]}
-    names = [value.name for value in session.get_inputs()]
+    given = in_graph(case, case.given(np.zeros(4, "int32")))
+    names = [value.name for value in session.get_inputs() if value.name in rows]
     images, expected = (
-        session.run(["image"], {name: np.array(rows[name][side], "int32") for name in names})[0]
+        session.run(
+            ["image"], given | {name: np.array(rows[name][side], "int32") for name in names}
+        )[0]
         for side in (0, 1)
     )
     np.testing.assert_array_equal(images, expected)
@@ -516,8 +543,8 @@ def test_what_is_no_batch_in_range(case, tensorflow_only):
 
 # The others in the second tier: LiteRT's compiler takes seconds for each.
 MORE_RUNTIMES = [
-    pytest.param((name, 3), marks=() if name == "dcgan" else pytest.mark.slow)
-    for name in kgen.models.registered()
+    pytest.param((name, classes), marks=() if name == "dcgan" else pytest.mark.slow)
+    for name, classes in CASES[: len(kgen.models.registered())]
 ]
 
 
@@ -536,8 +563,9 @@ def test_the_sampler_converts_to_litert(case, tensorflow_only):
     assert close(draw(**inputs)["image"], results[name]["image"])
     none = {key: array[:0] for key, array in inputs.items()}
     assert draw(**none)["image"].shape == (0, *results[name]["image"].shape[1:])
+    first = "seed" if "seed" in inputs else next(iter(inputs))
     with pytest.raises(RuntimeError):
-        draw(**{**inputs, "seed": inputs["seed"][:1]})
+        draw(**{**inputs, first: inputs[first][:1]})
 
 
 @pytest.mark.parametrize("case", MORE_RUNTIMES, indirect=True, ids=name_of, scope="module")
@@ -581,14 +609,15 @@ def test_every_endpoint_is_served(case, served, protocol):
 @pytest.mark.slow
 def test_requests_that_are_served_together(case, served):
     """64 clients at a time get what each would get alone, in a few batches."""
-    labels = case.labels_of(MANY)
-    inputs = {"seed": MANY.astype("int32")} | ({} if labels is None else {"label": labels})
-    [expected] = case.artifact.onnx_session().run(["image"], inputs)
+    inputs = case.feeds(MANY)
+    session = case.artifact.onnx_session(case.main)
+    [expected] = session.run(["image"], in_graph(case, inputs))
     assert close(expected[: len(SEEDS)], case.draw(SEEDS))
 
     def draw(i):
         with serving.Client(served.address, "v2") as client:
-            return client.generate(MANY[i : i + 1], None if labels is None else labels[i : i + 1])
+            rows = {key: array[i : i + 1] for key, array in inputs.items()}
+            return client.call(case.main, **rows)["image"]
 
     with ThreadPoolExecutor(64) as pool:
         images = np.concatenate(list(pool.map(draw, range(64))))
@@ -607,7 +636,8 @@ def test_runs_in_the_reference_implementation_of_onnx(case, tensorflow_only):
 
     name = with_options(case)
     results, inputs = run_endpoints(case, name)
-    model = onnx.load(case.artifact.path / "onnx" / "generate.onnx")
+    model = onnx.load(case.artifact.path / "onnx" / f"{case.main}.onnx")
+    inputs = in_graph(case, inputs)
     [images] = onnx.reference.ReferenceEvaluator(model).run(["image"], inputs)
     assert close(images, results[name]["image"])
 
@@ -627,7 +657,7 @@ def test_the_same_pixels_in_a_browser(case, in_chromium, file_server, tmp_path, 
         pytest.skip(str(error))
     name = with_options(case)
     results, inputs = run_endpoints(case, name)
-    rows = [{key: array[i].item() for key, array in inputs.items()} for i in range(8)]
+    rows = [{key: for_page(array[i]) for key, array in inputs.items()} for i in range(8)]
 
     def draw(page):
         return page.evaluate(DRAW_IN_BROWSER, [name, rows])
@@ -635,6 +665,15 @@ def test_the_same_pixels_in_a_browser(case, in_chromium, file_server, tmp_path, 
     drawn = in_chromium(draw, file_server.url(tmp_path / "web"))
     expected = results[name]["image"]
     assert close(np.array(drawn, "uint8").reshape(expected.shape), expected)
+
+
+def for_page(value):
+    """A number, or a picture, as the page has it."""
+    if not value.shape:
+        return value.item()
+    height, width, channels = value.shape
+    picture = {"width": width, "height": height, "channels": channels}
+    return {**picture, "data": value.ravel().tolist()}
 
 
 DRAW_IN_BROWSER = """

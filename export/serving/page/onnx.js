@@ -26,14 +26,17 @@ export class Backend {
     const { inputs, outputs } = model.endpoints[endpoint];
     const feeds = {};
     for (const [name, { dtype, shape }] of Object.entries(inputs)) {
-      const size = shape.slice(1).reduce((product, side) => product * side, 1);
+      // Where height and width are free, they are the picture's own.
+      const free = { height: rows[0][name].height, width: rows[0][name].width };
+      const own = shape.slice(1).map((side) => free[side] ?? side);
+      const size = own.reduce((product, side) => product * side, 1);
       const data = new ARRAYS[dtype](rows.length * size);
       rows.forEach((row, i) => {
         const value = row[name].data ?? row[name];
         data.set(ArrayBuffer.isView(value) || Array.isArray(value) ? value : [value], i * size);
       });
       const given = model.inputs?.[endpoint]?.[name] ?? name;
-      feeds[given] = { type: dtype, data, dims: [rows.length, ...shape.slice(1)] };
+      feeds[given] = { type: dtype, data, dims: [rows.length, ...own] };
     }
     const id = ++this.#number;
     const answer = new Promise((resolve, reject) => this.#waiting.set(id, { resolve, reject }));

@@ -16,6 +16,7 @@ let model; // the chosen one
 let drawn = []; // { row, outputs, url }, in the grid
 let kept = []; // { seed, label, url, model }
 let chosen = null;
+let style = null; // the picture whose style others get
 let busy = false;
 let stopped = false;
 
@@ -39,7 +40,8 @@ function usable() {
       const known = Object.entries(inputs).every(
         ([key, spec]) =>
           ["seed", "label"].includes(key) || spec.default !== undefined
-          || (key === "image" && isImage(spec)) || (key === "mask" && spec.shape.length === 3),
+          || (["image", "style"].includes(key) && isImage(spec))
+          || (key === "mask" && spec.shape.length === 3),
       );
       return known && Object.values(outputs).every((spec) => isImage(spec) || isNumber(spec));
     })
@@ -48,7 +50,14 @@ function usable() {
 
 function canWalk() {
   const latent = model.endpoints.decode?.inputs.latent;
-  return latent?.dtype === "float32" && latent.shape.length === 2 && "seed" in model.endpoints.generate.inputs;
+  const draws = "seed" in (model.endpoints.generate?.inputs ?? {});
+  return draws && latent?.dtype === "float32" && latent.shape.length === 2;
+}
+
+/** The size that a picture gets on its way in: null where it keeps its own. */
+function sizeOfInput() {
+  const [, height, width] = inputs().image.shape;
+  return typeof height === "number" ? { height, width } : null;
 }
 
 const inputs = () => model.endpoints[published($("endpoint").value)].inputs;
@@ -88,6 +97,7 @@ function chooseModel(next) {
   drawn = [];
   editor.show(null, false);
   kept = [];
+  style = null;
   choose(null);
   showGrid();
   showKept();
@@ -102,6 +112,8 @@ async function chooseEndpoint() {
   $("seeds").hidden = !("seed" in endpoint.inputs);
   $("picture").hidden = !("image" in endpoint.inputs);
   $("mask").hidden = !("mask" in endpoint.inputs);
+  $("style_field").hidden = !("style" in endpoint.inputs);
+  $("draw_one").hidden = !model.endpoints.generate;
   $("count").disabled = $("seed").disabled = !("seed" in endpoint.inputs);
   const specs = Object.entries(endpoint.inputs).filter(([, spec]) => spec.default !== undefined);
   $("options").hidden = !specs.length;
@@ -114,7 +126,7 @@ async function chooseEndpoint() {
     $("brush_size").value = editor.brush.size = sizes[Math.max(0, sizes.length - 2)];
     editor.show(editor.picture ?? chosen?.outputs.image ?? drawn[0]?.outputs.image ?? null, "mask" in endpoint.inputs);
     describePicture();
-    if (!editor.picture) await drawPicture();
+    if (!editor.picture && model.endpoints.generate) await drawPicture();
   }
 }
 
@@ -178,7 +190,7 @@ function rowsOf() {
   const mask = "mask" in specs ? editor.mask() : null;
   return seeds.map((seed, i) => {
     const label = $("label").value === "" ? i % (model.num_classes ?? 1) : Number($("label").value);
-    const values = { seed, label, image: picture, mask, ...options };
+    const values = { seed, label, image: picture, style, mask, ...options };
     return Object.fromEntries(Object.keys(specs).map((name) => [name, values[name]]));
   });
 }
@@ -264,6 +276,7 @@ function tell(count, milliseconds) {
 async function drawImages() {
   const endpoint = published($("endpoint").value);
   if ("image" in inputs() && !editor.picture) throw new Error("Upload a picture first, or draw one.");
+  if ("style" in inputs() && !style) throw new Error("Upload a picture of the style first.");
   const rows = rowsOf();
   forget(drawn);
   drawn = [];
@@ -303,6 +316,19 @@ async function drawPicture(next = false) {
     $("status").textContent = `Drew the picture of seed ${seed}.`;
     show(outputs[0].image);
   });
+}
+
+/** The picture of a file, as an input takes it; null, and a word, where it is none. */
+async function read(file, spec) {
+  $("error").hidden = true;
+  try {
+    const found = await decode(file, spec.shape.at(-1), sizeOfInput());
+    $("status").textContent = `${file.name}, as ${found.width} × ${found.height} pixels.`;
+    return found;
+  } catch {
+    fail(new Error(`${file.name} is no picture that this browser reads.`));
+    return null;
+  }
 }
 
 function show(picture) {
@@ -366,6 +392,7 @@ function choose(image) {
   const facts = { endpoint: image.endpoint.replace(WITH_OPTIONS, ""), ...image.row };
   delete facts.image;
   delete facts.mask;
+  delete facts.style;
   for (const [name, value] of Object.entries(image.outputs)) {
     if (name !== "image") facts[name] = Number(value.toPrecision(6));
   }
@@ -491,14 +518,13 @@ function listen() {
     const [file] = $("upload").files;
     $("upload").value = "";
     if (!file) return;
-    const [height, width, channels] = model.image_shape;
-    $("error").hidden = true;
-    try {
-      show(await decode(file, channels, { width, height }));
-      $("status").textContent = `${file.name}, as ${width} × ${height} pixels.`;
-    } catch {
-      fail(new Error(`${file.name} is no picture that this browser reads.`));
-    }
+    const found = await read(file, inputs().image);
+    if (found) show(found);
+  };
+  $("upload_style").onchange = async () => {
+    const [file] = $("upload_style").files;
+    $("upload_style").value = "";
+    if (file) style = await read(file, inputs().style);
   };
   for (const radio of document.getElementsByName("brush")) {
     radio.onchange = () => (editor.brush.erase = radio.value === "erase");

@@ -2,7 +2,7 @@
 // A canvas alone knows RGBA only, and mixes the colours of what is transparent.
 
 const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
-const COLOUR_TYPES = { 1: 0, 3: 2, 4: 6 };
+const COLOUR_TYPES = { 1: 0, 2: 4, 3: 2, 4: 6 };
 
 const CRC = Uint32Array.from({ length: 256 }, (_, n) => {
   for (let k = 0; k < 8; k++) n = n & 1 ? 0xedb88320 ^ (n >>> 1) : n >>> 1;
@@ -57,8 +57,8 @@ export async function decode(blob, channels, size = null) {
   const data = new Uint8Array(width * height * channels);
   for (let i = 0; i < width * height; i++) {
     const [r, g, b, a] = rgba.subarray(4 * i, 4 * i + 4);
-    if (channels === 1) data[i] = r === g && g === b ? r : Math.round(0.299 * r + 0.587 * g + 0.114 * b);
-    else data.set(channels === 3 ? [r, g, b] : [r, g, b, a], i * channels);
+    const grey = r === g && g === b ? r : Math.round(0.299 * r + 0.587 * g + 0.114 * b);
+    data.set({ 1: [grey], 2: [grey, a], 3: [r, g, b], 4: [r, g, b, a] }[channels], i * channels);
   }
   return { width, height, channels, data };
 }
@@ -68,7 +68,7 @@ export function toImageData({ width, height, channels, data }) {
   const image = new ImageData(width, height);
   for (let i = 0; i < width * height; i++) {
     const pixel = data.subarray(i * channels, (i + 1) * channels);
-    const [r, g, b, a] = channels === 1 ? [pixel[0], pixel[0], pixel[0], 255] : pixel;
+    const [r, g, b, a] = channels < 3 ? [pixel[0], pixel[0], pixel[0], pixel[1]] : pixel;
     image.data.set([r, g, b, a ?? 255], 4 * i);
   }
   return image;

@@ -103,7 +103,7 @@ function signatureOf(endpoint, { inputs, outputs }) {
 }
 
 function isPicture({ dtype, shape }) {
-  const image = shape.length === 4 && [1, 3, 4].includes(shape[3]);
+  const image = shape.length === 4 && [1, 2, 3, 4].includes(shape[3]);
   return dtype === "uint8" && (image || shape.length === 3);
 }
 

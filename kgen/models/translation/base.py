@@ -58,6 +58,9 @@ class Translator(ImageGenerator):
     #: Whether it takes images of any height and width.
     convolutional = False
 
+    #: Whether other seeds give other answers.
+    draws = False
+
     #: Whether input and image of a row belong together.
     paired = True
 
@@ -240,7 +243,7 @@ class Translator(ImageGenerator):
         """
         if self.degrade is None or not self.degrade.keeps_known:
             return None
-        return ops.cast(inputs[..., -1:] > 127, "float32")
+        return ops.cast(ops.cast(inputs[..., -1:], "int32") > 127, "float32")
 
     def with_known(self, pixels, inputs):
         """Pixels in -1 to 1, of which those that are known are the inputs' own."""
@@ -413,6 +416,7 @@ class Translator(ImageGenerator):
                 lambda image, seed, **options: self.sample(seed, image, **options),
                 "makes an image of an image",
                 {"image": self.input_spec_of(self.image_shape)},
+                unused=() if self.draws else ("seed",),
                 image=self.input_spec_of(self.input_shape),
             )
         }

@@ -315,6 +315,7 @@ class CycleGAN(Players, ConvolutionalTranslator):
                 lambda image, seed, **options: self.sample_back(seed, image, **options),
                 "goes the other way",
                 {"image": self.input_spec_of(self.input_shape)},
+                unused=("seed",),
                 image=self.input_spec_of(self.image_shape),
             ),
         }

@@ -17,7 +17,7 @@ import keras
 from keras import layers
 
 from kgen.layers.convolutional import residual_block
-from kgen.layers.resampling import PixelShuffle
+from kgen.layers.resampling import NearestUpsampling, PixelShuffle
 from kgen.layers.spectral import SpectralConv2D
 
 #: Filters of a map, at most, as a multiple of those of the largest.
@@ -51,7 +51,7 @@ def network(
     for _ in range(middle_blocks):
         x = residual_block(x, widths[-1])
     for width in reversed(widths[:-1]):
-        x = layers.UpSampling2D()(layers.Conv2D(width, 1)(x))
+        x = NearestUpsampling()(layers.Conv2D(width, 1)(x))
         x = layers.Concatenate()([x, joined.pop()])
         x = layers.Conv2D(width, 1)(x)
         for _ in range(blocks):

@@ -65,6 +65,7 @@ class Palette(AveragedWeights, Translator):
         },
     }
 
+    draws = True
     sampling_numbers = {"num_steps": Number(least=1, whole=True)}
     default_schedule = "cosine"
 

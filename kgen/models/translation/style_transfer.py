@@ -14,10 +14,9 @@ from keras import layers, ops
 
 from kgen.checks import Number, check_int, check_numbers
 from kgen.configurable import restored
-from kgen.endpoint import TensorSpec
 from kgen.layers.convolutional import residual_block
 from kgen.layers.perceptual import PerceptualFeatures
-from kgen.layers.resampling import padded_to
+from kgen.layers.resampling import NearestUpsampling, padded_to
 from kgen.layers.scaling import scale_images, unscale_images
 from kgen.models.translation.base import Translator
 from kgen.training.step import compile_function, input_gradient
@@ -33,8 +32,9 @@ class StyleTransfer(Translator):
     Args:
         image_shape: Tuple `(H, W, C)` of the images that it learns from; it takes others of any
             height and width.
-        encoder: What the frozen features are of: `"general_cnn"`, `"vgg19:PATH"` or others, see
-            `kgen.layers.perceptual.PerceptualFeatures`; it is saved with the model.
+        encoder: What the frozen features are of: `"vgg19:PATH"`, a Keras model or others, see
+            `kgen.layers.perceptual.PerceptualFeatures`, which is saved with the model; `None` for
+            `"general_cnn"`.
         feature_layers: Tuple of names of its layers, the finest first; styles are compared by all,
             content by the last. `None` for its own.
         style_weight: Float, of the style's loss beside the content's.
@@ -70,12 +70,13 @@ class StyleTransfer(Translator):
     convolutional = True
     paired = False
     degradation = None
+    sampling_numbers = {"strength": Number(least=0, most=1)}
     default_schedule = "cosine"
 
     def __init__(
         self,
         image_shape,
-        encoder="general_cnn",
+        encoder=None,
         feature_layers=None,
         style_weight=1.0,
         filters=32,
@@ -90,7 +91,7 @@ class StyleTransfer(Translator):
         if isinstance(encoder, dict):  # as a file has it
             self.encoder = restored(encoder)
         else:
-            features = PerceptualFeatures(encoder, feature_layers)
+            features = PerceptualFeatures(encoder or "general_cnn", feature_layers)
             with keras.name_scope("encoder"):
                 pixels = keras.Input((None, None, channels), name="pixels")
                 self.encoder = keras.Model(pixels, features(pixels), name="encoder")
@@ -209,20 +210,9 @@ class StyleTransfer(Translator):
                 f"There must be one style for each of {len(images)} images, or one for all. "
                 f"Received: {len(styles)}"
             )
-        strength = np.asarray(strength, "float32")
-        right = strength.shape in ((), images.shape[:1])
-        if not right or not np.logical_and(strength >= 0, strength <= 1).all():
-            raise ValueError(
-                f"strength must be 0 to 1, one for all images or {len(images)}, one for each. "
-                f"Received: {strength}"
-            )
-        strength = np.broadcast_to(strength, images.shape[:1])
-        return self.run_endpoint(
-            "stylize",
-            {"image": images, "style": styles, "strength": strength},
-            batch_size=batch_size,
-            progress=progress,
-        )
+        inputs = {"image": images, "style": styles}
+        run = {"batch_size": batch_size, "progress": progress}
+        return self.run_endpoint("stylize", inputs, strength=strength, **run)
 
     def endpoints(self):
         return {
@@ -233,7 +223,7 @@ class StyleTransfer(Translator):
                 seeded=False,
                 image=self.input_spec_of(self.image_shape),
                 style=self.input_spec_of(self.image_shape, "pixels of the style, channels last"),
-                strength=TensorSpec((), "float32", 0, 1, "how much of the style", 1.0),
+                **self.option_specs(),
             )
         }
 
@@ -247,7 +237,7 @@ def build_decoder(taken, channels, filters, blocks, num_upsamplings):
         for _ in range(blocks):
             x = residual_block(x, width)
         if level < num_upsamplings:
-            x = layers.UpSampling2D()(x)
+            x = NearestUpsampling()(x)
     x = layers.Activation("silu")(x)
     x = layers.Conv2D(channels, 3, padding="same", dtype="float32")(x)
     return keras.Model(maps, x, name="decoder")
