@@ -41,7 +41,8 @@ keras.utils.set_random_seed(args.seed)
 keras.config.set_dtype_policy("mixed_bfloat16")
 shape = tuple(map(int, args.shape.split("x"))) if args.shape else None
 if args.inputs:
-    data = kgen.data.load_pairs(args.inputs, args.data, shape, group_by=args.group_by)
+    options = {"group_by": args.group_by, "horizontal_flip": args.horizontal_flip}
+    data = kgen.data.load_pairs(args.inputs, args.data, shape, **options)
 else:
     data = kgen.data.load(args.data, shape, horizontal_flip=args.horizontal_flip)
 train = data.train

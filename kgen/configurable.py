@@ -52,6 +52,9 @@ class Configurable:
         cls.__signature__ = _OfTheClass(inspect.Signature(own))
 
     def __new__(cls, *args, **kwargs):
+        for name in cls.left_out_arguments:
+            if name in kwargs:
+                raise TypeError(f"{cls.__name__} got an unexpected keyword argument '{name}'")
         instance = super().__new__(cls, *args, **kwargs)
         bound = cls.__signature__.bind(*args, **kwargs)
         bound.apply_defaults()

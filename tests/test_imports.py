@@ -44,6 +44,7 @@ FLOORS = (
     ("kgen.models.autoregressive",),
     ("kgen.models.tokens",),
     ("kgen.models.diffusion",),
+    ("kgen.models.translation",),
     ("kgen.evaluation",),
     ("kgen.training.choice", "kgen.training.size", "kgen.training.header"),
     ("kgen.training.run", "kgen.training.run_config"),

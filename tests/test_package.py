@@ -30,7 +30,7 @@ def test_public_names_are_there():
 
 def test_every_model_has_a_family_and_half_a_line():
     families = kgen.models.families()
-    assert list(families) == ["gan", "vae", "autoregressive", "tokens", "diffusion"]
+    assert list(families) == ["gan", "vae", "autoregressive", "tokens", "diffusion", "translation"]
     said = [pair for family in families.values() for pair in family.models.items()]
     assert [name for name, _ in said] == list(kgen.models.registered())
     for name, what in [*said, *((name, family.what) for name, family in families.items())]:

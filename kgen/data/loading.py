@@ -209,11 +209,12 @@ def load_found(
     progress=True,
     check=None,
     groups=None,
+    kind=Split,
 ):
     """What `load` does with a `kgen.data.sources.Source`.
 
-    `groups` are lists of what goes together when missing splits are drawn, a value for each image,
-    by the split that they are drawn from.
+    `kind` is the class of the splits. `groups` are lists of what goes together when missing splits
+    are drawn, a value for each image, by the split that they are drawn from.
     """
     check_fractions(validation_fraction, test_fraction)
     seed = check_seed(seed)
@@ -256,7 +257,7 @@ def load_found(
     skipped = [tuple(item) for item in info["skipped"]]
     _report(skipped, found, strict)
     splits = {
-        name: Split(images, labels, horizontal_flip=horizontal_flip and name == "train")
+        name: kind(images, labels, horizontal_flip=horizontal_flip and name == "train")
         for name, (images, labels) in arrays.items()
     }
     class_names = info["class_names"]

@@ -8,7 +8,7 @@ import re
 from kgen.checks import INPUT_CHANNELS, check_image_shape
 from kgen.data import decoding, sources
 from kgen.data.loading import Data, load_found
-from kgen.data.splits import Split
+from kgen.data.splits import Inputs, Split
 
 _SPLITS = ("train", "validation", "test")
 
@@ -85,7 +85,10 @@ def load_pairs(
         raise ValueError("group_by is for pairs. Received: paired=False")
     shapes = (input_shape, image_shape)
     if not paired:
-        sides = [load_found(f, shape, **options) for f, shape in zip(found, shapes, strict=True)]
+        sides = [
+            load_found(source, shape, kind=kind, **options)
+            for source, shape, kind in zip(found, shapes, (Inputs, Split), strict=True)
+        ]
         return _joined(sides, found, False)
     halves = (swap, not swap) if images is None else (None, None)
     parts = _matched(found, halves, options.get("resize", "crop"))
@@ -100,7 +103,8 @@ def load_pairs(
         for side, shape in enumerate(shapes):
             source = _source(found, parts, names, side, halves[side], stretched)
             quiet = {**options, "strict": False}
-            sides.append(load_found(source, shape, groups=groups, **quiet))
+            kind = (Inputs, Split)[side]
+            sides.append(load_found(source, shape, groups=groups, kind=kind, **quiet))
         skipped = {name: reason for side in sides for name, reason in side.skipped}
         if not skipped:
             break

@@ -42,8 +42,10 @@ class Split:
     inputs: np.ndarray | None = None
     paired: bool = True
 
+    _channels = CHANNELS
+
     def __post_init__(self):
-        check_images(self.images, "images")
+        check_images(self.images, "images", self._channels)
         if self.inputs is not None:
             check_images(self.inputs, "inputs", INPUT_CHANNELS)
             if self.labels is not None:
@@ -120,6 +122,12 @@ class Split:
         from kgen.data.batches import Batches  # imports Keras
 
         return Batches(self, batch_size, shuffle, seed, drop_remainder, epoch)
+
+
+class Inputs(Split):
+    """What images are to be made of, as it is loaded: grey with alpha, 2 channels, is right too."""
+
+    _channels = INPUT_CHANNELS
 
 
 def check_images(images, what, channels=CHANNELS):

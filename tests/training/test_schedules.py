@@ -91,7 +91,9 @@ def test_both_optimizers_of_a_gan_by_their_own_updates(tmp_path):
 
 def test_the_defaults_of_the_models():
     scheduled = {n for n, c in kgen.models.registered().items() if c.default_schedule != "constant"}
-    assert scheduled == kgen.models.families()["diffusion"].models.keys()
+    families = kgen.models.families()
+    expected = families["diffusion"].models.keys() | families["translation"].models.keys()
+    assert scheduled == expected
     model = kgen.models.DiT.from_preset("dit_tiny")
     model.compile()
     assert schedule_of(model.optimizer) is None, "how long it trains is not known"

@@ -40,7 +40,8 @@ class AdversarialTranslator(Players, ConvolutionalTranslator):
             `kgen.layers.perceptual.PerceptualFeatures`.
         feature_layers: Tuple of names of its layers; `None` for its own.
         conditional: Bool, whether the discriminator sees the input beside the image.
-        pixel_steps: Int, over so many first steps the generator learns from the distances alone.
+        pixel_steps: Int, over so many first steps the generator learns from the distance by pixels
+            alone.
         discriminator_filters: Int, of the discriminator's first layer.
         discriminator_layers: Int, of its layers that halve the sides: 2 has it judge patches of 34
             pixels a side.
@@ -152,16 +153,18 @@ class AdversarialTranslator(Players, ConvolutionalTranslator):
         said = self.pixels(network, batch.inputs, training)
         error = distances.DISTANCES[self.pixel_loss](said, truth)
         loss = self.pixel_weight * error
-        if self._features is not None:
-            far = perceptual.distance(self._features, said, truth)
-            loss = loss + self.perceptual_weight * ops.mean(far)
 
         def judged():
-            real = self._judge(truth, guess) if self.losses_of_players.paired else None
-            fake = self._judge(said, guess)
-            return self.losses_of_players.generator(fake, *([] if real is None else [real]))
+            logits = [self._judge(said, guess)]
+            if self.losses_of_players.paired:
+                logits.append(self._judge(truth, guess))
+            judgement = self.adversarial_weight * self.losses_of_players.generator(*logits)
+            if self._features is None:
+                return judgement
+            far = perceptual.distance(self._features, said, truth)
+            return judgement + self.perceptual_weight * ops.mean(far)
 
-        loss = loss + self.adversarial_weight * self._once_it_plays(judged)
+        loss = loss + self._once_it_plays(judged)
         psnr = distances.psnr(said, truth)
         gain = psnr - distances.psnr(guess, truth)
         logs = {"generator_loss": loss, "pixel_error": error}

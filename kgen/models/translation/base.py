@@ -360,8 +360,13 @@ class Translator(ImageGenerator):
             )
 
     def _check_tile(self, tile):
+        if not self.convolutional:
+            raise ValueError(
+                f"tile is for models of convolutions alone. Received: tile={tile} for a "
+                f"{type(self).__name__}, which takes images of {self.input_shape}"
+            )
         least = 2 * self._overlap + self.stride
-        if not self.convolutional or check_int(1, tile=tile) < least:
+        if check_int(1, tile=tile) < least:
             raise ValueError(
                 f"tile must be {least} or more: this {type(self).__name__} sees {self.reach} "
                 f"pixels around a place. Received: tile={tile}"
