@@ -89,11 +89,11 @@ def patch_discriminator(channels, filters, num_layers, name="discriminator"):
     """
     x = pixels = keras.Input((None, None, channels), name="pixels")
     for level in range(num_layers):
-        x = SpectralConv2D(filters * min(2**level, 8), 4, 2)(x)
+        x = SpectralConv2D(filters * min(2**level, 8), 4, 2, keep_norm=True)(x)
         x = layers.LeakyReLU(0.2)(x)
-    x = SpectralConv2D(filters * min(2**num_layers, 8), 4)(x)
+    x = SpectralConv2D(filters * min(2**num_layers, 8), 4, keep_norm=True)(x)
     x = layers.LeakyReLU(0.2)(x)
-    x = SpectralConv2D(1, 4, dtype="float32")(x)
+    x = SpectralConv2D(1, 4, keep_norm=True, dtype="float32")(x)
     return keras.Model(pixels, x, name=name)
 
 

@@ -357,7 +357,7 @@ def test_enlarging_is_learnt_by_pixels_first():
     model = kgen.models.SRGAN((16, 16, 1), filters=16, middle_blocks=1, pixel_steps=256)
     judge = [w.copy() for w in model.discriminator.get_weights()]
     history = trained(model, squares(256), epochs=8).history
-    assert history["gain"][-1] > 1
+    assert history["gain"][-1] > 0.2 > history["gain"][0]
     trainable = [v.trainable for v in model.discriminator.weights]
     for before, after, trains in zip(
         judge, model.discriminator.get_weights(), trainable, strict=True
