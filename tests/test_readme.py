@@ -27,6 +27,8 @@ SMALLER = {
     "kgen train": "--epochs 1",
     "kgen train dcgan": "--epochs 1 --batch-size 16 --set filters=2",
     "kgen train --resume": "--epochs 2",
+    "kgen train restorer": "--epochs 1 --set filters=4",
+    "kgen translate": "",
     "kgen distill": "--epochs 1",
     "kgen sample": "",
     "kgen interpolate": "",

@@ -78,12 +78,18 @@ _FAMILIES = {
     "translation": (
         "image in, image out: restoration, super-resolution, colour, translation, style",
         {
-            "restorer": ("Restorer", "regression, the best by pixels; 10 minutes"),
-            "pix2pix": ("Pix2Pix", "from pairs, sharp; 30 minutes"),
-            "cycle_gan": ("CycleGAN", "without pairs; 30 minutes"),
-            "srgan": ("SRGAN", "super-resolution, sharp; 20 minutes"),
-            "palette": ("Palette", "several answers, by diffusion; 30 minutes"),
-            "style_transfer": ("StyleTransfer", "any picture in any style; 20 minutes"),
+            "restorer": (
+                "Restorer",
+                "regression: nearest by pixels, soft where it is open; 5 minutes",
+            ),
+            "pix2pix": ("Pix2Pix", "from pairs, judged by a discriminator; 5 minutes"),
+            "cycle_gan": (
+                "CycleGAN",
+                "from two heaps of images without pairs; 30 minutes",
+            ),
+            "srgan": ("SRGAN", "super-resolution, after restorer; 5 minutes"),
+            "palette": ("Palette", "several answers to one input, by diffusion; 5 minutes"),
+            "style_transfer": ("StyleTransfer", "any picture in the style of any other; 5 minutes"),
         },
     ),
 }

@@ -11,6 +11,7 @@ import functools
 import keras
 from keras import ops
 
+from kgen import random
 from kgen.checks import Number, check_ints, check_names, check_numbers
 from kgen.layers import perceptual
 from kgen.layers.scaling import scale_images
@@ -21,7 +22,10 @@ from kgen.models.translation import distances, networks
 from kgen.models.translation.convolutional import ConvolutionalTranslator
 from kgen.training.average import update_average
 
-#: Losses that have a threshold, or need none, and no penalty of gradients.
+# How far slopes are taken, and streams of noise for it.
+_DISTANCE, _SLOPE_STREAM = 0.01, 1 << 16
+
+#: Losses that need nothing of a discriminator but its logits.
 LOSSES = ("non_saturating", "least_squares", "hinge", "relativistic")
 
 
@@ -42,6 +46,8 @@ class AdversarialTranslator(Players, ConvolutionalTranslator):
         conditional: Bool, whether the discriminator sees the input beside the image.
         pixel_steps: Int, over so many first steps the generator learns from the distance by pixels
             alone.
+        slope_weight: Float, of the penalties of the discriminator's slopes at real and at generated
+            images, see `slopes`; 0 for none.
         discriminator_filters: Int, of the discriminator's first layer.
         discriminator_layers: Int, of its layers that halve the sides: 2 has it judge patches of 34
             pixels a side.
@@ -83,6 +89,7 @@ class AdversarialTranslator(Players, ConvolutionalTranslator):
         feature_layers=None,
         conditional=True,
         pixel_steps=0,
+        slope_weight=1.0,
         discriminator_filters=32,
         discriminator_layers=2,
         **kwargs,
@@ -94,6 +101,7 @@ class AdversarialTranslator(Players, ConvolutionalTranslator):
             adversarial_weight=adversarial_weight,
             pixel_weight=pixel_weight,
             perceptual_weight=perceptual_weight,
+            slope_weight=slope_weight,
         )
         check_ints(1, discriminator_filters=discriminator_filters)
         check_ints(0, pixel_steps=pixel_steps, discriminator_layers=discriminator_layers)
@@ -133,9 +141,8 @@ class AdversarialTranslator(Players, ConvolutionalTranslator):
         )
         said = logs.pop("said")
         logs["generator_gradient_norm"] = logs.pop("gradient_norm")
-        networks.update_spectra(self.discriminator)
         logs |= minimize(
-            functools.partial(self._discriminator_objective, batch, said),
+            functools.partial(self._discriminator_objective, batch, said, True),
             self.discriminator_optimizer,
             self.discriminator.trainable_variables,
         )
@@ -146,7 +153,7 @@ class AdversarialTranslator(Players, ConvolutionalTranslator):
 
     def test_update(self, batch):
         _, logs = self._generator_objective(batch, self.ema_network, False)
-        return logs | self._discriminator_objective(batch, logs.pop("said"))[1]
+        return logs | self._discriminator_objective(batch, logs.pop("said"), False)[1]
 
     def _generator_objective(self, batch, network, training):
         truth, guess = scale_images(batch.images), self.first_guess(batch.inputs)
@@ -171,13 +178,17 @@ class AdversarialTranslator(Players, ConvolutionalTranslator):
         logs |= {"psnr": ops.mean(psnr), "gain": ops.mean(gain)}
         return loss, {**logs, "said": said}
 
-    def _discriminator_objective(self, batch, said):
+    def _discriminator_objective(self, batch, said, training):
         truth, guess = scale_images(batch.images), self.first_guess(batch.inputs)
 
         def played():
-            both = self._judge(ops.concatenate([truth, said]), ops.concatenate([guess, guess]))
-            real, fake = ops.split(both, 2)
+            real, fake = (self._judge(pixels, guess) for pixels in (truth, said))
             loss = self.losses_of_players.discriminator(real, fake)
+            if training and self.slope_weight:
+                for stream, (pixels, logits) in enumerate(((truth, real), (said, fake))):
+                    judge = functools.partial(self._judge, guess=guess)
+                    slope = slopes(judge, pixels, logits, batch.seeds, stream)
+                    loss = loss + self.slope_weight * slope
             return ops.stack([loss, *scores(real, fake, self.losses_of_players.threshold)])
 
         names = ("discriminator_loss", "real_accuracy", "fake_accuracy", "real_score", "fake_score")
@@ -185,10 +196,10 @@ class AdversarialTranslator(Players, ConvolutionalTranslator):
         return found[0], dict(zip(names, found, strict=True))
 
     def _judge(self, pixels, guess):
-        """Logits of patches. (Statistics of spectral norms are moved by `update` alone.)"""
+        """Logits of patches, `[B, h, w, 1]`."""
         if self.conditional:
             pixels = ops.concatenate([pixels, guess], axis=-1)
-        return self.discriminator(pixels, training=False)
+        return self.discriminator(pixels)
 
     def _once_it_plays(self, function, size=None):
         """A function's scalar, or its `size` numbers; zeros in the first `pixel_steps`."""
@@ -202,6 +213,18 @@ class AdversarialTranslator(Players, ConvolutionalTranslator):
         if self.steps_trained < max(diagnosis.FIRST_STEP, 2 * self.pixel_steps):
             return []
         return diagnosis.warnings_of(logs, self.losses_of_players.threshold is not None)
+
+
+def slopes(judge, pixels, logits, seeds, stream):
+    """The penalty of a discriminator's slope at images, a scalar: of the mean of their logits.
+
+    By finite differences, of normal noise, see `kgen.models.gan.losses.finite_difference_penalty`:
+    with it a discriminator of few images learns their looks and not each of them.
+    """
+    noise = random.normal(seeds, pixels.shape[1:], _SLOPE_STREAM + stream)
+    moved = judge(pixels + _DISTANCE * noise)
+    means = (ops.mean(each, axis=(1, 2, 3)) for each in (logits, moved))
+    return adversarial.finite_difference_penalty(*means, _DISTANCE)
 
 
 def scores(real, fake, threshold):

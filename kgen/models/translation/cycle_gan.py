@@ -23,7 +23,7 @@ from kgen.models.gan import diagnosis
 from kgen.models.gan import losses as adversarial
 from kgen.models.gan.players import Players
 from kgen.models.translation import distances, networks
-from kgen.models.translation.adversarial import LOSSES, scores
+from kgen.models.translation.adversarial import LOSSES, scores, slopes
 from kgen.models.translation.convolutional import ConvolutionalTranslator
 from kgen.training.average import update_average
 from kgen.training.step import whole_batch
@@ -45,7 +45,8 @@ class CycleGAN(Players, ConvolutionalTranslator):
             of the other side already; 0 where the sides have other shapes.
         pool_size: Int, how many of the last images that were made the discriminators may see again;
             0 for none.
-        discriminator_filters, discriminator_layers: Ints, see `AdversarialTranslator`.
+        slope_weight: Float, of the penalties of the discriminators' slopes, see `Pix2Pix`.
+        discriminator_filters, discriminator_layers: Ints, see `Pix2Pix`.
 
     Further arguments: as for `ConvolutionalTranslator` and `Translator`. Inputs and images have the
     same height and width. `translate_back`, and the endpoint of that name, go the other way.
@@ -105,6 +106,7 @@ class CycleGAN(Players, ConvolutionalTranslator):
         cycle_weight=10.0,
         identity_weight=5.0,
         pool_size=50,
+        slope_weight=1.0,
         discriminator_filters=32,
         discriminator_layers=2,
         middle_blocks=4,
@@ -114,7 +116,12 @@ class CycleGAN(Players, ConvolutionalTranslator):
             image_shape, input_shape, degradation, middle_blocks=middle_blocks, **kwargs
         )
         check_names(loss=(loss, LOSSES))
-        check_numbers(Number(least=0), cycle_weight=cycle_weight, identity_weight=identity_weight)
+        check_numbers(
+            Number(least=0),
+            cycle_weight=cycle_weight,
+            identity_weight=identity_weight,
+            slope_weight=slope_weight,
+        )
         check_ints(1, discriminator_filters=discriminator_filters)
         check_ints(0, pool_size=pool_size, discriminator_layers=discriminator_layers)
         if self.scale != 1 or (self.degrade is not None and self.degrade.hides):
@@ -185,10 +192,8 @@ class CycleGAN(Players, ConvolutionalTranslator):
         made = logs.pop("forth"), logs.pop("back")
         if self.pool_size:
             made = self._from_pools(made, batch.seeds)
-        for discriminator in (self.discriminator, self.backward_discriminator):
-            networks.update_spectra(discriminator)
         logs |= minimize(
-            functools.partial(self._discriminator_objective, batch, *made),
+            functools.partial(self._discriminator_objective, batch, *made, training=True),
             self.discriminator_optimizer,
             discriminators,
         )
@@ -223,23 +228,28 @@ class CycleGAN(Players, ConvolutionalTranslator):
             (self.backward_discriminator, returned, inputs),
         )
         for discriminator, fake, real in sides:
-            logits = [discriminator(fake, training=False)]
+            logits = [discriminator(fake)]
             if self.losses_of_players.paired:
-                logits.append(discriminator(real, training=False))
+                logits.append(discriminator(real))
             loss = loss + self.losses_of_players.generator(*logits)
         logs = {"generator_loss": loss, "cycle_error": cycle / 2, "identity_error": identity / 2}
         return loss, {**logs, "forth": forth, "back": returned}
 
-    def _discriminator_objective(self, batch, forth, back):
+    def _discriminator_objective(self, batch, forth, back, training=False):
         total, logs = 0.0, {}
         sides = (
             (self.backward_discriminator, back, batch.inputs),
             (self.discriminator, forth, batch.images),
         )
-        for discriminator, fake, images in sides:
-            both = ops.concatenate([scale_images(images), fake])
-            real, fake = ops.split(discriminator(both, training=False), 2)
+        for number, (discriminator, made, images) in enumerate(sides):
+            truth = scale_images(images)
+            real, fake = discriminator(truth), discriminator(made)
             total = total + self.losses_of_players.discriminator(real, fake)
+            if training and self.slope_weight:
+                for kind, (pixels, logits) in enumerate(((truth, real), (made, fake))):
+                    stream = 2 * number + kind
+                    slope = slopes(discriminator, pixels, logits, batch.seeds, stream)
+                    total = total + self.slope_weight * slope
             found = scores(real, fake, self.losses_of_players.threshold)
             names = ("real_accuracy", "fake_accuracy", "real_score", "fake_score")
             logs = dict(zip(names, found, strict=True))

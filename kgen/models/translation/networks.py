@@ -18,7 +18,6 @@ from keras import layers
 
 from kgen.layers.convolutional import residual_block
 from kgen.layers.resampling import NearestUpsampling, PixelShuffle
-from kgen.layers.spectral import SpectralConv2D
 
 #: Filters of a map, at most, as a multiple of those of the largest.
 _WIDEST = 4
@@ -84,21 +83,14 @@ def patch_discriminator(channels, filters, num_layers, name="discriminator"):
     """A Keras model from pixels `[B, H, W, channels]` to a logit for each of its patches.
 
     Isola et al. (2017), section 3.2.2: convolutions of 4x4, of which `num_layers` halve the sides,
-    with spectral normalisation (Miyato et al., 2018) in place of the batch's. Logits are
+    here without normalisation, for penalties of slopes keep it in bounds. Logits are
     `[B, h, w, 1]`; each sees a square of 16 pixels with one layer, 34 with two, 70 with three.
     """
     x = pixels = keras.Input((None, None, channels), name="pixels")
     for level in range(num_layers):
-        x = SpectralConv2D(filters * min(2**level, 8), 4, 2, keep_norm=True)(x)
+        x = layers.Conv2D(filters * min(2**level, 8), 4, 2, "same")(x)
         x = layers.LeakyReLU(0.2)(x)
-    x = SpectralConv2D(filters * min(2**num_layers, 8), 4, keep_norm=True)(x)
+    x = layers.Conv2D(filters * min(2**num_layers, 8), 4, padding="same")(x)
     x = layers.LeakyReLU(0.2)(x)
-    x = SpectralConv2D(1, 4, keep_norm=True, dtype="float32")(x)
+    x = layers.Conv2D(1, 4, padding="same", dtype="float32")(x)
     return keras.Model(pixels, x, name=name)
-
-
-def update_spectra(discriminator):
-    """Moves the estimates of spectral norms, which a call in training would move."""
-    for layer in discriminator.layers:
-        if isinstance(layer, SpectralConv2D):
-            layer.normalized_kernel(training=True)
