@@ -345,9 +345,8 @@ class Tiny:
         keras.utils.set_random_seed(0)
         model_class = kgen.models.get(name)
         self.name, self.folder = name, folder
-        self.model = model_class.from_preset(
-            model_class.tiny_preset, num_classes=num_classes, **arguments
-        )
+        classes = {} if num_classes is None else {"num_classes": num_classes}
+        self.model = model_class.from_preset(model_class.tiny_preset, **classes, **arguments)
         self.images = np.random.default_rng(0).integers(
             0, 256, (40, *self.model.image_shape), "uint8"
         )

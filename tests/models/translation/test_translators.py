@@ -341,7 +341,7 @@ def test_restoring_gains_decibels():
     keras.utils.set_random_seed(0)
     model = kgen.models.Restorer((16, 16, 1), degradation="noise:50", filters=16)
     history = trained(model, squares(256), epochs=4).history
-    assert history["gain"][-1] > 8 > history["gain"][0]
+    assert history["gain"][-1] > 5 > history["gain"][0]
     held_out = squares(300)[256:]
     given = model.inputs_of(held_out)
     made = model.translate(given)
