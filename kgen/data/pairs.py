@@ -91,35 +91,41 @@ def load_pairs(
         ]
         return _joined(sides, found, False)
     halves = (swap, not swap) if images is None else (None, None)
-    parts = _matched(found, halves, options.get("resize", "crop"))
-    stretched = options.get("resize") == "stretch"
-    left_out = {}
+    return _load_partners(found, shapes, halves, group_by, options)
+
+
+def _load_partners(found, shapes, halves, group_by, options):
+    """Loads both sides of what are pairs, without those of which one cannot be read."""
+    parts = _matched(found, halves)
+    strict, left_out = options.pop("strict", False), {}
     while True:
         names = {split: [n for n in part if n not in left_out] for split, part in parts.items()}
-        groups = None
         if group_by is not None:
-            groups = {split: [_group(group_by, n) for n in names[split]] for split in names}
-        sides = []
-        for side, shape in enumerate(shapes):
-            source = _source(found, parts, names, side, halves[side], stretched)
-            quiet = {**options, "strict": False}
-            kind = (Inputs, Split)[side]
-            sides.append(load_found(source, shape, groups=groups, kind=kind, **quiet))
+            options["groups"] = {s: [_group(group_by, n) for n in names[s]] for s in names}
+        stretched = options.get("resize") == "stretch"
+        sides = [
+            load_found(
+                _source(found, parts, names, side, halves[side], stretched),
+                shapes[side],
+                kind=kind,
+                **options,
+            )
+            for side, kind in enumerate((Inputs, Split))
+        ]
         skipped = {name: reason for side in sides for name, reason in side.skipped}
         if not skipped:
-            break
-        if options.get("strict"):
+            joined = _joined(sides, found, True)
+            return dataclasses.replace(joined, skipped=list(left_out.values()))
+        if strict:
             name, reason = next(iter(skipped.items()))
             raise ValueError(
                 f"{len(skipped)} pairs could not be read (the first: {name}: {reason}); repair or "
                 "remove them, or pass strict=False to skip them."
             )
         left_out |= {name: (name, reason) for name, reason in skipped.items()}
-    joined = _joined(sides, found, True)
-    return dataclasses.replace(joined, skipped=list(left_out.values()))
 
 
-def _matched(found, halves, resize):
+def _matched(found, halves):
     """The items of both sides, by split and by their common name; see `load_pairs`."""
     contents = [source.read() for source in (found[:1] if halves[0] is not None else found)]
     contents *= 3 - len(contents)

@@ -361,10 +361,20 @@ def _rows(entries):
     for key, (title, better) in RECONSTRUCTION.items():
         values = [r.get("reconstruction", {}).get(key) for r in reports]
         rows.append(_row(f"reconstruction, {title}", better, values, [_data(r) for r in reports]))
+    for key, (title, better) in FIGURES.items():
+        if key not in ("fd", "colourfulness"):  # that is among the metrics
+            values = [_of_model(r).get(key) for r in reports]
+            rows.append(_row(title, better, values, [_data(r) for r in reports]))
     speeds = [r.get("sampling", {}).get("images_per_second") for r in reports]
     rows.append(_row("images drawn per second", None, speeds))  # on who knows what machine
     rows.append(_row("parameters", None, [r["model"].get("parameters") for r in reports]))
     return [row for row in rows if any(cell.text != MISSING for cell in row.cells)]
+
+
+def _of_model(report):
+    """A translator's own figures of pairs; a dict."""
+    rows = report.get("translation", {}).get("rows", ())
+    return next((row for row in rows if row["name"] == "model"), {})
 
 
 def _row(title, better, values, settings=(), sds=None, floors=(), meaning=""):

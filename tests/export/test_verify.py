@@ -208,7 +208,7 @@ MANIFESTS = {
     "half a proof": (replaced("parity", 3), "parity: lacks figures"),
     "failed": (replaced("parity", 3, "passed", by=False), "parity.3.passed: .*True"),
     "an extra field": (replaced("main", by="x.py"), "main: Extra inputs"),
-    "no endpoint": (replaced("endpoints", by={}), "endpoints: should hold generate"),
+    "no endpoint": (replaced("endpoints", by={}), "endpoints: should hold an endpoint"),
     "shape": (
         replaced("endpoints", "generate", "inputs", "seed", "shape", by=[-1]),
         "endpoints.generate.inputs.seed.shape",

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from keras import ops
 
+from kgen import random
 from kgen.checks import INPUT_CHANNELS, check_image_shape, check_int
 from kgen.data import Split
 from kgen.data.datasets import Takes
@@ -15,6 +16,7 @@ from kgen.generation import row_seeds
 from kgen.image_generator import ImageGenerator
 from kgen.layers.resampling import enlarged, padded_to
 from kgen.layers.scaling import scale_images, unscale_images
+from kgen.models.translation.augmentation import augmented, check_augmentation
 from kgen.training.step import Batch
 
 #: Images of more pixels than this are translated tile by tile.
@@ -43,6 +45,9 @@ class Translator(ImageGenerator):
             `"bicubic:2"`, `"grey"` or `"blur:0.5-2,jpeg:40-90"`, see
             `kgen.data.DEGRADATIONS`; `None` to learn from pairs. What `"box"` and `"strokes"` leave
             to be seen comes out as it went in, to the last bit.
+        augmentation: Tuple of names of changes that training makes to inputs and images alike, of
+            `"mirror"`, `"turn"`, `"shift"` and `"colours"`, see
+            `kgen.models.translation.augmentation`; for thousands of pairs or fewer.
         seed: Int, 0 to 2**31 - 1, see `ImageGenerator`.
 
     `scale` is how many times as high and wide the images are as the inputs, an int.
@@ -67,7 +72,7 @@ class Translator(ImageGenerator):
     #: What sides of its inputs are multiples of inside of it.
     stride = 1
 
-    def __init__(self, image_shape, input_shape=None, degradation=None, **kwargs):
+    def __init__(self, image_shape, input_shape=None, degradation=None, augmentation=(), **kwargs):
         super().__init__(image_shape, **kwargs)
         given = None if input_shape is None else tuple(input_shape)
         self.degrade = None
@@ -92,6 +97,7 @@ class Translator(ImageGenerator):
                 f"of times as long. Received: image_shape={self.image_shape}, "
                 f"input_shape={self.input_shape}"
             )
+        self.augmentation = check_augmentation(augmentation, self.image_shape, self.input_shape)
 
     @property
     def reach(self):
@@ -102,9 +108,23 @@ class Translator(ImageGenerator):
 
     def _batch(self, part, step, stream):
         batch = super()._batch(part, step, stream)
+        training = stream == 1
         if self.degrade is not None:
-            return batch._replace(inputs=self.degrade(batch.images, batch.seeds))
-        return batch._replace(images=part.labels, inputs=part.images)
+            images = self._changed(batch.images, batch.seeds) if training else batch.images
+            return batch._replace(images=images, inputs=self.degrade(images, batch.seeds))
+        images, inputs = part.labels, part.images
+        if training:
+            images = self._changed(images, batch.seeds)
+            # Of what are no partners, each is changed by itself.
+            seeds = batch.seeds if self.paired else random.fold_in(batch.seeds, 1)
+            inputs = self._changed(inputs, seeds, 1)
+        return batch._replace(images=images, inputs=inputs)
+
+    def _changed(self, images, seeds, scale=None):
+        """Images as training shows them, see `augmentation`."""
+        if not self.augmentation:
+            return images
+        return augmented(images, seeds, self.augmentation, self.scale if scale is None else scale)
 
     def _takes(self):
         shape = None if self.degrade is not None else self.input_shape

@@ -9,6 +9,7 @@ import pytest
 
 import kgen
 from kgen.data import Split, degrade
+from kgen.models.translation.augmentation import augmented
 from kgen.models.translation.base import Translator
 
 NAMES = list(kgen.models.families()["translation"].models)
@@ -429,3 +430,78 @@ def test_two_heaps_train_together(capsys):
     history = trained(model, contents, others, epochs=2, validation_data=(contents, others)).history
     assert np.isfinite(list(history.values())).all()
     assert history["cycle_error"][-1] < 1
+
+
+# Augmentation --------------------------------------------------------------------------------
+
+
+ALL = ("mirror", "turn", "shift", "colours")
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_partners_are_changed_alike(name):
+    images, seeds = images_of(64, 8, 8, 3), np.arange(64, dtype="int32")
+    one, other = (
+        keras.ops.convert_to_numpy(augmented(keras.ops.convert_to_tensor(x), seeds, (name,)))
+        for x in (images, 255 - images)
+    )
+    np.testing.assert_array_equal(one, 255 - other)
+    same = (one == images).all(axis=(1, 2, 3))
+    assert 0 < same.sum() < 48
+    alone = augmented(keras.ops.convert_to_tensor(images[5:6]), seeds[5:6], (name,))
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(alone)[0], one[5])
+    if name != "shift":  # no grey level is lost
+        np.testing.assert_array_equal(
+            np.sort(one.reshape(64, -1), axis=1), np.sort(images.reshape(64, -1), axis=1)
+        )
+    ways = {
+        "mirror": [lambda x: x, lambda x: x[:, ::-1]],
+        "turn": [lambda x, k=k: np.rot90(x, k) for k in range(4)],
+        "colours": [
+            lambda x, o=o: x[..., list(o)]
+            for o in ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
+        ],
+    }.get(name, ())
+    taken = [[(way(a) == b).all() for way in ways] for a, b in zip(images, one, strict=True)]
+    if ways:
+        assert np.any(taken, axis=1).all() and np.any(taken, axis=0).all()
+
+
+def test_large_and_small_partners_are_moved_alike():
+    small = images_of(16, 8, 8, 3)
+    large = small.repeat(2, axis=1).repeat(2, axis=2)
+    seeds = np.arange(16, dtype="int32")
+    one, other = (
+        keras.ops.convert_to_numpy(augmented(keras.ops.convert_to_tensor(x), seeds, ALL, scale))
+        for x, scale in ((small, 1), (large, 2))
+    )
+    np.testing.assert_array_equal(one.repeat(2, axis=1).repeat(2, axis=2), other)
+
+
+def test_training_alone_is_augmented():
+    """Held-out images are measured as they are."""
+    keras.utils.set_random_seed(0)
+    images = images_of(16, 8, 8, 3)
+    figures = []
+    for augmentation in ((), ALL):
+        model = kgen.models.Restorer(
+            (8, 8, 3), degradation="noise:25", filters=8, augmentation=augmentation
+        )
+        model.compile()
+        figures.append(model.evaluate(images, verbose=0))
+        assert model.get_config()["augmentation"] == list(augmentation)
+    assert figures[0] == figures[1]
+    trained(model, images)
+
+
+@pytest.mark.parametrize(
+    ("shape", "arguments", "message"),
+    [
+        ((8, 8, 3), {"augmentation": "mirrow"}, "Did you mean 'mirror'"),
+        ((8, 12, 3), {"augmentation": "turn"}, "'turn' is for square images"),
+        ((8, 8, 3), {"augmentation": "colours", "degradation": "grey"}, "with colours"),
+    ],
+)
+def test_augmentation_that_is_none(shape, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        kgen.models.Restorer(shape, **arguments)
