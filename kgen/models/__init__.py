@@ -80,16 +80,19 @@ _FAMILIES = {
         {
             "restorer": (
                 "Restorer",
-                "regression: nearest by pixels, soft where it is open; 5 minutes",
+                "regression: nearest by pixels, soft where it is open; 5 minutes on emoji",
             ),
-            "pix2pix": ("Pix2Pix", "from pairs, judged by a discriminator; 5 minutes"),
+            "pix2pix": ("Pix2Pix", "from pairs, judged by a discriminator; not measured yet"),
             "cycle_gan": (
                 "CycleGAN",
-                "from two heaps of images without pairs; 30 minutes",
+                "from two heaps of images without pairs; not measured yet",
             ),
-            "srgan": ("SRGAN", "super-resolution, after restorer; 5 minutes"),
-            "palette": ("Palette", "several answers to one input, by diffusion; 5 minutes"),
-            "style_transfer": ("StyleTransfer", "any picture in the style of any other; 5 minutes"),
+            "srgan": ("SRGAN", "super-resolution that is sharp, after restorer; not measured yet"),
+            "palette": ("Palette", "several answers to one input, by diffusion; not measured yet"),
+            "style_transfer": (
+                "StyleTransfer",
+                "any picture in the style of any other; not measured yet",
+            ),
         },
     ),
 }
