@@ -1,4 +1,13 @@
-"""Any translator of the zoo on any images, for so many CPU minutes; see the table in its header."""
+"""Any translator of the zoo on any images, for so many CPU minutes.
+
+python examples/translation.py restorer --data emoji64/twemoji --inputs emoji64/noto
+                               --shape 32x32x3 --group-by=-1f3f[b-f] --features general_cnn
+python examples/translation.py restorer --data cifar10 --degrade noise:25 --horizontal-flip
+python examples/translation.py palette --data mnist.npz --degrade box:0.25
+
+Writes the model, figures.json (of what is made of held-out inputs, of the inputs as they are, and
+of a --baseline) and pictures: input, output, truth, and how the last two differ.
+"""
 
 import argparse
 import json
