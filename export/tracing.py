@@ -118,15 +118,10 @@ def _of_one_batch(tensors, used):
 
 
 def _column(tensor, width):
-    """Rows as vectors, of which the first numbers are kept; all of them without a finite width."""
-    for _ in range(2, len(tensor.shape)):
-        if width == 1:
-            tensor = tensor[:, 0]
-        else:
-            count = math.prod(tensor.shape[1:]) if None not in tensor.shape[1:] else None
-            tensor = tf.reshape(tensor, (tf.shape(tensor)[0], count or -1))
-            break
-    return tensor[:, None] if len(tensor.shape) == 1 else tensor[:, :1] if width == 1 else tensor
+    """Rows as vectors `[B, width]`: their first number where one is wanted, else all of them."""
+    if width == 1:
+        return tensor[(slice(None), *[0] * (len(tensor.shape) - 1))][:, None]
+    return tf.reshape(tensor, (tf.shape(tensor)[0], -1 if width == math.inf else width))
 
 
 def _clipped(tensor, spec):

@@ -2,6 +2,7 @@
 readable, and pictures with input, output and truth side by side.
 """
 
+import functools
 import importlib.util
 import time
 
@@ -47,12 +48,7 @@ def perceptual_distance(images, truth, features="general_cnn", layers=None, batc
 
     Of uint8 `[N, H, W, C]` and as many; see `kgen.layers.perceptual.distance`.
     """
-    found = perceptual.PerceptualFeatures(features, layers)
-    measure = compile_function(
-        found.network,
-        lambda one, other: perceptual.distance(found, scale_images(one), scale_images(other)),
-        keras.backend.backend() == "jax",
-    )
+    measure = _compiled_distance(features, layers)
     parts = []
     for start in range(0, len(images), batch_size):
         rows = [
@@ -61,6 +57,16 @@ def perceptual_distance(images, truth, features="general_cnn", layers=None, batc
         ]
         parts.append(ops.convert_to_numpy(measure(*rows)))
     return np.concatenate(parts)
+
+
+@functools.cache  # a report measures several sets of images
+def _compiled_distance(features, layers):
+    found = perceptual.PerceptualFeatures(features, layers)
+    return compile_function(
+        found.network,
+        lambda one, other: perceptual.distance(found, scale_images(one), scale_images(other)),
+        keras.backend.backend() == "jax",
+    )
 
 
 def of_pairs(images, truth):
@@ -128,8 +134,10 @@ def measure(model, split, reference=None, baseline=None, options=None, seed=0, b
         row = {"name": name}
         if paired and name != "truth":
             row |= of_pairs(images, truth)
-        if reference is not None and name != "truth":
-            measured = reference.measure(images, None, ["fd"], floor=False, force=True)
+        # Of fewer images than features there is none to rely on.
+        measurable = reference is not None and not reference.left_out(len(images), None, ["fd"])
+        if measurable and name != "truth":
+            measured = reference.measure(images, None, ["fd"], floor=False)
             [row["fd"]] = (entry["value"] for entry in measured["metrics"].values())
         row["colourfulness"] = colourfulness(images)
         rows.append({key: value for key, value in row.items() if value is not None})

@@ -72,7 +72,6 @@ class AdversarialTranslator(Players, ConvolutionalTranslator):
         "fake_score",
     )
     training_metric_names = ("generator_gradient_norm", "discriminator_gradient_norm")
-    default_schedule = "cosine"
 
     def __init__(
         self,

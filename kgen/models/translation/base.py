@@ -59,6 +59,7 @@ class Translator(ImageGenerator):
 
     left_out_arguments = ("num_classes",)
     num_classes = None
+    default_schedule = "cosine"
 
     #: Whether it takes images of any height and width.
     convolutional = False
@@ -365,18 +366,15 @@ class Translator(ImageGenerator):
             for name, value in options.items()
         }
 
-    def _check_inputs(self, images):
-        shape = images.shape
-        fits = images.ndim == 4 and shape[3] == self.input_shape[2] and 0 not in shape[1:]
-        sides = "h, w" if self.convolutional else f"{self.input_shape[0]}, {self.input_shape[1]}"
-        if (
-            images.dtype != np.uint8
-            or not fits
-            or not (self.convolutional or shape[1:] == self.input_shape)
-        ):
+    def _check_inputs(self, images, taken=None):
+        """Refuses what is no batch of images of the shape `taken`, by default the inputs'."""
+        taken, shape = taken or self.input_shape, images.shape
+        fits = images.ndim == 4 and shape[3] == taken[2] and 0 not in shape[1:]
+        sides = "h, w" if self.convolutional else f"{taken[0]}, {taken[1]}"
+        if images.dtype != np.uint8 or not fits or not (self.convolutional or shape[1:] == taken):
             raise ValueError(
                 f"{type(self).__name__} translates uint8 images [N, {sides}, "
-                f"{self.input_shape[2]}]. Received: {images.dtype} {list(shape)}"
+                f"{taken[2]}]. Received: {images.dtype} {list(shape)}"
             )
 
     def _check_tile(self, tile):

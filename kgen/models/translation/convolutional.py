@@ -60,8 +60,6 @@ class ConvolutionalTranslator(AveragedWeights, Translator):
     def reach(self):
         return networks.reach(self.blocks, self.middle_blocks, self.num_downsamplings, self.scale)
 
-    default_schedule = "cosine"
-
     @property
     def default_batch_size(self):
         return 16

@@ -14,6 +14,7 @@ The networks are in `kgen.models.translation.networks`.
 import functools
 
 import keras
+import numpy as np
 from keras import ops
 
 from kgen import random
@@ -304,6 +305,8 @@ class CycleGAN(Players, ConvolutionalTranslator):
 
     def translate_back(self, images, seed=0, **run):
         """Translates images to what the inputs are like, uint8 `[N, h, w, c]`; as `translate`."""
+        images = np.asarray(images)
+        self._check_inputs(images, self.image_shape)
         return self.run_endpoint("translate_back", {"image": images}, seed=seed, **run)
 
     def sample_back(self, seeds, images):

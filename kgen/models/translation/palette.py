@@ -67,7 +67,6 @@ class Palette(AveragedWeights, Translator):
 
     draws = True
     sampling_numbers = {"num_steps": Number(least=1, whole=True)}
-    default_schedule = "cosine"
 
     def __init__(
         self,

@@ -71,7 +71,6 @@ class StyleTransfer(Translator):
     paired = False
     degradation = None
     sampling_numbers = {"strength": Number(least=0, most=1)}
-    default_schedule = "cosine"
 
     def __init__(
         self,

@@ -418,6 +418,8 @@ def test_there_and_back():
     there = model.translate(images)
     assert there.shape == (2, 10, 12, 3)
     assert model.translate_back(there).shape == (2, 10, 12, 1)
+    with pytest.raises(ValueError, match=r"translates uint8 images \[N, h, w, 3\]"):
+        model.translate_back(images)
     for arguments in ({"input_shape": (4, 4, 3)}, {"degradation": "box:0.2"}):
         with pytest.raises(ValueError, match="CycleGAN goes there and back"):
             kgen.models.CycleGAN((8, 8, 3), **arguments)
