@@ -32,7 +32,7 @@ PRESETS = [
     (name, preset)
     for name, model in kgen.models.registered().items()
     for preset, arguments in model.presets.items()
-    if preset in LARGER or preset.endswith("_28x28") and preset not in LEFT_OUT
+    if preset in LARGER or (preset.endswith("_28x28") and preset not in LEFT_OUT)
 ]
 
 
