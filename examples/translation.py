@@ -38,6 +38,7 @@ parser.add_argument("--batch-size", type=int, help="by default the model's own")
 parser.add_argument("--learning-rate", type=float, help="by default the model's own")
 parser.add_argument("--cpu-minutes", type=float, default=10.0, help="of training, at most")
 parser.add_argument("--steps", type=int, default=4000, help="over which the rate falls")
+parser.add_argument("--dtype", default="float32", help="mixed_bfloat16 where there is AMX")
 parser.add_argument("--features", default="auto", help="what a Fréchet distance compares by")
 parser.add_argument("--limit", type=int, default=10_000, help="held-out images to measure")
 parser.add_argument("--out", default="runs/translation")
@@ -47,7 +48,7 @@ out = pathlib.Path(args.out)
 out.mkdir(parents=True, exist_ok=True)
 
 keras.utils.set_random_seed(args.seed)
-keras.config.set_dtype_policy("mixed_bfloat16")
+keras.config.set_dtype_policy(args.dtype)
 shape = tuple(map(int, args.shape.split("x"))) if args.shape else None
 if args.inputs:
     options = {"group_by": args.group_by, "horizontal_flip": args.horizontal_flip}
@@ -64,11 +65,11 @@ if args.begin_with:
     model.begin_with(kgen.load(args.begin_with))
 model.compile(learning_rate=args.learning_rate, total_steps=args.steps)
 batch_size = args.batch_size or model.default_batch_size
-every = max(1, args.steps // 20)
+every = max(1, args.steps // 10)
 minutes = CPUMinutes(args.cpu_minutes)
 model.fit(
     train,
-    validation_data=data.validation,
+    validation_data=data.validation.part(np.arange(min(512, len(data.validation)))),
     batch_size=batch_size,
     steps_per_epoch=every,
     epochs=args.steps // every,

@@ -21,6 +21,17 @@ CASES += [("vae", None)]
 CASES += [
     pytest.param((name, None), marks=pytest.mark.slow) for name in ("dcgan", "gated_pixelcnn")
 ]
+# Samplers that are another's, on another network or after another training: exporting proves their
+# files too, but what the second tier does with files and servers is not done with each of them.
+SIBLINGS = (
+    *("resnet_gan", "r3gan", "vit_vae", "pixelcnn", "vq_pixelcnn", "flow_matching", "edm"),
+    *("soflow_dit", "pix2pix", "srgan"),
+)
+SAMPLERS = [
+    pytest.param((name, classes), marks=() if name == "dcgan" else pytest.mark.slow)
+    for name, classes in CASES[: len(kgen.models.registered())]
+    if name not in SIBLINGS
+]
 SEEDS = np.arange(8) * 31
 MANY = np.arange(64) * 31  # the first 8 of which are SEEDS
 
@@ -33,6 +44,12 @@ def name_of(case):
 def case(request, tiny):
     """A trained tiny model, `tests.conftest.Tiny`."""
     return tiny(*request.param)
+
+
+#: Marks a test that runs for `SAMPLERS` alone.
+of_each_sampler = pytest.mark.parametrize(
+    "case", SAMPLERS, indirect=True, ids=name_of, scope="module"
+)
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +113,7 @@ def test_one_seed_per_image(case):
 
 
 @pytest.mark.slow
+@of_each_sampler
 def test_one_seed_per_image_at_batch_64(case):
     batch = case.run(MANY)
     assert close(batch[:8], case.draw(SEEDS))
@@ -409,6 +427,7 @@ def test_the_same_seed_on_every_runtime(case, on_jax, tensorflow_only):
 
 
 @pytest.mark.slow
+@of_each_sampler
 def test_the_same_seed_on_every_runtime_at_batch_64(case, on_jax, tensorflow_only, capsys):
     """A batch size that no export has proven; the SavedModel as TensorFlow's Python loads it.
 
@@ -543,15 +562,8 @@ def test_what_is_no_batch_in_range(case, tensorflow_only):
     np.testing.assert_array_equal(images, expected)
 
 
-# The others in the second tier: LiteRT's compiler takes seconds for each.
-MORE_RUNTIMES = [
-    pytest.param((name, classes), marks=() if name == "dcgan" else pytest.mark.slow)
-    for name, classes in CASES[: len(kgen.models.registered())]
-    if name not in ("pix2pix", "srgan")  # whose network is that of the others
-]
-
-
-@pytest.mark.parametrize("case", MORE_RUNTIMES, indirect=True, ids=name_of, scope="module")
+# Of DCGAN in the first tier: LiteRT's compiler takes seconds for each.
+@of_each_sampler
 def test_the_sampler_converts_to_litert(case, tensorflow_only):
     """The whole of it, noise and loops included, with LiteRT's own operators alone."""
     pytest.importorskip("ai_edge_litert")
@@ -571,7 +583,7 @@ def test_the_sampler_converts_to_litert(case, tensorflow_only):
         draw(**{**inputs, first: inputs[first][:1]})
 
 
-@pytest.mark.parametrize("case", MORE_RUNTIMES, indirect=True, ids=name_of, scope="module")
+@of_each_sampler
 def test_rounded_weights_draw_nearly_the_same(case, tensorflow_only):
     """Every endpoint, within the tolerances that are stated for float16 and for int8."""
     import onnx
@@ -596,6 +608,7 @@ def test_rounded_weights_draw_nearly_the_same(case, tensorflow_only):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("protocol", ["rest", "v2"])
+@of_each_sampler
 def test_every_endpoint_is_served(case, served, protocol):
     """Pictures go as PNG in TF Serving's REST API, as binary tensors in the other protocol."""
     from export import parity
@@ -610,6 +623,7 @@ def test_every_endpoint_is_served(case, served, protocol):
 
 
 @pytest.mark.slow
+@of_each_sampler
 def test_requests_that_are_served_together(case, served):
     """64 clients at a time get what each would get alone, in a few batches."""
     inputs = case.feeds(MANY)
@@ -646,6 +660,7 @@ def test_runs_in_the_reference_implementation_of_onnx(case, tensorflow_only):
 
 
 @pytest.mark.slow
+@of_each_sampler
 def test_the_same_pixels_in_a_browser(case, in_chromium, file_server, tmp_path, tensorflow_only):
     """The static folder of the format web, from a plain server of files, in headless Chromium.
 

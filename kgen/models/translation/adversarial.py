@@ -23,7 +23,7 @@ from kgen.models.translation.convolutional import ConvolutionalTranslator
 from kgen.training.average import update_average
 
 # How far slopes are taken, and streams of noise for it.
-_DISTANCE, _SLOPE_STREAM = 0.01, 1 << 16
+_DISTANCE, _SLOPE_STREAM = 0.1, 1 << 16
 
 #: Losses that need nothing of a discriminator but its logits.
 LOSSES = ("non_saturating", "least_squares", "hinge", "relativistic")
