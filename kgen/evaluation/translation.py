@@ -103,7 +103,8 @@ def measure(model, split, reference=None, baseline=None, options=None, seed=0, b
     Returns:
         Tuple of a dict for JSON and of arrays by name, `"inputs"`, `"truth"` and an array of images
         for each row. The dict has `"rows"`, dicts of `"name"` and of the figures that can be had:
-        the model's own, the input as it is, the baseline's and the truth's own; `"cycle"`, the mean
+        the model's own, the input as it is, where pixels are hidden also with their mean in their
+        place, the baseline's and the truth's own; `"cycle"`, the mean
         absolute error of going there and back, in grey levels, of a model that goes both ways;
         `"spread"`, the mean deviation of several answers to an input, in grey levels, of a model
         that draws them; and `"sampling"`, see `evaluate`.
@@ -121,6 +122,8 @@ def measure(model, split, reference=None, baseline=None, options=None, seed=0, b
         batch_size,
     )
     found = {"model": translated, "input": model.guesses(inputs)}
+    if model.degrade is not None and model.degrade.keeps_known:
+        found["mean"] = mean_filled(inputs)
     if baseline is not None:
         if baseline.input_shape != model.input_shape or baseline.image_shape != model.image_shape:
             raise ValueError(
@@ -151,6 +154,16 @@ def measure(model, split, reference=None, baseline=None, options=None, seed=0, b
         arrays["variants"] = model.variants(few, _VARIANTS, seed, **run)
         figures["spread"] = float(arrays["variants"].astype("float32").std(axis=1).mean())
     return figures, arrays
+
+
+def mean_filled(inputs):
+    """uint8 images `[N, H, W, C]` of inputs whose last channel is 255 where a pixel is known: what
+    is hidden is the mean of what is known of its image.
+    """
+    known, pixels = inputs[..., -1:] > 127, inputs[..., :-1]
+    counts = np.maximum(known.sum(axis=(1, 2), keepdims=True), 1)
+    means = (pixels * known).sum(axis=(1, 2), keepdims=True, dtype="float64") / counts
+    return np.where(known, pixels, np.round(means)).astype("uint8")
 
 
 def _of_styles(model, split, options, batch_size):
@@ -227,6 +240,7 @@ def names_of(model, baseline=None):
     return {
         "model": type(model).__name__,
         "input": f"the input{enlarged}",
+        "mean": "the input, the mean of what is known in what is hidden",
         "baseline": f"baseline, {type(baseline).__name__}",
         "style": "the style",
         "truth": "the truth",

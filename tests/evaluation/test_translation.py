@@ -77,6 +77,19 @@ def test_enlarged_by_bicubic_interpolation(restorer):
     assert all("colourfulness" not in row for row in figures["rows"])
 
 
+def test_what_is_hidden_has_the_mean_of_what_is_known():
+    model = kgen.models.Restorer((16, 16, 3), degradation="box:0.25", filters=8, middle_blocks=1)
+    images = images_of(4, 16, 16, 3)
+    figures, arrays = translation.measure(model, Split(images))
+    assert [row["name"] for row in figures["rows"]] == ["model", "input", "mean", "truth"]
+    for given, image, filled in zip(arrays["inputs"], images, arrays["mean"], strict=True):
+        known = given[..., -1] == 255
+        np.testing.assert_array_equal(filled[known], image[known])
+        np.testing.assert_array_equal(
+            filled[~known], np.tile(image[known].mean(axis=0).round(), ((~known).sum(), 1))
+        )
+
+
 def test_a_baseline_of_other_inputs_is_refused(restorer):
     other = kgen.models.Restorer((16, 16, 3), degradation="grey", filters=8)
     with pytest.raises(ValueError, match=r"baseline must take \(16, 16, 3\)"):

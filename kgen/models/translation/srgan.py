@@ -65,6 +65,7 @@ class SRGAN(AdversarialTranslator):
         perceptual_weight=1.0,
         conditional=False,
         pixel_steps=1000,
+        slope_weight=1.0,
         **kwargs,
     ):
         super().__init__(
@@ -79,5 +80,6 @@ class SRGAN(AdversarialTranslator):
             perceptual_weight=perceptual_weight,
             conditional=conditional,
             pixel_steps=pixel_steps,
+            slope_weight=slope_weight,
             **kwargs,
         )
