@@ -82,7 +82,10 @@ _FAMILIES = {
                 "Restorer",
                 "regression: nearest by pixels, soft where it is open; 7 minutes on noise",
             ),
-            "pix2pix": ("Pix2Pix", "from pairs, judged by a discriminator: sharp; 17 minutes on emoji"),
+            "pix2pix": (
+                "Pix2Pix",
+                "from pairs, judged by a discriminator: sharp; 17 minutes on emoji",
+            ),
             "cycle_gan": (
                 "CycleGAN",
                 "from two heaps of images without pairs; not good after 10 minutes",
