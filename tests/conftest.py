@@ -62,15 +62,30 @@ def pytest_addoption(parser):
     )
 
 
+#: Files of a few tests that take minutes each. They come first: else one worker would begin with
+#: them when all others have ended.
+LONG = (
+    *("tests/test_readme.py", "tests/test_package.py", "tests/training/test_distribution.py"),
+    *("tests/export/test_generate_dataset.py", "tests/export/test_ray_serve.py"),
+    *("tests/cli/test_distill.py", "tests/cli/test_stops.py", "tests/cli/test_translate.py"),
+)
+
+
+def pytest_configure(config):
+    config.option.loadscopereorder = False  # the order is that of the next function
+
+
 def pytest_collection_modifyitems(config, items):
     kept = list(items)
     if not (config.option.all or config.option.markexpr):
         kept = [item for item in kept if item.get_closest_marker("slow") is None]
+    sizes = collections.Counter(scope_of(item.nodeid) for item in items)
+    scopes = sorted(sizes, key=lambda scope: (scope not in LONG, -sizes[scope], scope))
     if config.option.part:
         part, parts = map(int, config.option.part.split("/"))
-        sizes = collections.Counter(scope_of(item.nodeid) for item in items)
-        scopes = sorted(sizes, key=lambda scope: (-sizes[scope], scope))[part - 1 :: parts]
+        scopes = scopes[part - 1 :: parts]
         kept = [item for item in kept if scope_of(item.nodeid) in scopes]
+    kept.sort(key=lambda item: scopes.index(scope_of(item.nodeid)))
     chosen = set(kept)
     config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
     items[:] = kept
