@@ -62,13 +62,9 @@ def pytest_addoption(parser):
     )
 
 
-#: Files of a few tests that take minutes each. They come first: else one worker would begin with
-#: them when all others have ended.
-LONG = (
-    *("tests/test_readme.py", "tests/test_package.py", "tests/training/test_distribution.py"),
-    *("tests/export/test_generate_dataset.py", "tests/export/test_ray_serve.py"),
-    *("tests/cli/test_distill.py", "tests/cli/test_stops.py", "tests/cli/test_translate.py"),
-)
+#: Files of a few tests that take minutes each. They come first, one in each of three parts: else a
+#: worker would begin with them when all others have ended.
+LONG = ("tests/test_readme.py", "tests/training/test_distribution.py", "tests/cli/test_distill.py")
 
 
 def pytest_configure(config):
