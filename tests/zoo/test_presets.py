@@ -22,7 +22,7 @@ FAST = (
     *("ladder_vae_28x28", "vqvae_28x28"),
 )
 
-#: A step of them takes half a second on two cores; or another's network and data are theirs.
+#: A step of them takes half a second on two cores; or their network is that of another preset.
 LEFT_OUT = (
     *("image_gpt_28x28", "vit_gan_28x28", "pixelcnn_pp_28x28", "soflow_dit_28x28"),
     *("ddpm_28x28", "edm_28x28", "vqvae_vit_28x28"),

@@ -2,10 +2,9 @@
 
 Isola, Zhu, Zhou and Efros, "Image-to-image translation with conditional adversarial networks" (CVPR
 2017; arXiv 1611.07004): a U-Net that is near the truth by L1 (section 3.1, equation 4), and that a
-discriminator of patches, which sees the input too, cannot tell from real images (section 3.2.2). A
-tenth of their lambda, 100, beside a distance by perceptual features is sharper with a few thousand
-pairs. Theirs is told a noise by dropout, which it hardly heeds (section 3.1); this one gives one
-answer.
+discriminator of patches, which sees the input too, cannot tell from real images (section 3.2.2).
+Their lambda is 100; here it is 10, beside a distance by perceptual features. Theirs is told a noise
+by dropout, which it hardly heeds (section 3.1); this one gives one answer.
 
 What the two networks do with each other is in `kgen.models.translation.adversarial`.
 """
