@@ -13,7 +13,9 @@ from kgen.models.translation.base import Translator
 from kgen.training.run import Run, load_model
 
 TINY = ("--image-shape", "16x16x3", "--epochs", 1, "--batch-size", 8, "--set", "filters=8")
-SMALL = ("--set", "middle_blocks=1")
+SMALL = ("--set", "middle_blocks=1", "--set", "num_downsamplings=1")
+#: Of discriminators; to trace a network takes most of a training of one epoch.
+JUDGE = ("--set", "discriminator_layers=1", "--set", "discriminator_filters=8")
 pytestmark = pytest.mark.filterwarnings("ignore:Training on")
 
 
@@ -67,7 +69,7 @@ def pix2pix(folders):
     path = folders / "pix2pix"
     run(
         *("train", "pix2pix", "--inputs", folders / "drawings", "--data", folders / "photos"),
-        *(*TINY, *SMALL, "--run", path),
+        *(*TINY, *SMALL, *JUDGE, "--set", "perceptual_weight=0", "--run", path),
     )
     return path
 
@@ -82,7 +84,7 @@ def test_a_run_on_what_is_degraded(restorer, folders, result, kgen):
     assert isinstance(model, Translator) and model.input_shape == (16, 16, 3)
     status, _, err = kgen(
         *("train", "restorer", "--data", folders / "photos", "--degrade", "grey", *TINY),
-        *("--run", folders / "grey"),
+        *(*SMALL, "--run", folders / "grey"),
     )
     assert status == 0 and "16x16x1; made of the images by grey" in err
 
@@ -103,7 +105,7 @@ def test_side_by_side_and_without_pairs(folders, tmp_path, result):
     assert Run(pathlib.Path("runs/restorer-both")).info["data"]["input_shape"] == [16, 16, 3]
     run(
         *("train", "cycle_gan", "--inputs", folders / "drawings", "--data", folders / "photos"),
-        *("--unpaired", *TINY, *SMALL, "--run", tmp_path / "cycle"),
+        *("--unpaired", *TINY, *SMALL, *JUDGE, "--run", tmp_path / "cycle"),
     )
     report = result("evaluate", tmp_path / "cycle", "--metrics", "kd")
     rows = {row["name"]: row for row in report["translation"]["rows"]}
@@ -133,7 +135,7 @@ def test_pictures_of_a_folder(restorer, folders, tmp_path, result):
 def test_several_answers_and_holes(folders, tmp_path, result):
     run(
         *("train", "palette", "--data", folders / "photos", "--degrade", "box:0.25"),
-        *("--image-shape", "16x16x3", "--epochs", 1, "--batch-size", 8, "--set", "filters=8"),
+        *(*TINY, "--set", "multipliers=[1]"),
     )
     picture = np.full((16, 16, 4), 200, "uint8")
     picture[..., 3] = 255
@@ -193,7 +195,7 @@ def test_other_pairs(pix2pix, folders, result, refused):
 def test_sharpening_begins_with_what_is_learnt(restorer, folders, tmp_path):
     run(
         *("train", "pix2pix", "--data", folders / "photos", "--degrade", "noise:25", *TINY, *SMALL),
-        *("--begin-with", restorer, "--run", tmp_path / "sharp", "--learning-rate", 1e-9),
+        *("--begin-with", restorer, "--run", tmp_path / "sharp", "--learning-rate", 1e-9, *JUDGE),
     )
     model, before = load_model(tmp_path / "sharp")[0], load_model(restorer)[0]
     images = np.random.default_rng(0).integers(0, 255, (2, 16, 16, 3), "uint8")

@@ -375,11 +375,7 @@ def drawn_by(case, seeds):
     return {"seeds": seeds, "labels": case.labels_of(seeds), **given}
 
 
-# The others train on JAX in the second tier: compiling a step takes as long as all of the above.
-TRAINED_ON_JAX = [
-    pytest.param((name, classes), marks=() if name == "vae" else pytest.mark.slow)
-    for name, classes in CASES[: len(kgen.models.registered())]
-]
+TRAINED_ON_JAX = CASES[: len(kgen.models.registered())]
 
 
 @pytest.mark.parametrize("case", TRAINED_ON_JAX, indirect=True, ids=name_of, scope="module")

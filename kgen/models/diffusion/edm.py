@@ -32,7 +32,7 @@ class EDM(UNetGenerator):
 
     tiny_preset = "edm_tiny"
     presets = {
-        "edm_tiny": {"image_shape": (8, 8, 1), "filters": 16, "patch_size": 2},
+        "edm_tiny": {"image_shape": (8, 8, 1), "filters": 16, "multipliers": (1,)},
         "edm_28x28": {"image_shape": (28, 28, 1)},
         "edm_32x32": {"image_shape": (32, 32, 3), "filters": 64},
     }

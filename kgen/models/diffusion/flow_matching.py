@@ -31,7 +31,7 @@ class FlowMatching(UNetGenerator):
 
     tiny_preset = "flow_matching_tiny"
     presets = {
-        "flow_matching_tiny": {"image_shape": (8, 8, 1), "filters": 16, "patch_size": 2},
+        "flow_matching_tiny": {"image_shape": (8, 8, 1), "filters": 16, "multipliers": (1,)},
         "flow_matching_28x28": {"image_shape": (28, 28, 1)},
         "flow_matching_32x32": {"image_shape": (32, 32, 3), "filters": 64},
         "flow_matching_64x64": {

@@ -31,7 +31,7 @@ class SoFlow(SolutionFlow, UNetGenerator):
     student = None
     tiny_preset = "soflow_tiny"
     presets = {
-        "soflow_tiny": {"image_shape": (8, 8, 1), "filters": 16, "patch_size": 2},
+        "soflow_tiny": {"image_shape": (8, 8, 1), "filters": 16, "multipliers": (1,)},
         "soflow_28x28": {"image_shape": (28, 28, 1)},
         "soflow_32x32": {"image_shape": (32, 32, 3), "filters": 64},
     }

@@ -54,7 +54,12 @@ class Palette(AveragedWeights, Translator):
 
     tiny_preset = "palette_tiny"
     presets = {
-        "palette_tiny": {"image_shape": (8, 8, 1), "degradation": "box:0.25", "filters": 16},
+        "palette_tiny": {
+            "image_shape": (8, 8, 1),
+            "degradation": "box:0.25",
+            "filters": 16,
+            "multipliers": (1,),
+        },
         "palette_28x28": {"image_shape": (28, 28, 1)},
         "palette_32x32": {"image_shape": (32, 32, 3), "filters": 64},
         "palette_64x64": {

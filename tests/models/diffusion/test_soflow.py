@@ -17,7 +17,8 @@ def numpy(x):
 
 
 def small(num_classes=3, scale=0.1, prediction="velocity", **overrides):
-    model = SoFlow((8, 8, 1), num_classes, filters=8, prediction=prediction, **overrides)
+    sizes = {"filters": 8, "multipliers": (1,)}
+    model = SoFlow((8, 8, 1), num_classes, prediction=prediction, **sizes, **overrides)
     for network in (model.network, model.ema_network):
         for weight in network.weights:
             weight.assign(RNG.normal(size=weight.shape) * scale)
@@ -67,7 +68,7 @@ def test_the_loss_against_the_paper(taken, prediction):
 
 def test_training_does_not_move_what_is_aimed_at():
     """Of two networks that say the same, but one of which the target comes from, none is moved."""
-    model = SoFlow((8, 8, 1), filters=16, ema_decay=0.9)
+    model = SoFlow((8, 8, 1), filters=16, multipliers=(1,), ema_decay=0.9)
     images = np.repeat(np.arange(4, dtype="uint8") * 60 + 30, 96)[:, None, None, None]
     images = np.broadcast_to(images, (384, 8, 8, 1))
     model.compile(learning_rate=5e-3)
@@ -130,12 +131,13 @@ def test_a_model_of_some_passes_learns_these_ways_alone(passes):
     np.testing.assert_array_equal(model.generate(2), model.generate(2, num_steps=passes))
 
 
-@pytest.mark.parametrize("prediction", ["velocity", "x"])
+@pytest.mark.parametrize("prediction", ["velocity", pytest.param("x", marks=pytest.mark.slow)])
 def test_a_student_begins_as_its_teacher_and_draws_its_images_in_one_pass(prediction):
     images = np.where(np.arange(384)[:, None, None, None] % 2, 220, 30).astype("uint8")
     images = np.broadcast_to(images, (384, 8, 8, 1))
     keras.utils.set_random_seed(0)
-    teacher = FlowMatching((8, 8, 1), filters=16, ema_decay=0.9, prediction=prediction)
+    sizes = {"filters": 16, "multipliers": (1,)}
+    teacher = FlowMatching((8, 8, 1), ema_decay=0.9, prediction=prediction, **sizes)
     with pytest.raises(ValueError, match="and this FlowMatching has fresh weights"):
         teacher.distill()
     teacher.compile(learning_rate=5e-3)
@@ -202,15 +204,15 @@ def test_bad_input():
     model = small()
     assert "encode" not in model.endpoints() and model.likelihood_protocol() is None
     for call, message in [
-        (lambda: SoFlow((8, 8, 1), filters=8, flow_share=2.0), "flow_share must be"),
-        (lambda: SoFlow((8, 8, 1), filters=8, share_steps=0), "share_steps must be"),
-        (lambda: SoFlow((8, 8, 1), filters=8, shares=(0.1, 0)), r"shares\[1\] must be"),
-        (lambda: SoFlow((8, 8, 1), filters=8, own_steps=-1), "own_steps must be"),
+        (lambda: small(flow_share=2.0), "flow_share must be"),
+        (lambda: small(share_steps=0), "share_steps must be"),
+        (lambda: small(shares=(0.1, 0)), r"shares\[1\] must be"),
+        (lambda: small(own_steps=-1), "own_steps must be"),
         (
-            lambda: SoFlow((8, 8, 1), filters=8, prediction="noise"),
+            lambda: small(prediction="noise"),
             "mean velocities of the straight",
         ),
-        (lambda: SoFlow((8, 8, 1), filters=8, passes=0), "passes must be"),
+        (lambda: small(passes=0), "passes must be"),
         (lambda: model.generate(2, labels=1, num_steps=0), "num_steps must be"),
         (lambda: small(passes=2).generate(2, labels=1, num_steps=1), "draw in passes=2 of the"),
         (lambda: DDPM((8, 8, 1), filters=8).distill(), "DDPM with 'cosine' and 'noise'"),

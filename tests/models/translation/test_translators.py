@@ -14,6 +14,8 @@ from kgen.models.translation.base import Translator
 
 NAMES = list(kgen.models.families()["translation"].models)
 CONVOLUTIONAL = ("restorer", "pix2pix", "cycle_gan", "srgan")
+#: Sizes of networks that are soon traced.
+SMALL = {"filters": 8, "num_downsamplings": 0, "middle_blocks": 1}
 
 
 def randomised(model):
@@ -201,7 +203,7 @@ def test_pairs_in_all_their_forms():
     weights = []
     for data in ((inputs, images), (split,), (split.batches(8, seed=0),)):
         keras.utils.set_random_seed(0)
-        model = kgen.models.Restorer((8, 8, 3), input_shape=(8, 8, 1), filters=8)
+        model = kgen.models.Restorer((8, 8, 3), input_shape=(8, 8, 1), **SMALL)
         trained(model, *data, validation_data=data[0] if len(data) == 1 else data)
         weights.append(model.get_weights())
     for others in weights[1:]:
@@ -219,7 +221,7 @@ def test_pairs_of_a_dataset(tensorflow_only):
     import tensorflow as tf
 
     images, inputs = images_of(16, 8, 8, 3), images_of(16, 8, 8, 1)
-    model = kgen.models.Restorer((8, 8, 3), input_shape=(8, 8, 1), filters=8)
+    model = kgen.models.Restorer((8, 8, 3), input_shape=(8, 8, 1), **SMALL)
     pairs = tf.data.Dataset.from_tensor_slices((inputs, images)).batch(8)
     assert np.isfinite(trained(model, pairs).history["loss"]).all()
     for wrong, message in (
@@ -355,7 +357,8 @@ def test_restoring_gains_decibels():
 
 def test_enlarging_is_learnt_by_pixels_first():
     keras.utils.set_random_seed(0)
-    model = kgen.models.SRGAN((16, 16, 1), filters=16, middle_blocks=1, pixel_steps=256)
+    sizes = {"filters": 16, "middle_blocks": 1, "discriminator_layers": 1}
+    model = kgen.models.SRGAN((16, 16, 1), pixel_steps=256, **sizes)
     judge = [w.copy() for w in model.discriminator.get_weights()]
     history = trained(model, squares(256), epochs=8).history
     assert history["gain"][-1] > 0.2 > history["gain"][0]
@@ -370,9 +373,8 @@ def test_enlarging_is_learnt_by_pixels_first():
 
 
 def test_what_regression_has_learnt_is_a_beginning():
-    sizes = {"filters": 8, "num_downsamplings": 0, "middle_blocks": 1}
-    restorer = randomised(kgen.models.Restorer((8, 8, 1), degradation="bicubic:2", **sizes))
-    model = kgen.models.SRGAN((8, 8, 1), **sizes)
+    restorer = randomised(kgen.models.Restorer((8, 8, 1), degradation="bicubic:2", **SMALL))
+    model = kgen.models.SRGAN((8, 8, 1), **SMALL)
     model.begin_with(restorer)
     small = images_of(3, 4, 4, 1)
     np.testing.assert_array_equal(model.translate(small), restorer.translate(small))
@@ -428,7 +430,7 @@ def test_there_and_back():
 def test_two_heaps_train_together(capsys):
     keras.utils.set_random_seed(0)
     contents, others = squares(40), 255 - squares(24)
-    model = kgen.models.CycleGAN((16, 16, 1), filters=8, middle_blocks=1, pool_size=4)
+    model = kgen.models.CycleGAN((16, 16, 1), pool_size=4, discriminator_layers=1, **SMALL)
     history = trained(model, contents, others, epochs=2, validation_data=(contents, others)).history
     assert np.isfinite(list(history.values())).all()
     assert history["cycle_error"][-1] < 1
@@ -487,7 +489,7 @@ def test_training_alone_is_augmented():
     figures = []
     for augmentation in ((), ALL):
         model = kgen.models.Restorer(
-            (8, 8, 3), degradation="noise:25", filters=8, augmentation=augmentation
+            (8, 8, 3), degradation="noise:25", augmentation=augmentation, **SMALL
         )
         model.compile()
         figures.append(model.evaluate(images, verbose=0))
