@@ -1,5 +1,6 @@
 """Likelihoods of data whose density is known: a mixture of normal distributions."""
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -8,6 +9,7 @@ from scipy import special, stats
 from kgen.models import DDPM, DiT, FlowMatching
 from kgen.models.diffusion.likelihood import log_density, variational_bound
 from kgen.models.diffusion.paths import PATHS
+from kgen.training.step import compile_function
 
 RNG = np.random.default_rng(0)
 MEANS = np.array([[0.5, -0.4, 0.2], [-0.6, 0.1, 0.7]])
@@ -18,6 +20,11 @@ IMAGES = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), "uint8")
 
 def numpy(x):
     return ops.convert_to_numpy(x)
+
+
+def compiled(function):
+    """Of tensors; eagerly a thousand steps would take a minute."""
+    return compile_function(keras.Sequential(), function)
 
 
 def draw(n):
@@ -55,12 +62,8 @@ def best(path):
 def test_the_density_of_a_mixture(name):
     """Within its standard error of the exact one."""
     path, x = PATHS[name], draw(4000)
-    found = log_density(
-        best(path),
-        path,
-        ops.convert_to_tensor(x.astype("float32")),
-        200,
-        ops.arange(4000, dtype="int32"),
+    found = compiled(lambda x, seeds: log_density(best(path), path, x, 200, seeds))(
+        ops.convert_to_tensor(x.astype("float32")), ops.arange(4000, dtype="int32")
     )
     wrong = numpy(found).astype("float64") - exact(x)
     error = wrong.std() / np.sqrt(len(x))
@@ -74,24 +77,19 @@ def test_the_variational_bound_against_the_paper(name):
     path, rows = PATHS[name], 1000
     levels = np.clip(np.round((draw(rows) + 1) * 127.5), 0, 255)
     x, cell = levels / 127.5 - 1, 2 / 255
-    found = variational_bound(
-        best(path),
-        path,
-        ops.convert_to_tensor(x.astype("float32")),
-        1000,
-        ops.arange(rows, dtype="int32"),
-        cell,
+    found = compiled(lambda x, seeds: variational_bound(best(path), path, x, 1000, seeds, cell))(
+        ops.convert_to_tensor(x.astype("float32")), ops.arange(rows, dtype="int32")
     )
     steps = ops.convert_to_tensor((np.arange(1001) / 1000).astype("float32"))
     remaining = numpy(path.alpha(steps)).astype("float64") ** 2
     beta = 1 - remaining[1:] / remaining[:-1]
-    denoise = best(path)
+    denoise = compiled(lambda point, times: best(path)(point, times)[0])
     bound = 0.5 * (remaining[-1] * (x**2 - 1) - np.log(1 - remaining[-1])).sum(1)
     for t in range(1, 1001):
         noise = RNG.normal(size=x.shape)
         point = np.sqrt(remaining[t]) * x + np.sqrt(1 - remaining[t]) * noise
         point = ops.convert_to_tensor(point.astype("float32"))
-        data = numpy(denoise(point, ops.full((rows,), t / 1000))[0]).astype("float64")
+        data = numpy(denoise(point, ops.full((rows,), t / 1000))).astype("float64")
         if t == 1:
             deviation = np.sqrt(1 / remaining[1] - 1)
             upper = np.where(levels == 255, 1, stats.norm.cdf((x - data + cell / 2) / deviation))

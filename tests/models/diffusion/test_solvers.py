@@ -1,5 +1,6 @@
 """Solvers on data whose best denoiser, and so every step, is known: one normal distribution."""
 
+import keras
 import numpy as np
 import pytest
 from keras import ops
@@ -7,6 +8,7 @@ from keras import ops
 from kgen import random
 from kgen.models.diffusion import solvers
 from kgen.models.diffusion.paths import PATHS
+from kgen.training.step import compile_function
 
 MEAN, DEVIATION = 0.3, 0.5
 
@@ -42,8 +44,12 @@ def exact(path, x, start=1.0):
 def solve(path, num_steps, solver, x, **way):
     x = ops.convert_to_tensor(np.asarray(x, "float32"))
     seeds = ops.arange(len(x), dtype="int32")
-    solved = solvers.solve(best(path), PATHS[path], x, num_steps, solver, seeds=seeds, **way)
-    return numpy(solved).astype("float64")
+
+    def run(x, seeds):
+        return solvers.solve(best(path), PATHS[path], x, num_steps, solver, seeds=seeds, **way)
+
+    # Eagerly hundreds of steps would take a minute.
+    return numpy(compile_function(keras.Sequential(), run)(x, seeds)).astype("float64")
 
 
 def errors(path, solver, counts):
