@@ -8,6 +8,7 @@ from export import calls
 from export import manifest as schema
 from export.manifest import WITH_OPTIONS
 from kgen import images
+from kgen.card import PIPELINES, front_matter
 
 SAMPLES = "samples.png"
 README = "README.md"
@@ -50,7 +51,16 @@ def write_readme(folder, manifest):
         _LIMITS,
     ]
     text = "\n\n".join(section.strip() for section in sections if section) + "\n"
-    (folder / README).write_text(text, encoding="utf-8")
+    (folder / README).write_text(f"{_front_matter(manifest)}\n{text}", encoding="utf-8")
+
+
+def _front_matter(manifest):
+    """What the Hugging Face hub reads, where the artifact is published."""
+    return front_matter(
+        pipeline_tag=PIPELINES["generate" not in manifest["endpoints"]],
+        license=manifest["metadata"].get("license") or "unknown",
+        tags=["kgen", *(name.replace("_", "-") for name in manifest["formats"])],
+    )
 
 
 def _head(folder, manifest):

@@ -8,7 +8,9 @@ from kgen import lazy
 
 __version__ = "0.1.0"
 
-_MODULES = ("data", "evaluation", "images", "layers", "losses", "models", "random", "training")
+_MODULES = (
+    *("data", "evaluation", "hub", "images", "layers", "losses", "models", "random", "training"),
+)
 _NAMES = {
     "Endpoint": "kgen.endpoint",
     "ImageGenerator": "kgen.image_generator",

@@ -6,12 +6,11 @@ import pathlib
 import keras
 
 import kgen
-from kgen import models
+from kgen import card, images, models, places, safe_config
 from kgen.checks import unknown_name
 from kgen.files import new_folder
-
-#: What a folder that holds a model has in it: a preset's and a run's file.
-_IN_A_FOLDER = ("config.json", "run.json")
+from kgen.weights import read as read_weights
+from kgen.weights import write as write_weights
 
 
 class Presets:
@@ -28,22 +27,24 @@ class Presets:
         """Builds a model from a preset's name, or loads one with its weights.
 
         Args:
-            preset: String, a name from `presets` (fresh weights); or the path of what
-                `save_to_preset` or `kgen train` wrote: a preset's folder, a run's or a `.keras`
-                file, see `kgen.load`. Else a `ValueError`.
-            **overrides: Constructor arguments that replace the preset's; for names only.
+            preset: String, a name from `presets` (fresh weights); or what holds a trained model:
+                the path of a preset's folder, a run's or a `.keras` file, the name of a trained
+                preset (`kgen.models.trained`), or `hf://USER/NAME`, see `kgen.load`. Else a
+                `ValueError`. Nothing that a file holds is executed, see `kgen.safe_config`.
+            **overrides: Constructor arguments that replace the preset's; for names from `presets`
+                only.
         """
-        path = pathlib.Path(preset)
-        if path.is_file() or any((path / name).is_file() for name in _IN_A_FOLDER):
+        path = places.find(preset)
+        if path is not None:
             if overrides:
                 raise ValueError(
-                    f"The weights in {path} fit their own arguments only. Received: "
+                    f"The weights in {preset} fit their own arguments only. Received: "
                     f"{', '.join(overrides)}"
                 )
             model = cls._load_preset(path) if (path / "config.json").is_file() else kgen.load(path)
             if not isinstance(model, cls):
                 raise ValueError(
-                    f"The model in {path} is a {type(model).__name__}, not a {cls.__name__}."
+                    f"The model in {preset} is a {type(model).__name__}, not a {cls.__name__}."
                 )
             return model
         known = {}
@@ -51,26 +52,66 @@ class Presets:
             if issubclass(model_class, cls):
                 known |= dict.fromkeys(model_class.presets, model_class)
         if preset not in known:
-            raise ValueError(unknown_name("preset", str(preset), known))
+            raise ValueError(unknown_name("preset", str(preset), [*known, *models.trained()]))
         return known[preset](**{**known[preset].presets[preset], **overrides})
 
     @staticmethod
     def _load_preset(folder):
-        config = json.loads((folder / "config.json").read_text())
-        model = keras.saving.deserialize_keras_object(config)
-        model.load_weights(folder / "model.weights.h5")
+        file = folder / "config.json"
+        try:
+            model = safe_config.build(json.loads(file.read_text(encoding="utf-8")), Presets)
+        except ValueError as error:
+            raise ValueError(f"{file} cannot be loaded: {error}") from error
+        read_weights(model, folder)
         return model
 
-    def save_to_preset(self, path):
-        """Writes `config.json` and `model.weights.h5` into a new folder, as a whole or not at all.
+    def save_to_preset(self, path, *, weights=("h5",), dtype=None, about=None, samples=None):
+        """Writes a preset's folder, as a whole or not at all, as KerasHub and the hub have it.
 
-        `FileExistsError` where the folder is there already.
+        - `config.json`: the model, as Keras serialises it
+        - `model.weights.h5`, `model.safetensors`, or both: its weights, without the optimizer's
+        - `metadata.json`: KerasHub's fields and what is known of the training
+        - `README.md`: a model card, which the Hugging Face hub reads and shows
+        - `samples.png`: with `samples`
+
+        Args:
+            path: Path of a folder, which must not be there: else a `FileExistsError`.
+            weights: Sequence of `"h5"`, which Keras and KerasHub read, and `"safetensors"`, which
+                kgen prefers where both are there.
+            dtype: `"float16"` halves the files; the model is float32 again when it is loaded, with
+                weights that are rounded to 11 bits. `None` for the model's own.
+            about: Dict of what the files are to say, all of it optional: `"name"`; `"license"`, an
+                identifier of the hub's such as `"apache-2.0"`; `"datasets"`, a list of names on the
+                hub; and `"data"`, `"training"` and `"scores"`, as `kgen.training.facts.facts` has
+                them of a run. `"place"` is what the card says that it is loaded by, such as
+                `"hf://me/dcgan-photos"`; else it is `path`.
+            samples: uint8 images `[N, H, W, C]` that the card shows in a grid, or `None`.
+
+        Raises:
+            ValueError: There is no such format or dtype, or a weight is too large for it.
+
+        Example:
+
+        >>> model.save_to_preset("dcgan-photos", dtype="float16", about={"license": "cc0-1.0"})
         """
         path = pathlib.Path(path)
         if path.exists():
             raise FileExistsError(f"{path} exists already; choose another folder")
+        about = dict(about or {})
+        place = about.pop("place", None) or str(path)
+        about.setdefault("name", path.resolve().name)
+        known = card.metadata(self, about, dtype)
         with new_folder(path) as temporary:
             config = keras.saving.serialize_keras_object(self)
             config.pop("compile_config", None)  # a preset is a model, not a training run
-            (temporary / "config.json").write_text(json.dumps(config, indent=2))
-            self.save_weights(temporary / "model.weights.h5")
+            (temporary / "config.json").write_text(json.dumps(config, indent=2), encoding="utf-8")
+            write_weights(self, temporary, weights, dtype)
+            (temporary / "metadata.json").write_text(
+                json.dumps(known, indent=2) + "\n", encoding="utf-8"
+            )
+            if samples is not None:
+                grid = images.grid(samples, scale=images.viewing_scale(samples.shape[1:]))
+                images.save_png(grid, temporary / "samples.png")
+            (temporary / "README.md").write_text(
+                card.text(known, place, samples is not None), encoding="utf-8"
+            )

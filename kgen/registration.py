@@ -41,14 +41,14 @@ class Deferred:
     def __init__(self, module, name):
         self._module, self._name = module, name
 
-    def _load(self):
+    def load(self):
         return getattr(importlib.import_module(self._module), self._name)
 
     def __getattr__(self, attribute):
-        return getattr(self._load(), attribute)
+        return getattr(self.load(), attribute)
 
     def __call__(self, *args, **kwargs):
-        return self._load()(*args, **kwargs)
+        return self.load()(*args, **kwargs)
 
 
 def classes():

@@ -42,6 +42,7 @@ SMALLER = {
     "kgen deploy": "",
     "kgen serve": "--port 0",
     "kgen generate": "--num-images 60 --workers 0",
+    "kgen publish": "--dry-run",
     "kgen list": "",
     "kgen cache": "",
 }

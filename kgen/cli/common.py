@@ -12,9 +12,8 @@ from typing import Annotated
 
 import typer
 
-from kgen import files
+from kgen import files, hub, places
 from kgen.streams import silenced
-from kgen.training.errors import check_model_path
 
 app = typer.Typer(
     name="kgen",
@@ -27,12 +26,12 @@ app = typer.Typer(
 
 
 # Options that several commands share.
-Model = Annotated[
-    pathlib.Path,
-    typer.Argument(
-        metavar="RUN", help="Folder of a run, a .keras file, or the folder of a preset."
-    ),
-]
+#: What holds a model: a string, for a path would lose a slash of `hf://`.
+MODEL = (
+    "Folder of a run, a .keras file, folder of a preset, a trained preset that `kgen list` "
+    "shows, or hf://USER/NAME."
+)
+Model = Annotated[str, typer.Argument(metavar="RUN", help=MODEL)]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Images at a time.")]
 Seed = Annotated[int, typer.Option(min=0, max=2**31 - 1, help="Seed of what is drawn.")]
@@ -83,10 +82,10 @@ def say(text):
 def work(as_json=False, model=None):
     """Imports Keras without its backend's greetings, and keeps standard output for JSON.
 
-    The path `model` must hold one: it is looked at before the import, which takes seconds.
+    `model` must mean one: it is looked at before the import, which takes seconds.
     """
     if model is not None:
-        check_model_path(model)
+        places.check(model)
     quiet = os.environ.get("TF_CPP_MIN_LOG_LEVEL") == "3"
     # TensorFlow's C++ writes there on import.
     with silenced() if quiet else contextlib.nullcontext():
@@ -264,6 +263,29 @@ def load(path):
     from kgen.training.run_folder import load_model
 
     return load_model(path, report=say)
+
+
+def beside(model, name):
+    """The path `name` beside the file or folder of a model; where that is none, in this folder."""
+    path = pathlib.Path(model)
+    return path.with_name(name) if path.name and path.exists() else pathlib.Path(name)
+
+
+def stem_of(model):
+    """What a model is called by: the name of its file, without its ending, or of its folder."""
+    if hub.is_place(model):
+        return hub.parse(model).name
+    path = pathlib.Path(model)
+    return path.stem if path.is_file() else path.resolve().name
+
+
+def told(model, run):
+    """What is known of a model to others: by its run, or in its preset's `metadata.json`."""
+    from kgen.training.facts import facts, of_preset
+
+    if run is not None:
+        return facts(run, pathlib.Path(model).is_dir(), say)
+    return of_preset(places.locate(model))
 
 
 def data_of(loaded, run, path, source, inputs=None):

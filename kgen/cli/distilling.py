@@ -8,15 +8,18 @@ from typing import Annotated
 import typer
 
 from kgen.cli.common import (
+    MODEL,
     EvaluateEvery,
     Json,
     KeepBest,
     ReplaceRun,
     app,
+    beside,
     load,
     parse_settings,
     print_result,
     say,
+    stem_of,
     work,
 )
 from kgen.training.errors import RunError
@@ -24,10 +27,7 @@ from kgen.training.errors import RunError
 
 @app.command()
 def distill(
-    model: Annotated[
-        pathlib.Path,
-        typer.Argument(metavar="RUN", help="Folder of a run of FlowMatching or DiT."),
-    ],
+    model: Annotated[str, typer.Argument(metavar="RUN", help=f"A FlowMatching or DiT. {MODEL}")],
     steps: Annotated[
         int, typer.Option("--steps", min=1, help="Passes of the network that draw an image then.")
     ] = 1,
@@ -93,7 +93,7 @@ def distill(
         done = train(
             student,
             source,
-            run or model.with_name(f"{model.name.removesuffix('.keras')}-{steps}-step"),
+            run or beside(model, f"{stem_of(model)}-{steps}-step"),
             data_arguments={
                 **begun.get("data_arguments", {}),
                 "image_shape": list(teacher.image_shape),
@@ -125,7 +125,7 @@ def distill(
         as_json,
         f"Distilled {model} to {steps} {'pass' if steps == 1 else 'passes'} in {seconds:.0f} s: "
         f"{done.model_path}",
-        f"Look at {shown}: the same seeds, by {model.name} above and in {steps} below",
+        f"Look at {shown}: the same seeds, by {stem_of(model)} above and in {steps} below",
         f"Next:    kgen evaluate {model} && kgen evaluate {done.path}",
         f"         kgen compare {model} {done.path}",
         f"         kgen export {done.path} -o artifacts/{done.path.name}",

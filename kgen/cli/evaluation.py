@@ -16,6 +16,7 @@ from kgen.cli.common import (
     Source,
     Split,
     app,
+    beside,
     check_output,
     data_of,
     load,
@@ -23,6 +24,7 @@ from kgen.cli.common import (
     parse_settings,
     print_result,
     say,
+    stem_of,
     work,
 )
 from kgen.training.errors import RunError
@@ -52,7 +54,7 @@ def evaluate(
         str | None, typer.Option(help="Of a translator: the inputs of other pairs of --data.")
     ] = None,
     baseline: Annotated[
-        pathlib.Path | None,
+        str | None,
         typer.Option(
             metavar="RUN", help="Of a translator: another one to stand beside it, a restorer's."
         ),
@@ -114,8 +116,9 @@ def evaluate(
             train = _trained_on(run)
             if split != "train":  # its own training images are none of the model's
                 loaded_data = dataclasses.replace(loaded_data, train=train)
-        whole = run is not None and model.is_dir()
-        folder = output or (model if whole else model.with_name(f"{model.stem}-evaluation"))
+        whole = run is not None and pathlib.Path(model).is_dir()
+        own = pathlib.Path(model) if whole else beside(model, f"{stem_of(model)}-evaluation")
+        folder = output or own
         report = kgen.evaluation.evaluate(
             loaded,
             loaded_data,

@@ -21,6 +21,7 @@ from kgen.cli.common import (
     parse_settings,
     print_result,
     say,
+    told,
     work,
 )
 
@@ -127,30 +128,14 @@ def _export(model, output, name=None, **options):
     import export
 
     loaded, run = load(model)
-    metadata = {}
-    if run is not None:
-        info = run.info
-        metadata = {
-            "data": info["data"],
-            "training": {**info["arguments"], "metrics": (run.metrics or [None])[-1]},
-        }
-        files.complete(run.path, "evaluation")
-        evaluation = run.path / "evaluation.json"
-        if evaluation.is_file() and pathlib.Path(model).is_dir():
-            metadata["scores"] = _scores(json.loads(evaluation.read_text()))
-    name = name or (run.path.resolve().name if run is not None else loaded.name)
     return export.export(
-        loaded, output, name=name, metadata=metadata, progress=sys.stderr.isatty(), **options
+        loaded,
+        output,
+        name=name or (run.path.resolve().name if run is not None else loaded.name),
+        metadata=told(model, run),
+        progress=sys.stderr.isatty(),
+        **options,
     )
-
-
-def _scores(report):
-    """What of an evaluation goes into an artifact: figures, and what they rest on."""
-    kept = ("data", "losses", "reconstruction", "likelihood", "features", "samples", "reference")
-    scores = {name: report[name] for name in kept if name in report}
-    for name, entry in report.get("metrics", {}).items():
-        scores[name] = {key: entry[key] for key in ("value", "sd", "floor")}
-    return scores
 
 
 def _parity_table(rows, title):

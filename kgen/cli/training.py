@@ -42,7 +42,7 @@ def list_(
     ] = False,
     as_json: Json = False,
 ):
-    """Show models by family, presets and data sources; or all of one model.
+    """Show trained models, models by family, presets and data sources; or all of one model.
 
     Of one model: when to choose it, its arguments for --set of `kgen train` and the options for
     --set of `kgen sample`, with their meanings and defaults, and its presets.
@@ -68,8 +68,10 @@ def list_(
         (preset, values["model"], "x".join(map(str, values["image_shape"])))
         for preset, values in presets.items()
     ]
+    trained = models.trained()
     print_result(
         {
+            "trained": trained,
             "families": {
                 name: {"what": family.what, "models": list(family.models)}
                 for name, family in families.items()
@@ -79,6 +81,7 @@ def list_(
             "sources": data.SOURCES,
         },
         as_json,
+        *_trained_table(trained),
         *(
             make_table(
                 "model",
@@ -93,6 +96,33 @@ def list_(
         "Next: kgen list vae               all of a model",
         "      kgen train vae --data digits",
     )
+
+
+def _trained_table(trained):
+    """The trained models that come with kgen, which draw at once; nothing where there are none."""
+    if not trained:
+        return
+    rows = []
+    for name, known in trained.items():
+        training, scores = known["training"] or {}, (known["scores"] or {}).get("metrics") or {}
+        seconds = training.get("seconds")
+        score = next(iter(scores.items()), None)
+        rows.append(
+            (
+                name,
+                known["model"],
+                "x".join(map(str, known["image_shape"])),
+                (known["data"] or {}).get("name") or "",
+                f"{training['epochs']} epochs" if training.get("epochs") else "",
+                "" if seconds is None else f"{seconds / 60:.0f}",
+                f"{score[0]} {score[1]['value']:.4g}" if score else "",
+                f"{score[1]['floor']:.4g}" if score and score[1]["floor"] is not None else "",
+                known["license"] or "",
+            )
+        )
+    columns = ("trained", "model", "image shape", "data", "budget", "minutes", "score", "floor")
+    yield make_table(*columns, "license", rows=rows, title="Trained: they draw at once")
+    yield f"Next: kgen sample {rows[0][0]} -o grid.png\n"
 
 
 def _show(name, measure):
@@ -176,8 +206,8 @@ def train(
         str | None,
         typer.Argument(
             metavar="MODEL",
-            help="A model or preset that `kgen list` shows, or the folder of a preset; with "
-            "--resume, the folder of the run.",
+            help="A model or preset that `kgen list` shows, the folder of a preset, or "
+            "hf://USER/NAME; with --resume, the folder of the run.",
         ),
     ] = None,
     data: Annotated[
@@ -259,7 +289,7 @@ def train(
         ),
     ] = None,
     begin_with: Annotated[
-        pathlib.Path | None,
+        str | None,
         typer.Option(metavar="RUN", help="Begin with the weights of a trained translator."),
     ] = None,
     image_shape: Annotated[

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import importlib
+import json
 import pathlib
 
 from kgen import lazy
@@ -110,6 +111,9 @@ _MODELS = {
     for name, (class_name, _) in members.items()
 }
 
+#: Trained models that come with the package: a preset's folder for each, by its name.
+TRAINED = pathlib.Path(__file__).with_name("trained")
+
 __all__ = [
     "DCGAN",
     "DDPM",
@@ -144,6 +148,7 @@ __all__ = [
     "get",
     "presets",
     "registered",
+    "trained",
 ]
 
 
@@ -190,6 +195,16 @@ def presets():
         for name, (module, class_name) in _MODELS.items()
         for preset, arguments in _literal_presets(module, class_name).items()
     }
+
+
+def trained():
+    """The trained models that come with kgen: a dict of name to what its `metadata.json` says.
+
+    `kgen.load` and every command take them by their names. What is said is the model, its data,
+    training, scores and license, see `ImageGenerator.save_to_preset`.
+    """
+    found = sorted(TRAINED.glob("*/metadata.json"))
+    return {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in found}
 
 
 def _literal_presets(module, class_name):

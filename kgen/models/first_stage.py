@@ -9,7 +9,7 @@ import pathlib
 import keras
 from keras import ops
 
-from kgen import models
+from kgen import models, places
 from kgen.training.run_folder import load_model
 
 
@@ -44,11 +44,11 @@ def _copy(stage, kind, argument, image_shape, num_classes):
             stage, image_shape=image_shape, num_classes=num_classes, dtype="float32"
         )
     if isinstance(stage, (str, pathlib.Path)):
-        if not pathlib.Path(stage).exists():
+        if places.find(stage) is None:
             raise ValueError(
                 f"{argument} must be a {names}, the path of a trained one (a .keras file, "
-                f"a run's or a preset's folder), or one of {', '.join(presets)}. There is no "
-                f"{str(stage)!r}."
+                f"a run's or a preset's folder), hf://USER/NAME, or one of "
+                f"{', '.join(presets)}. There is no {str(stage)!r}."
             )
         stage = load_model(stage)[0]
     weights = None

@@ -8,12 +8,13 @@ import json
 import math
 import pathlib
 import platform
+import time
 import types
 
 import keras
 
 import kgen
-from kgen import files, models
+from kgen import files, models, places
 from kgen.checks import check_int, unknown_name
 from kgen.image_generator import ImageGenerator
 from kgen.training.callbacks import (
@@ -67,8 +68,9 @@ def train(
     same number of CPU cores. (Another number sums in another order, and so may a GPU.)
 
     Args:
-        model: Name of a model (`"vae"`) or preset (`"vae_28x28"`), the folder of a
-            preset, or an `ImageGenerator`, which keeps its optimizer where it is compiled. By
+        model: Name of a model (`"vae"`) or preset (`"vae_28x28"`), a preset with weights (its
+            folder, the name of a trained one, `hf://USER/NAME`), or an `ImageGenerator`, which
+            keeps its optimizer where it is compiled. By
             its name a model is built for the data: from a preset if there is one of that shape,
             and for black and white, grey levels or colours, as the images have them, see
             `kgen.training.choice.choose`.
@@ -275,8 +277,8 @@ def _preset_shape(model, model_arguments):
         return tuple(model_arguments["image_shape"])
     if isinstance(model, ImageGenerator):
         return model.image_shape
-    if _is_preset_folder(model):
-        config = json.loads(pathlib.Path(model, "config.json").read_text())
+    if (folder := _preset_folder(model)) is not None:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         return tuple(config["config"]["image_shape"])
     for model_class in models.registered().values():
         if model in model_class.presets:
@@ -284,8 +286,10 @@ def _preset_shape(model, model_arguments):
     return None
 
 
-def _is_preset_folder(model):
-    return pathlib.Path(model, "config.json").is_file()
+def _preset_folder(model):
+    """The folder of the preset with weights that a name or a path means; `None` for another."""
+    path = places.find(model)
+    return path if path is not None and (path / "config.json").is_file() else None
 
 
 def _build(model, data, config, built=None):
@@ -297,13 +301,14 @@ def _build(model, data, config, built=None):
     pairs = getattr(data, "input_shape", None)
     if config.mixed_precision:
         given["dtype"] = config.mixed_precision
-    if isinstance(model, ImageGenerator) or _is_preset_folder(model):
+    folder = None if isinstance(model, ImageGenerator) else _preset_folder(model)
+    if isinstance(model, ImageGenerator) or folder is not None:
         if given:
             raise ValueError(
                 f"A model that is built already takes no arguments. Received: {', '.join(given)}"
             )
         if not isinstance(model, ImageGenerator):
-            model = built or ImageGenerator.from_preset(model)
+            model = built or ImageGenerator.from_preset(folder)
         return model, [("Model", type(model).__name__)]
     split = getattr(data, "train", None)  # not before images are decoded
     images = None if split is None else split.images
@@ -509,6 +514,11 @@ def _fit(run, model, data, config, position, sums, num_samples, callbacks, verbo
         "callbacks": callbacks,
         "verbose": verbose,
     }
+    began = time.monotonic()
+
+    def spent():  # but for what a killed process took
+        return round((run.info.get("seconds") or 0) + time.monotonic() - began)
+
     try:
         # A model of fewer epochs stays until it is replaced, and is told from the new one by this.
         earlier = sha256(run.model_path) if run.model_path.is_file() else None
@@ -525,12 +535,13 @@ def _fit(run, model, data, config, position, sums, num_samples, callbacks, verbo
                 epoch += 1
             model.fit(data.train, epochs=config.epochs, initial_epoch=epoch, **options)
         save_model(model, run.model_path)
-        run.update(status="finished", finished=timestamp())
+        run.update(status="finished", finished=timestamp(), seconds=spent())
     except BaseException as error:
         explained = _explain(run, error)
         stopped = isinstance(explained, (Interrupted, KeyboardInterrupt))
         with contextlib.suppress(OSError):
-            run.update(status="interrupted" if stopped else f"failed: {explained}")
+            status = "interrupted" if stopped else f"failed: {explained}"
+            run.update(status=status, seconds=spent())
         if explained is error:
             raise
         raise explained from error

@@ -13,12 +13,12 @@ import keras
 import numpy as np
 
 import kgen
-from kgen import files, models
+from kgen import files, models, places
 from kgen.data.loading import SPLITS
 from kgen.image_generator import ImageGenerator
 from kgen.training.checkpoints import Checkpoints, sha256
 from kgen.training.distribution import is_main_host
-from kgen.training.errors import RunError, check_model_path
+from kgen.training.errors import RunError
 from kgen.training.metrics_csv import read_metrics
 
 
@@ -261,26 +261,30 @@ def _remove_if_empty(folder):
 
 
 def load(path):
-    """The `ImageGenerator` of a run's folder, of a `.keras` file or of a preset's folder.
+    """The `ImageGenerator` of a run's folder, of a `.keras` file or of a preset.
 
-    Of a run that is not finished it is that of the last good checkpoint, with a warning.
-    `RunError`, which names the path, where there is no model.
+    A preset is a folder, the name of a trained one (`kgen.models.trained`), or `hf://USER/NAME`,
+    with `@REVISION` or without, on the Hugging Face hub (`kgen[hub]`). Of a run that is not
+    finished it is that of the last good checkpoint, with a warning.
+
+    `RunError`, which names the path, where there is no model; `ValueError` where a preset's files
+    do not fit each other, or its configuration builds what is no image generator.
 
     Example:
 
     >>> model = kgen.load("runs/vae-digits")
+    >>> model = kgen.load("hf://someone/dcgan-faces")
     """
     return load_model(path, report=functools.partial(warnings.warn, stacklevel=3))[0]
 
 
 def load_model(path, report=print):
-    """The model of a run, a `.keras` file or a preset's folder, and its `Run`, or `None`.
+    """The model that a path or a name means, see `load`, and its `Run`, or `None`.
 
     Of a run that is not finished, the last good checkpoint is taken, or what it had finished
     with before. `report` is given lines for the user. `RunError` where there is no model.
     """
-    path = pathlib.Path(path)
-    check_model_path(path)
+    path = places.locate(path)
     models.registered()  # so that Keras knows the classes
     run = Run(path)
     if run.exists:

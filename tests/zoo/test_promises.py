@@ -12,6 +12,7 @@ import pytest
 import export
 import kgen
 from export import serving
+from kgen import safe_config, weights
 
 # Two ways through every model would cost more than they find: most stand with classes alone.
 # Translators know no classes.
@@ -311,6 +312,16 @@ def test_saving_keeps_images_and_optimizers(case):
     assert model.get_compile_config() == case.model.get_compile_config()
     assert_equal(case, case.state(model), case.states[2])
     np.testing.assert_array_equal(case.draw(SEEDS, model), case.draw(SEEDS))
+
+
+def test_it_can_be_published(case):
+    """Every weight has a name, once, and nothing in the configuration is refused to strangers."""
+    names = weights.named(case.model)
+    assert len(names) == len(case.model.weights)
+    assert {id(weight) for weight in names.values()} == {
+        id(weight) for weight in case.model.weights
+    }
+    safe_config.check(json.loads(json.dumps(keras.saving.serialize_keras_object(case.model))))
 
 
 @pytest.mark.slow
