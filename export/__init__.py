@@ -13,6 +13,7 @@ _NAMES = {
     "deploy": "export.deployment",
     "export": "export.exporter",
     "generate_dataset": "export.generation",
+    "inspect": "export.inspection",
     "load": "export.artifact",
     "verify": "export.verification",
 }
@@ -24,6 +25,7 @@ __all__ = [
     "deploy",
     "export",
     "generate_dataset",
+    "inspect",
     "load",
     "verify",
 ]

@@ -52,6 +52,14 @@ class Artifact:
         return self.manifest["endpoints"]
 
     @property
+    def origin(self):
+        """The `kgen.origin.Origin` of what it draws, for the marks of its pictures."""
+        from kgen.origin import Origin  # here, for `verify` does without kgen
+
+        main = schema.main(self.endpoints)
+        return Origin(self.name, self.manifest["model"]["sha256"], self.manifest["sha256"], main)
+
+    @property
     def size(self):
         """Bytes of all files together."""
         return sum(file["size"] for file in self.manifest["files"].values())
@@ -222,14 +230,6 @@ def check_json(name, value):
         raise ExportError(
             f"{name} must be plain, finite data for JSON. Received: {error}"
         ) from error
-
-
-def model_hash(description, weights):
-    """sha256 of what a model is: its description as plain data, and its weights, arrays."""
-    digest = hashlib.sha256(_dumps(description))
-    for weight in weights:
-        digest.update(np.ascontiguousarray(weight).data)
-    return digest.hexdigest()
 
 
 def _manifest_hash(manifest):

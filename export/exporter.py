@@ -12,7 +12,7 @@ import tempfile
 from export import artifact, signing
 from export import manifest as schema
 from export.errors import ExportError, VerificationError
-from kgen import files
+from kgen import files, origin
 
 #: Those that there are; `export` writes the default ones where nobody asks for others.
 FORMATS = ("saved_model", "onnx", "litert", "onnx_fp16", "onnx_int8", "web")
@@ -120,9 +120,10 @@ def export(
         parity.check_litert()
     model = _in_float32(model)
     endpoints = tracing.publish(_chosen(model, options or {}, variants or {}))
-    described = _describe_model(model, endpoints)
+    described = origin.describe_model(model)
     # Keras numbers its own names (vae_1), so they depend on what was built before.
     name = name or path.absolute().name
+    drawn_by = origin.Origin(name, described["sha256"])
     reduced = [key for key in formats if key in onnx_precision.FORMATS]
     of_onnx = {"onnx", "web", *reduced} & set(formats)
     whole = tracing.whole(endpoints)
@@ -156,7 +157,7 @@ def export(
         if "saved_model" in formats:
             step("writing the SavedModel")
             sections["saved_model"] = saved_model.write(
-                folder, calls, endpoints, name, batch_sizes, arrays
+                folder, calls, endpoints, drawn_by, batch_sizes, arrays
             )
         if of_onnx:
             properties = {
@@ -202,7 +203,7 @@ def export(
             "tolerances": parity.TOLERANCES,
             "parity": figures,
         }
-        model_card.write_samples(folder, reference)
+        model_card.write_samples(folder, reference, drawn_by)
         model_card.write_readme(folder, manifest)
         step("hashes")
         manifest = artifact.write_manifest(folder, manifest, key)
@@ -350,17 +351,6 @@ def _in_float32(model):
             f"it still has layers in {', '.join(sorted(left))}."
         )
     return copy
-
-
-def _describe_model(model, endpoints):
-    description = {
-        "class": type(model).__name__,
-        "module": type(model).__module__,
-        "config": model.get_config(),
-        "image_shape": list(endpoints[schema.main(endpoints)].outputs["image"].example_shape),
-        "num_classes": getattr(model, "num_classes", None),
-    }
-    return {**description, "sha256": artifact.model_hash(description, model.get_weights())}
 
 
 def _describe_endpoint(endpoint, arrays):

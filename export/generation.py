@@ -174,6 +174,7 @@ class Painter:
             self.plan.file_format,
             shard,
             self._batches(self.plan.seeds(shard)),
+            self._claim_of,
             self.plan.num_classes if self.plan.labels is not None else None,
         )
         return {
@@ -184,11 +185,22 @@ class Painter:
         }
 
     @functools.cached_property
-    def _draw(self):
-        """Function of seeds and labels, whole batches of them, that gives images."""
+    def _artifact(self):
         found = artifacts.load(self.plan.path)
         if found.manifest["sha256"] != self.plan.artifact["sha256"]:
             raise ValueError(f"{found.path} has become another artifact; begin again with -o.")
+        return found
+
+    def _claim_of(self, seed, label):
+        endpoint = self.plan.endpoint
+        options = self._artifact.endpoints[endpoint].get("options", {}) | self.plan.options
+        name = endpoint.removesuffix(schema.WITH_OPTIONS)
+        return self._artifact.origin.claim(name, [seed], label, options)
+
+    @functools.cached_property
+    def _draw(self):
+        """Function of seeds and labels, whole batches of them, that gives images."""
+        found = self._artifact
         signature = found.manifest["formats"]["onnx"]["signatures"][self.plan.endpoint]
         session = parity.onnx_session(found.path / signature["file"], self.threads)
         size = self.plan.batch_size

@@ -54,6 +54,7 @@ SAVED_MODEL = _names(
     Conv2D Conv2DBackpropInput Conv3D Conv3DBackpropInputV2 DepthwiseConv2dNative
     AvgPool MaxPool AvgPool3D MaxPool3D
     ResizeBilinear ResizeNearestNeighbor ResizeBicubic ResizeArea DecodePng EncodePng
+    Substr StringJoin ReduceJoin
 
     PartitionedCall StatefulPartitionedCall While StatelessWhile If StatelessIf Case StatelessCase
     EmptyTensorList TensorListReserve TensorListFromTensor TensorListLength TensorListElementShape

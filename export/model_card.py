@@ -16,8 +16,11 @@ README = "README.md"
 _COLUMNS = 8
 
 
-def write_samples(folder, reference):
-    """Writes a grid of 64 images from the seeds 0 to 63 into a folder; classes take turns."""
+def write_samples(folder, reference, origin):
+    """Writes a grid of 64 images from the seeds 0 to 63 into a folder; classes take turns.
+
+    `origin` is the `kgen.origin.Origin` of the model: the artifact's hash is not known yet.
+    """
     if "generate" not in reference.endpoints:
         return  # without images that go in there is nothing to show
     generate = reference.endpoints["generate"]
@@ -29,8 +32,10 @@ def write_samples(folder, reference):
     if "label" in generate.inputs:
         inputs["label"] = seeds % np.int32(generate.inputs["label"].maximum + 1)
     samples = reference("generate", inputs)["image"]
-    grid = images.grid(samples, _COLUMNS, scale=images.viewing_scale(shape))
-    images.save_png(grid, pathlib.Path(folder) / SAMPLES)
+    scale = images.viewing_scale(shape)
+    claim = origin.claim("generate", seeds, inputs.get("label"), generate.options)
+    grid = images.grid(samples, _COLUMNS, scale=scale)
+    images.save_png(grid, pathlib.Path(folder) / SAMPLES, claim.in_grid(_COLUMNS, scale=scale))
 
 
 def write_readme(folder, manifest):

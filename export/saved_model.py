@@ -7,7 +7,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from export import manifest as schema
-from export import tracing, warmup
+from export import png_marks, tracing, warmup
 from kgen.images import encode_png
 
 # TF Serving serves the numbered folders under a model's folder.
@@ -22,23 +22,24 @@ def _warm(endpoints):
     return ("serving_default", main, schema.png_signature(main), f"{main}_xla")
 
 
-def write(folder, calls, endpoints, name, batch_sizes, golden):
+def write(folder, calls, endpoints, origin, batch_sizes, golden):
     """Writes `saved_model/1` into an artifact's folder.
 
     Signatures: one per endpoint; `serving_default`, which is `generate`, or what a model without it
     is for, such as `translate`; `generate_xla` (`translate_xla`), the same compiled by XLA once per
     batch size; and for every endpoint with an image one that takes and gives PNG, `image_bytes` for
     `generate` and `<endpoint>_image_bytes` for the others. There an image `NAME` is a string
-    `NAME_bytes`, as is a mask, white where it is 1.
+    `NAME_bytes`, as is a mask, white where it is 1. Each PNG that comes out has its mark, see
+    `export.png_marks`.
 
     Beside them stand callables, for `tf.saved_model.load` and `keras.layers.TFSMLayer`, which give
     a function one argument: `serve`, which is `serving_default`, and one by the name of each
     endpoint.
 
     `calls` are concrete functions by endpoint, one graph each, which its signatures call, so that
-    its constants are stored once. The warmup requests take `name` for the model, and the golden
-    inputs at each of `batch_sizes`. Returns a dict for the manifest: path, tags, and for each
-    signature its endpoint and the names of its tensors.
+    its constants are stored once. `origin` is the `kgen.origin.Origin` of the model. The warmup
+    requests take its name, and the golden inputs at each of `batch_sizes`. Returns a dict for the
+    manifest: path, tags, and for each signature its endpoint and the names of its tensors.
     """
     description = _signatures(endpoints)
     traced = {}
@@ -51,7 +52,7 @@ def write(folder, calls, endpoints, name, batch_sizes, golden):
         else:
             call, options = calls[key], {}
         if details.get("png"):
-            traced[signature] = _trace_png(call, key, endpoints[key])
+            traced[signature] = _trace_png(call, key, endpoints[key], origin)
         else:
             traced[signature] = tracing.trace(call, key, endpoints[key], **options)
 
@@ -73,7 +74,7 @@ def write(folder, calls, endpoints, name, batch_sizes, golden):
     warm = [*every, *(signature for signature in traced if signature not in every)]
     warmup.write(
         path,
-        name,
+        origin.model,
         (
             (signature, _request(description[signature], endpoints, golden, size))
             for size in batch_sizes
@@ -110,18 +111,29 @@ def _picture(spec):
     return schema.picture(spec.dtype, (None, *spec.shape))
 
 
-def _trace_png(call, name, endpoint):
+def _trace_png(call, name, endpoint, origin):
     """The same endpoint with its pictures as PNG; TF Serving's REST has `*_bytes` in base64."""
+    pictures = [key for key, spec in endpoint.inputs.items() if _picture(spec)]
+    claim = origin.claim(
+        name.removesuffix(schema.WITH_OPTIONS),
+        options=endpoint.options,
+        inputs=dict.fromkeys(pictures, ""),
+    )
 
     def call_png(*tensors):
-        specs = endpoint.inputs.values()
+        given = dict(zip(endpoint.inputs, tensors, strict=True))
         decoded = [
-            _decoded(tensor, spec) if _picture(spec) else tensor
-            for tensor, spec in zip(tensors, specs, strict=True)
+            _decoded(tensor, endpoint.inputs[key]) if key in pictures else tensor
+            for key, tensor in given.items()
         ]
+        numbers = {key: given[key] for key in png_marks.numbers(endpoint)}
+
+        def encoded(tensor):
+            return png_marks.marked(tf.io.encode_png(tensor), claim, numbers, endpoint.inputs)
+
         return {
             schema.png_name(key) if _picture(endpoint.outputs[key]) else key: (
-                tf.io.encode_png(tensor) if _picture(endpoint.outputs[key]) else tensor
+                encoded(tensor) if _picture(endpoint.outputs[key]) else tensor
             )
             for key, tensor in call(*decoded).items()
         }

@@ -32,34 +32,39 @@ def pattern_of(file_format, shard, labelled):
     return f"{'*/' if labelled else ''}{name_of(shard)}/*.png"
 
 
-def write(folder, file_format, shard, batches, num_classes=None):
+def write(folder, file_format, shard, batches, claim_of, num_classes=None):
     """Writes one shard, which takes the place of one that is there, when it is complete.
 
     `batches` are tuples of seeds `[N]`, labels `[N]` or `None` (then `num_classes` is too) and
-    images `[N, H, W, C]`, NumPy arrays. Returns a dict with the `sha256` of the file, of PNGs that
-    of all one after the other, and the `bytes` of it.
+    images `[N, H, W, C]`, NumPy arrays. `claim_of` is a function of a seed and a label, or `None`,
+    that gives the `kgen.origin.Claim` of a PNG. Returns a dict with the `sha256` of the file, of
+    PNGs that of all one after the other, and the `bytes` of it.
     """
     folder = pathlib.Path(folder)
     if file_format == "png":
         with files.together(folder, name_of(shard), wait=_WAIT) as temporary:
-            return _write_png(temporary, name_of(shard), batches, num_classes)
+            return _write_png(temporary, name_of(shard), _rows(batches, claim_of), num_classes)
     path = folder / (name_of(shard) + SUFFIXES[file_format])
     with files.replacing(path) as temporary:
-        _WRITERS[file_format](temporary, batches)
+        if file_format == "npz":
+            _write_npz(temporary, batches)
+        else:
+            _WRITERS[file_format](temporary, _rows(batches, claim_of))
         described = artifact.describe(temporary)
     return {"sha256": described["sha256"], "bytes": described["size"]}
 
 
-def _rows(batches):
+def _rows(batches, claim_of):
     """Tuples of seed, label or `None`, and the PNG of one image after the other."""
     for seeds, labels, images in batches:
         for i, image in enumerate(images):
-            yield int(seeds[i]), None if labels is None else int(labels[i]), encode_png(image)
+            seed, label = int(seeds[i]), None if labels is None else int(labels[i])
+            yield seed, label, encode_png(image, claim_of(seed, label))
 
 
-def _write_png(root, name, batches, num_classes):
+def _write_png(root, name, rows, num_classes):
     digest, size, made = hashlib.sha256(), 0, set()
-    for seed, label, png in _rows(batches):
+    for seed, label, png in rows:
         # Names of one length: kgen numbers classes in the order of their folders' names.
         top = "" if label is None else f"{label:0{len(str(num_classes - 1))}d}"
         folder = root / top / name
@@ -72,9 +77,9 @@ def _write_png(root, name, batches, num_classes):
     return {"sha256": digest.hexdigest(), "bytes": size}
 
 
-def _write_webdataset(path, batches):
+def _write_webdataset(path, rows):
     with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as file:
-        for seed, label, png in _rows(batches):
+        for seed, label, png in rows:
             parts = {"png": png} if label is None else {"png": png, "cls": str(label).encode()}
             for ending, content in parts.items():
                 member = tarfile.TarInfo(f"{_key(seed)}.{ending}")  # of no time and no owner
@@ -90,7 +95,7 @@ def _write_npz(path, batches):
     np.savez(path, **arrays)
 
 
-def _write_tfrecord(path, batches):
+def _write_tfrecord(path, rows):
     import tensorflow as tf
 
     def feature(value):
@@ -99,7 +104,7 @@ def _write_tfrecord(path, batches):
         return tf.train.Feature(int64_list=tf.train.Int64List(value=[value]))
 
     with tf.io.TFRecordWriter(str(path)) as file:
-        for seed, label, png in _rows(batches):
+        for seed, label, png in rows:
             values = {"image": png, "seed": seed} | ({} if label is None else {"label": label})
             features = tf.train.Features(feature={key: feature(values[key]) for key in values})
             example = tf.train.Example(features=features)
@@ -111,8 +116,4 @@ def _key(seed):
     return f"{seed:010d}"
 
 
-_WRITERS = {
-    "webdataset": _write_webdataset,
-    "npz": _write_npz,
-    "tfrecord": _write_tfrecord,
-}
+_WRITERS = {"webdataset": _write_webdataset, "tfrecord": _write_tfrecord}

@@ -54,14 +54,14 @@ def function(name, endpoint):
     def call(*tensors):
         size = tf.shape(tensors[0])[0]
         tensors = [
-            tensor if spec.default is None else _for_all(tensor, size)
+            tensor if spec.default is None else for_all(tensor, size)
             for tensor, spec in zip(tensors, endpoint.inputs.values(), strict=True)
         ]
         # A row more, of zeros: of none, not every operator makes none.
         tensors = [_padded(tensor) for tensor in tensors]
         tensors = _of_one_batch(tensors, [name not in endpoint.unused for name in endpoint.inputs])
         tensors = [
-            _clipped(tensor[: tf.maximum(size, 1)], spec)
+            clipped(tensor[: tf.maximum(size, 1)], spec)
             for tensor, spec in zip(tensors, endpoint.inputs.values(), strict=True)
         ]
         outputs = endpoint.function(**dict(zip(endpoint.inputs, tensors, strict=True)))
@@ -86,7 +86,7 @@ def _padded(tensor):
     return tf.cast(padded, tensor.dtype)
 
 
-def _for_all(values, size):
+def for_all(values, size):
     """The values of an option, of which one stands for all rows."""
     return tf.broadcast_to(values, [tf.where(tf.equal(tf.size(values), 1), size, tf.size(values))])
 
@@ -124,7 +124,7 @@ def _column(tensor, width):
     return tf.reshape(tensor, (tf.shape(tensor)[0], -1 if width == math.inf else width))
 
 
-def _clipped(tensor, spec):
+def clipped(tensor, spec):
     """A tensor with every value inside of its range."""
     dtype = tensor.dtype
     limits = np.iinfo(dtype.as_numpy_dtype) if dtype.is_integer else np.finfo(dtype.as_numpy_dtype)

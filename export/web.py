@@ -13,6 +13,7 @@ import onnx
 from export import manifest as schema
 from export import onnx_inputs, onnxruntime_web
 from export.manifest import WEB
+from kgen.origin import Origin
 
 PAGE = pathlib.Path(__file__).parent / "serving" / "page"
 RUNTIME = f"{WEB}/onnxruntime"
@@ -77,6 +78,8 @@ def _describe(manifest, section):
         "image_shape": manifest["model"]["image_shape"],
         "num_classes": manifest["model"]["num_classes"],
         "endpoints": manifest["endpoints"],
+        # Without the hash of the manifest, which this file is named in.
+        "marks": {"1": Origin(manifest["name"], manifest["model"]["sha256"]).packet_parts()},
         "files": files,
         **({"inputs": renamed} if renamed else {}),
         **({"weights": inside(weights)} if weights else {}),

@@ -9,7 +9,8 @@ from kgen import lazy
 __version__ = "0.1.0"
 
 _MODULES = (
-    *("data", "evaluation", "hub", "images", "layers", "losses", "models", "random", "training"),
+    *("data", "evaluation", "hub", "images", "layers", "losses", "models", "origin", "random"),
+    "training",
 )
 _NAMES = {
     "Endpoint": "kgen.endpoint",

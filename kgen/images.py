@@ -32,7 +32,7 @@ def grid(images, columns=None, padding=2, scale=1):
         )
     images = images.repeat(scale, axis=1).repeat(scale, axis=2)
     n, height, width, channels = images.shape
-    columns = columns or math.ceil(math.sqrt(n))
+    columns = columns or columns_of(n)
     rows = math.ceil(n / columns)
     height, width = height + padding, width + padding
     canvas = np.full((rows * height + padding, columns * width + padding, channels), 255, "uint8")
@@ -40,6 +40,11 @@ def grid(images, columns=None, padding=2, scale=1):
         top, left = padding + i // columns * height, padding + i % columns * width
         canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
     return canvas
+
+
+def columns_of(n):
+    """How many of `n` images in a row make a grid about square."""
+    return math.ceil(math.sqrt(n))
 
 
 def over_white(images):
@@ -56,8 +61,11 @@ def viewing_scale(image_shape, pixels=32):
     return max(1, pixels // max(image_shape[:2]))
 
 
-def encode_png(array):
-    """An image, uint8 `[H, W]` or `[H, W, C]` with 1 to 4 channels, as a PNG file's bytes."""
+def encode_png(array, claim=None):
+    """An image, uint8 `[H, W]` or `[H, W, C]` with 1 to 4 channels, as a PNG file's bytes.
+
+    What a model has drawn says so by its `claim`, a `kgen.origin.Claim`.
+    """
     from PIL import Image
 
     array = np.asarray(array)
@@ -72,15 +80,16 @@ def encode_png(array):
         )
     buffer = io.BytesIO()
     Image.fromarray(array).save(buffer, format="PNG")
-    return buffer.getvalue()
+    png = buffer.getvalue()
+    return png if claim is None else claim.mark(png)
 
 
-def save_png(array, path):
+def save_png(array, path, claim=None):
     """Writes one image, as for `encode_png`, as a PNG file, as a whole or not at all.
 
     The file's folder is made when it is missing.
     """
-    png = encode_png(array)
+    png = encode_png(array, claim)
     with replacing(path) as temporary:
         temporary.write_bytes(png)
 
@@ -93,18 +102,21 @@ def load_mask(path):
         return np.asarray(picture.convert("L")) > 127
 
 
-def save_folder(images, folder, names=None):
+def save_folder(images, folder, names=None, claim=None):
     """Writes images as a new folder of PNG files, which appears when it is complete.
 
     Args:
         images: uint8 array `[N, H, W, C]`.
         folder: Path of a folder that is missing or empty; else a `FileExistsError`.
         names: List of `N` file names without suffix; `None` numbers them.
+        claim: The `kgen.origin.Claim` of all images; each file gets its own part. `None` where no
+            model has drawn them.
     """
     folder = pathlib.Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists and is not an empty folder; choose another")
     names = names or [f"{i:0{len(str(len(images) - 1))}}" for i in range(len(images))]
     with new_folder(folder) as temporary:
-        for image, name in zip(images, names, strict=True):
-            (temporary / f"{name}.png").write_bytes(encode_png(image))
+        for i, (image, name) in enumerate(zip(images, names, strict=True)):
+            own = None if claim is None else claim.row(i)
+            (temporary / f"{name}.png").write_bytes(encode_png(image, own))

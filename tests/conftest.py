@@ -321,6 +321,80 @@ def in_chromium():
         thread.submit(process.stop).result()
 
 
+# Certificates ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory):
+    """A folder with what signs Content Credentials: `mail.pem`, a chain, and `signer_key.pem`.
+
+    `root.pem` with `root_key.pem` vouches for it, `web.pem` is for another purpose, and
+    `other_key.pem` is nobody's.
+    """
+    pytest.importorskip("c2pa")
+    import datetime
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    folder = tmp_path_factory.mktemp("certificates")
+    now = datetime.datetime.now(datetime.UTC)
+
+    def write(name, text):
+        (folder / name).write_bytes(text)
+
+    def certificate(name, key, issuer, issuer_key, *extensions):
+        names = [
+            x509.Name(
+                [
+                    x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, "Tests"),
+                    x509.NameAttribute(x509.NameOID.COMMON_NAME, each),
+                ]
+            )
+            for each in (name, issuer)
+        ]
+        builder = x509.CertificateBuilder(*names[::-1], key.public_key(), 1 + len(name))
+        builder = builder.not_valid_before(now - datetime.timedelta(days=1))
+        builder = builder.not_valid_after(now + datetime.timedelta(days=1))
+        for extension, critical in extensions:
+            builder = builder.add_extension(extension, critical)
+        made = builder.sign(issuer_key, hashes.SHA256())
+        return made.public_bytes(serialization.Encoding.PEM)
+
+    def usage(**used):
+        names = (
+            *("digital_signature", "content_commitment", "key_encipherment", "data_encipherment"),
+            *("key_agreement", "key_cert_sign", "crl_sign", "encipher_only", "decipher_only"),
+        )
+        return x509.KeyUsage(**(dict.fromkeys(names, False) | used)), True
+
+    keys = {name: ec.generate_private_key(ec.SECP256R1()) for name in ("root", "signer", "other")}
+    for name, key in keys.items():
+        private = key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+        write(f"{name}_key.pem", private)
+    authority = x509.BasicConstraints(True, None), True
+    root = certificate(
+        "root", keys["root"], "root", keys["root"], authority, usage(key_cert_sign=True)
+    )
+    write("root.pem", root)
+    above = x509.AuthorityKeyIdentifier.from_issuer_public_key(keys["root"].public_key()), False
+    for name, purpose in (("mail", "EMAIL_PROTECTION"), ("web", "SERVER_AUTH")):
+        own = certificate(
+            *("signer", keys["signer"], "root", keys["root"]),
+            (x509.BasicConstraints(False, None), True),
+            (x509.ExtendedKeyUsage([getattr(x509.ExtendedKeyUsageOID, purpose)]), False),
+            usage(digital_signature=True),
+            above,
+        )
+        write(f"{name}.pem", own + root)
+    return folder
+
+
 # Trained models --------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ FLOORS = (
         "kgen.endpoint",
         "kgen.configurable",
     ),
-    ("kgen.images", "kgen.memory", "kgen.random", "kgen.models"),
+    ("kgen.images", "kgen.origin", "kgen.memory", "kgen.random", "kgen.models"),
     ("kgen.training.errors", "kgen.training.metrics_csv"),
     ("kgen.registration", "kgen.hub", "kgen.places"),
     ("kgen.data",),

@@ -41,6 +41,7 @@ SMALLER = {
     "kgen verify": "",
     "kgen deploy": "",
     "kgen serve": "--port 0",
+    "kgen inspect": "",
     "kgen generate": "--num-images 60 --workers 0",
     "kgen publish": "--dry-run",
     "kgen list": "",

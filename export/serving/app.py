@@ -70,6 +70,7 @@ async def models(request):
                     "image_shape": newest.artifact.manifest["model"]["image_shape"],
                     "num_classes": newest.artifact.manifest["model"]["num_classes"],
                     "endpoints": newest.endpoints,
+                    "marks": {str(n): v.origin.packet_parts() for n, v in versions.items()},
                 }
                 for name, versions in served.items()
                 for newest in [versions[max(versions)]]

@@ -128,8 +128,8 @@ async def _answer(request, endpoint, query, pictures):
     if not outputs:
         raise bad(f"{endpoint} gives no picture; it gives {', '.join(described['outputs'])}.")
     result = await service.run(version, endpoint, inputs)
-    name = next(iter(outputs))
-    return Response(tensors.encoded(result[name][0]), media_type="image/png")
+    name, [claim] = next(iter(outputs)), version.claims(endpoint, inputs, 1)
+    return Response(tensors.encoded(result[name][0], claim), media_type="image/png")
 
 
 def _number(name, text):

@@ -16,6 +16,7 @@ from export.serving import tensors
 from export.serving.batching import Batcher
 from export.serving.errors import RequestError, bad, not_found
 from export.serving.runtimes import RUNTIMES
+from kgen.origin import fingerprint
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,9 +69,10 @@ class Signature:
 class Version:
     """One artifact that is served."""
 
-    def __init__(self, found, number, runtime, limits, threads, metrics):
+    def __init__(self, found, number, runtime, limits, threads, metrics, signer=None):
         self.artifact = found
         self.name = found.name
+        self.origin = dataclasses.replace(found.origin, signer=signer)
         self.number = number
         self.endpoints = found.endpoints
         self.signatures = _signatures(self.endpoints)
@@ -140,6 +142,24 @@ class Version:
                         f"{rows} x {height} x {width}"
                     )
 
+    def claims(self, endpoint, inputs, rows):
+        """What the pictures of a request say, whose inputs `run` took: an iterator of
+        `kgen.origin.Claim`, one for each of so many rows.
+        """
+        described = self.endpoints[endpoint]
+        name, chosen = endpoint.removesuffix(schema.WITH_OPTIONS), described.get("options", {})
+        for i in range(rows):
+            row = {key: values[i] for key, values in inputs.items()}
+            seeds = [row.pop("seed")] if "seed" in row else []
+            label, options, pictures = row.pop("label", None), dict(chosen), {}
+            for key, value in row.items():
+                spec = described["inputs"][key]
+                if "default" in spec:
+                    options[key] = value
+                elif schema.picture(spec["dtype"], spec["shape"]):
+                    pictures[key] = fingerprint(value)
+            yield self.origin.claim(name, seeds, label, options, pictures)
+
     @property
     def waiting(self):
         """Rows that wait, by endpoint."""
@@ -174,6 +194,7 @@ class Service:
         hashes_only: Bool, hold files to their hashes and graphs to the list of operators, and
             leave out the repetition of the proof.
         key: Path of an Ed25519 public key that must have signed every artifact, or `None`.
+        signer: `kgen.credentials.Signer` of all pictures that go out as PNG, or `None`.
         metrics: `export.serving.metrics.Metrics`, or `None` for one of its own.
         report: Callable `(event, **details)` for what an operator should know.
     """
@@ -187,6 +208,7 @@ class Service:
         threads=None,
         hashes_only=False,
         key=None,
+        signer=None,
         metrics=None,
         report=lambda event, **details: None,
     ):
@@ -202,6 +224,7 @@ class Service:
         self._threads = threads or os.cpu_count()
         self._hashes_only = hashes_only
         self._key = key
+        self._signer = signer
         self._report = report
         self._paths = [pathlib.Path(path) for path in paths]
         self._sources = {}
@@ -257,7 +280,9 @@ class Service:
             taken = self.models.get(found.name, {})
             number = max(taken, default=0) + 1
         start = time.perf_counter()
-        version = Version(found, number, self._runtime, self.limits, self._threads, self.metrics)
+        version = Version(
+            *(found, number, self._runtime, self.limits, self._threads, self.metrics, self._signer)
+        )
         self._report(
             "loaded",
             model=version.name,
@@ -393,8 +418,10 @@ class Service:
         outputs = await self.run(version, found.endpoint, rows)
         named = {}
         for name, own in found.outputs.items():
-            array = outputs[own]
-            named[name] = array if name == own else await _encoded(array)
+            named[name] = outputs[own]
+            if name != own:
+                claims = version.claims(found.endpoint, rows, len(outputs[own]))
+                named[name] = await _encoded(outputs[own], claims)
         return named
 
     async def run(self, version, endpoint, inputs):
@@ -427,11 +454,11 @@ class Service:
         return decode() if len(values) < 4 else await asyncio.to_thread(decode)
 
 
-async def _encoded(array):
-    """PNG of each row; many are made beside the loop of events."""
+async def _encoded(array, claims):
+    """PNG of each row, with its claim; many are made beside the loop of events."""
     if len(array) < 4:
-        return [tensors.encoded(row) for row in array]
-    return await asyncio.to_thread(lambda: [tensors.encoded(row) for row in array])
+        return list(map(tensors.encoded, array, claims))
+    return await asyncio.to_thread(lambda: list(map(tensors.encoded, array, claims)))
 
 
 def _signatures(endpoints):

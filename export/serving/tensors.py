@@ -99,11 +99,11 @@ def decoded(name, spec, png, most_pixels=2**24):
     return array.reshape(height, width, *channels)
 
 
-def encoded(array):
-    """An image or a mask as a PNG's bytes."""
+def encoded(array, claim):
+    """An image as a PNG's bytes, with the mark of its `kgen.origin.Claim`."""
     from kgen.images import encode_png
 
-    return encode_png(array)
+    return encode_png(array, claim)
 
 
 def rows(specs, inputs):

@@ -23,7 +23,7 @@ from kgen.cli.common import app, say
 # In the order in which `kgen --help` shows them.
 from kgen.cli import training, distilling, sampling, translating  # noqa: F401  # isort: skip
 from kgen.cli import evaluation, exporting, publishing, serving  # noqa: F401  # isort: skip
-from kgen.cli import generating, caching  # noqa: F401  # isort: skip
+from kgen.cli import generating, inspecting, caching  # noqa: F401  # isort: skip
 
 
 def main(arguments=None):

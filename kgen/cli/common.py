@@ -65,6 +65,18 @@ KeepBest = Annotated[
     str | None,
     typer.Option(metavar="METRIC", help="Keep the best epoch by this metric, such as fd."),
 ]
+C2paCert = Annotated[
+    pathlib.Path | None,
+    typer.Option(
+        metavar="CHAIN",
+        help="Sign what is drawn as Content Credentials (C2PA): certificates in PEM, that of the "
+        "signer first, then those who vouch for it.",
+    ),
+]
+C2paKey = Annotated[
+    pathlib.Path | None,
+    typer.Option(metavar="KEY", help="Private key (PEM) of the first certificate."),
+]
 ReplaceRun = Annotated[
     bool,
     typer.Option("--force", help="Replace the run in the folder: its own files, no others."),
@@ -249,6 +261,20 @@ def labels_of(model, text, n):
     return labels[0] if len(labels) == 1 else labels
 
 
+def signer_of(cert, key):
+    """What `--c2pa-cert` and `--c2pa-key` sign with; `None` without them."""
+    if cert is None and key is None:
+        return None
+    if cert is None or key is None:
+        raise ValueError(
+            "To sign takes both --c2pa-cert CHAIN and --c2pa-key KEY. Received: "
+            f"{'--c2pa-key ' + str(key) if cert is None else '--c2pa-cert ' + str(cert)}"
+        )
+    from kgen.credentials import Signer
+
+    return Signer(cert, key)
+
+
 def check_output(path, *suffixes):
     """Refuses, before the work, a path for `-o` that is no file of such a kind."""
     if path.suffix.lower() not in suffixes:
@@ -286,6 +312,26 @@ def told(model, run):
     if run is not None:
         return facts(run, pathlib.Path(model).is_dir(), say)
     return of_preset(places.locate(model))
+
+
+def name_of(loaded, run):
+    """What a model is called, in its artifact and in the marks of what it draws."""
+    return run.path.resolve().name if run is not None else loaded.name
+
+
+def origin_of(loaded, run, signer=None):
+    """The `kgen.origin.Origin` of a model that `load` has given."""
+    from kgen.origin import of_model
+
+    return of_model(loaded, name_of(loaded, run), signer)
+
+
+def drawn_with(loaded, options):
+    """Those of the options of `--set` that pixels follow from: of the sampler, not of the work."""
+    import inspect
+
+    known = inspect.signature(loaded.sample).parameters
+    return {name: value for name, value in options.items() if name in known}
 
 
 def data_of(loaded, run, path, source, inputs=None):

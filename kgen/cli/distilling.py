@@ -138,6 +138,7 @@ def _beside(teacher, student, folder, seed):
 
     from kgen import files, images
     from kgen.generation import row_seeds
+    from kgen.origin import of_model
 
     columns, rows = 12, 3
     seeds = row_seeds(columns * rows, seed)
@@ -146,11 +147,11 @@ def _beside(teacher, student, folder, seed):
         labels = np.arange(len(seeds)) % teacher.num_classes
     drawn = [each.generate(seeds=seeds, labels=labels) for each in (teacher, student)]
     pairs = np.stack([each.reshape(rows, columns, *each.shape[1:]) for each in drawn], axis=1)
-    picture = images.grid(
-        pairs.reshape(-1, *pairs.shape[3:]),
-        columns,
-        scale=images.viewing_scale(teacher.image_shape),
-    )
+    scale = images.viewing_scale(teacher.image_shape)
+    picture = images.grid(pairs.reshape(-1, *pairs.shape[3:]), columns, scale=scale)
+    places = np.arange(2 * columns * rows).reshape(rows, 2, columns)[:, 1]
+    claim = of_model(student, folder.resolve().name).claim("generate", seeds, labels)
+    claim = claim.in_grid(columns, scale=scale, cells=places.ravel())
     with files.recorded(folder):
-        images.save_png(picture, folder / "teacher.png")
+        images.save_png(picture, folder / "teacher.png", claim)
     return folder / "teacher.png"

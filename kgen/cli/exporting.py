@@ -17,6 +17,7 @@ from kgen.cli.common import (
     app,
     load,
     make_table,
+    name_of,
     parse_integers,
     parse_settings,
     print_result,
@@ -131,7 +132,7 @@ def _export(model, output, name=None, **options):
     return export.export(
         loaded,
         output,
-        name=name or (run.path.resolve().name if run is not None else loaded.name),
+        name=name or name_of(loaded, run),
         metadata=told(model, run),
         progress=sys.stderr.isatty(),
         **options,
@@ -327,6 +328,7 @@ def quickstart(
     with work(as_json):
         import kgen
         from kgen import images
+        from kgen.origin import of_model
         from kgen.training.callbacks import draw_grid
         from kgen.training.run import train
 
@@ -343,7 +345,8 @@ def quickstart(
         )
         print("Drawing, measuring, exporting, proving")
         model, _ = load(run)
-        images.save_png(draw_grid(model, 100), grid)
+        drawn, claim = draw_grid(model, 100, origin=of_model(model, "vae-digits"))
+        images.save_png(drawn, grid, claim)
         report = kgen.evaluation.evaluate(
             model,
             done.load_data(report=say),

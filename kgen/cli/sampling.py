@@ -7,6 +7,8 @@ import typer
 
 from kgen.cli.common import (
     BatchSize,
+    C2paCert,
+    C2paKey,
     Json,
     Label,
     Model,
@@ -17,11 +19,14 @@ from kgen.cli.common import (
     app,
     check_output,
     data_of,
+    drawn_with,
     labels_of,
     load,
+    origin_of,
     parse_integers,
     parse_settings,
     print_result,
+    signer_of,
     work,
 )
 
@@ -51,6 +56,8 @@ def sample(
     columns: Annotated[int | None, typer.Option(min=1, help="Images per row of the grid.")] = None,
     settings: Settings = None,
     batch_size: BatchSize = 64,
+    c2pa_cert: C2paCert = None,
+    c2pa_key: C2paKey = None,
     as_json: Json = False,
 ):
     """Draw images from a trained model.
@@ -76,25 +83,26 @@ def sample(
         raise ValueError(f"-o takes a .png file, or a new folder. Received: -o {output}")
     elif output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} exists and is not an empty folder; choose another with -o.")
+    signer = signer_of(c2pa_cert, c2pa_key)
     with work(as_json, model):
         from kgen import generation, images
 
-        loaded, _ = load(model)
+        loaded, run = load(model)
         if row_seeds is None:
             row_seeds = generation.row_seeds(n or 64, seed or 0).tolist()
-        pictures = loaded.generate(
-            seeds=row_seeds,
-            labels=labels_of(loaded, label, len(row_seeds)),
-            batch_size=batch_size,
-            **options,
+        labels = labels_of(loaded, label, len(row_seeds))
+        pictures = loaded.generate(seeds=row_seeds, labels=labels, batch_size=batch_size, **options)
+        claim = origin_of(loaded, run, signer).claim(
+            "generate", row_seeds, labels, drawn_with(loaded, options)
         )
         if grid:
             if label == "each":  # a column for each class
                 columns = columns or loaded.num_classes
             scale = images.viewing_scale(loaded.image_shape)
-            images.save_png(images.grid(pictures, columns, scale=scale), output)
+            picture = images.grid(pictures, columns, scale=scale)
+            images.save_png(picture, output, claim.in_grid(columns, scale=scale))
         else:
-            images.save_folder(pictures, output)
+            images.save_folder(pictures, output, claim=claim)
     result = {"output": str(output), "images": len(pictures), "seeds": row_seeds}
     print_result(result, as_json, f"{len(pictures)} images: {output}")
 
@@ -110,6 +118,8 @@ def interpolate(
         pathlib.Path, typer.Option("-o", "--output", help="The .png to write.")
     ] = pathlib.Path("interpolation.png"),
     batch_size: BatchSize = 64,
+    c2pa_cert: C2paCert = None,
+    c2pa_key: C2paKey = None,
     as_json: Json = False,
 ):
     """Draw images on arcs through the latent space of a trained model.
@@ -117,16 +127,28 @@ def interpolate(
     Example: kgen interpolate runs/vae-digits --rows 8 --steps 10 -o ways.png
     """
     check_output(output, ".png")
+    signer = signer_of(c2pa_cert, c2pa_key)
     with work(as_json, model):
-        from kgen import evaluation, images
+        import numpy as np
 
-        loaded, _ = load(model)
+        from kgen import evaluation, generation, images
+
+        loaded, run = load(model)
+        labels = labels_of(loaded, label, rows)
         pictures = evaluation.interpolate(
-            loaded, rows, steps, seed, labels=labels_of(loaded, label, rows), batch_size=batch_size
+            loaded, rows, steps, seed, labels=labels, batch_size=batch_size
         )
         flat = pictures.reshape(rows * steps, *loaded.image_shape)
         scale = images.viewing_scale(loaded.image_shape)
-        images.save_png(images.grid(flat, steps, scale=scale), output)
+        # The ends of each way are what `generate` draws of seeds; what is between has none.
+        claim = origin_of(loaded, run, signer).claim(
+            "generate",
+            generation.row_seeds(2 * rows, seed),
+            None if labels is None else np.repeat(np.broadcast_to(labels, rows), 2),
+        )
+        ends = np.arange(rows)[:, None] * steps + (0, steps - 1)
+        claim = claim.in_grid(steps, scale=scale, cells=ends.ravel())
+        images.save_png(images.grid(flat, steps, scale=scale), output, claim)
     result = {"output": str(output), "rows": rows, "steps": steps, "seed": seed}
     print_result(result, as_json, f"{rows} ways of {steps} images: {output}")
 
@@ -161,6 +183,8 @@ def complete(
         pathlib.Path, typer.Option("-o", "--output", help="The .png to write.")
     ] = pathlib.Path("completions.png"),
     batch_size: BatchSize = 64,
+    c2pa_cert: C2paCert = None,
+    c2pa_key: C2paKey = None,
     as_json: Json = False,
 ):
     """Keep a part of images and have the model draw the rest.
@@ -181,10 +205,11 @@ def complete(
             f"--keep {keep} --mask {mask}"
         )
     keep = 0.5 if keep is None else keep
+    signer = signer_of(c2pa_cert, c2pa_key)
     with work(as_json, model):
         import numpy as np
 
-        from kgen import images
+        from kgen import generation, images, origin
 
         loaded, run = load(model)
         method = getattr(loaded, "complete", None) or getattr(loaded, "inpaint", None)
@@ -200,16 +225,19 @@ def complete(
             known = np.broadcast_to(known, (height, width))
         else:
             known = images.load_mask(mask)
+        labels = None if labels is None else np.repeat(labels, samples)
         drawn = method(
-            np.repeat(given, samples, axis=0),
-            known,
-            None if labels is None else np.repeat(labels, samples),
-            seed,
-            batch_size=batch_size,
-            **options,
+            np.repeat(given, samples, axis=0), known, labels, seed, batch_size=batch_size, **options
         )
         kept = np.where(known[..., None], given, np.uint8(128))
-        _save_rows([given[:, None], kept[:, None], drawn], samples + 2, output)
+        claim = origin_of(loaded, run, signer).claim(
+            method.__name__,
+            generation.row_seeds(len(drawn), seed),
+            labels,
+            drawn_with(loaded, options),
+            {"image": _places(len(given), samples, samples + 2), "mask": origin.mask_text(known)},
+        )
+        _save_rows([given[:, None], kept[:, None]], drawn, claim, output)
     result = {"output": str(output), "images": len(given), "samples": samples, "seed": seed}
     print_result(result, as_json, f"{len(given)} images with {samples} completions each: {output}")
 
@@ -232,6 +260,8 @@ def vary(
         pathlib.Path, typer.Option("-o", "--output", help="The .png to write.")
     ] = pathlib.Path("variations.png"),
     batch_size: BatchSize = 64,
+    c2pa_cert: C2paCert = None,
+    c2pa_key: C2paKey = None,
     as_json: Json = False,
 ):
     """Draw variations of images, from near to far.
@@ -250,8 +280,11 @@ def vary(
         raise ValueError(
             f"--strengths takes numbers such as 0.3,0.6. Received: --strengths {strengths}"
         ) from error
+    signer = signer_of(c2pa_cert, c2pa_key)
     with work(as_json, model):
         import numpy as np
+
+        from kgen import generation
 
         loaded, run = load(model)
         if not hasattr(loaded, "vary"):
@@ -259,15 +292,24 @@ def vary(
         given, labels = _given(loaded, run, model, data, split, n)
         if label is not None:
             labels = np.full(len(given), label)
+        labels = None if labels is None else np.repeat(labels, len(far))
+        distances = np.tile(far, len(given))
         drawn = loaded.vary(
             np.repeat(given, len(far), axis=0),
-            np.tile(far, len(given)),
-            None if labels is None else np.repeat(labels, len(far)),
+            distances,
+            labels,
             seed,
             batch_size=batch_size,
             **options,
         )
-        _save_rows([given[:, None], drawn], len(far) + 1, output)
+        claim = origin_of(loaded, run, signer).claim(
+            "vary",
+            generation.row_seeds(len(drawn), seed),
+            labels,
+            {**drawn_with(loaded, options), "strength": distances},
+            {"image": _places(len(given), len(far), len(far) + 1)},
+        )
+        _save_rows([given[:, None]], drawn, claim, output)
     result = {"output": str(output), "images": len(given), "strengths": far, "seed": seed}
     print_result(result, as_json, f"{len(given)} images with {len(far)} variations each: {output}")
 
@@ -287,6 +329,8 @@ def edit(
         pathlib.Path, typer.Option("-o", "--output", help="The .png to write.")
     ] = pathlib.Path("edits.png"),
     batch_size: BatchSize = 64,
+    c2pa_cert: C2paCert = None,
+    c2pa_key: C2paKey = None,
     as_json: Json = False,
 ):
     """Find images in a GAN's or VAE's latent space, and change their class there.
@@ -301,7 +345,10 @@ def edit(
     Example: kgen edit runs/vae-digits --data mine/ --towards 3
     """
     check_output(output, ".png")
+    signer = signer_of(c2pa_cert, c2pa_key)
     with work(as_json, model):
+        import numpy as np
+
         from kgen.evaluation import editing
 
         loaded, run = load(model)
@@ -309,7 +356,11 @@ def edit(
         latents = editing.latents_of(loaded, given, labels, batch_size)
         drawn = editing.decode(loaded, latents, labels, batch_size)
         columns, classes = editing.as_classes(loaded, latents, towards, seed, batch_size)
-        _save_rows([given[:, None], drawn[:, None], columns], columns.shape[1] + 2, output)
+        drawn = np.concatenate([drawn[:, None], columns], axis=1)
+        # Of latent vectors that were searched for: there is no seed to draw them of again.
+        inputs = {"image": _places(len(given), drawn.shape[1], drawn.shape[1] + 1)}
+        claim = origin_of(loaded, run, signer).claim("decode", inputs=inputs)
+        _save_rows([given[:, None]], drawn, claim, output)
     result = {"output": str(output), "images": len(given), "classes": classes, "seed": seed}
     print_result(result, as_json, f"{len(given)} images, edited: {output}")
 
@@ -321,13 +372,22 @@ def _given(loaded, run, model, data, split, n):
     return chosen.images[:n], labels
 
 
-def _save_rows(parts, columns, output):
-    """Writes a picture with a row for each image, from arrays `[N, ...]` of its parts."""
+def _places(rows, drawn, columns):
+    """For each image that was drawn, so many in a row, the place of the row's first."""
+    return [f"#{row * columns}" for row in range(rows) for _ in range(drawn)]
+
+
+def _save_rows(given, drawn, claim, output):
+    """Writes a picture with a row for each image: parts `[N, 1, ...]` that were given, and what was
+    drawn of it, `[N * M, ...]` or `[N, M, ...]`.
+    """
     import numpy as np
 
     from kgen import images
 
-    count, shape = len(parts[0]), parts[0].shape[-3:]
-    rows = np.concatenate([part.reshape(count, -1, *shape) for part in parts], axis=1)
-    scale = images.viewing_scale(shape)
-    images.save_png(images.grid(rows.reshape(-1, *shape), columns, scale=scale), output)
+    count, shape = len(given[0]), drawn.shape[-3:]
+    rows = np.concatenate([*given, drawn.reshape(count, -1, *shape)], axis=1)
+    columns, scale = rows.shape[1], images.viewing_scale(shape)
+    places = np.arange(rows.shape[0] * columns).reshape(count, columns)[:, len(given) :]
+    claim = claim.in_grid(columns, scale=scale, cells=places.ravel())
+    images.save_png(images.grid(rows.reshape(-1, *shape), columns, scale=scale), output, claim)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from kgen import files
-from kgen.cli.common import app, say
+from kgen.cli.common import C2paCert, C2paKey, app, say, signer_of
 
 
 @app.command()
@@ -72,6 +72,8 @@ def serve(
     grace: Annotated[
         float, typer.Option(min=0, help="Seconds to finish what was accepted, when stopped.")
     ] = 30.0,
+    c2pa_cert: C2paCert = None,
+    c2pa_key: C2paKey = None,
     access_log: Annotated[
         str, typer.Option(help="A file for a line of JSON per request; - for standard output.")
     ] = "-",
@@ -107,6 +109,7 @@ def serve(
         threads=threads,
         hashes_only=hashes_only,
         key=key,
+        signer=signer_of(c2pa_cert, c2pa_key),
         report=server.report(),
     )
     service.load()

@@ -9,15 +9,20 @@ import typer
 
 from kgen.cli.common import (
     BatchSize,
+    C2paCert,
+    C2paKey,
     Json,
     Model,
     Seed,
     Settings,
     app,
+    drawn_with,
     load,
+    origin_of,
     parse_settings,
     print_result,
     say,
+    signer_of,
     work,
 )
 
@@ -63,6 +68,8 @@ def translate(
     settings: Settings = None,
     seed: Seed = 0,
     batch_size: BatchSize = 8,
+    c2pa_cert: C2paCert = None,
+    c2pa_key: C2paKey = None,
     as_json: Json = False,
 ):
     """Make pictures of pictures: restored, enlarged, coloured, translated, in another style.
@@ -85,13 +92,15 @@ def translate(
         raise ValueError(f"-o takes a new folder. Received: -o {output}")
     if output.exists() and (not output.is_dir() or any(output.iterdir())):
         raise ValueError(f"{output} exists and is not an empty folder; choose another with -o.")
+    signer = signer_of(c2pa_cert, c2pa_key)
     with work(as_json, model):
         from kgen.data import decoding
         from kgen.files import new_folder
         from kgen.generation import row_seeds, track
         from kgen.images import encode_png
 
-        loaded, _ = load(model)
+        loaded, run = load(model)
+        origin = origin_of(loaded, run, signer)
         job = _Job(loaded, style, resize, background, tile, batch_size, options)
         names = _pictures(pictures)
         seeds = row_seeds(len(names) * variants, seed).reshape(len(names), variants).tolist()
@@ -113,7 +122,8 @@ def translate(
                         path = path.with_name(f"{path.name}-{variant + 1}")
                     path = path.with_name(f"{path.name}.png")
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(encode_png(made))
+                    claim = job.claim(origin, image, seeds[number][variant])
+                    path.write_bytes(encode_png(made, claim))
                 done += 1
             if not done:
                 name, reason = skipped[-1]
@@ -150,6 +160,7 @@ class _Job:
         if tile is not None:
             self.run["tile"] = model._check_tile(tile)
         self.style = self.read(str(style)) if self.of_styles else None
+        self.options = drawn_with(model, options)
 
     def read(self, path):
         """The picture of a file, uint8 `[h, w, c]`, of its own size where the model takes any."""
@@ -170,6 +181,17 @@ class _Job:
             return np.repeat(made, len(seeds), axis=0)
         images = np.repeat(image[None], len(seeds), axis=0)
         return self.model.translate(images, seeds=seeds, **self.run)
+
+    def claim(self, origin, image, seed):
+        """What is said of the picture that was made of an image by a seed."""
+        from kgen.origin import fingerprint
+
+        pictures = {"image": image} | ({"style": self.style} if self.of_styles else {})
+        return origin.claim(
+            seeds=() if self.of_styles else (seed,),
+            options=self.options,
+            inputs={name: fingerprint(picture) for name, picture in pictures.items()},
+        )
 
 
 def _pictures(path):

@@ -83,10 +83,11 @@ def percent(value):
 def write(path, report, pictures, history=()):
     """Writes what `kgen.evaluation.evaluate` returns as an HTML file that needs no other.
 
-    `pictures` are dicts of `"title"`, `"caption"` and `"image"` (uint8 `[h, w, C]`) by slug, and
-    are also written beside the page, as `report/<slug>.png`. `history` is the rows of a run's
-    `metrics.csv` as dicts; a value may be `None`. What `report` lacks is left out. Returns the
-    pictures with `"file"`, relative to the page's folder, in place of `"image"`.
+    `pictures` are dicts of `"title"`, `"caption"`, `"image"` (uint8 `[h, w, C]`) and perhaps
+    `"claim"` (the `kgen.origin.Claim` of what a model drew) by slug, and are also written beside
+    the page, as `report/<slug>.png`. `history` is the rows of a run's `metrics.csv` as dicts; a
+    value may be `None`. What `report` lacks is left out. Returns the pictures with `"file"`,
+    relative to the page's folder, in place of `"image"` and `"claim"`.
     """
     path = pathlib.Path(path)
     written = {}
@@ -100,7 +101,8 @@ def write(path, report, pictures, history=()):
             "caption": picture["caption"],
             "file": f"{path.stem}/{slug}.png",
         }
-        save_png(picture["image"], path.parent / written[slug]["file"])
+        file = path.parent / written[slug]["file"]
+        save_png(picture["image"], file, picture.get("claim"))
     metrics = report.get("metrics", {})
     text = _template("report.html").render(
         report=report,
@@ -485,7 +487,8 @@ def _embedded(picture):
     """A picture for a template: the PNG itself, its size on the page, its words."""
     height, width = picture["image"].shape[:2]
     zoom = max(1, min(_WIDTH // width, _HEIGHT // height, 2))
-    png = base64.b64encode(encode_png(picture["image"])).decode("ascii")
+    png = encode_png(picture["image"], picture.get("claim"))
+    png = base64.b64encode(png).decode("ascii")
     return {
         "title": picture["title"],
         "caption": picture["caption"],

@@ -24,6 +24,7 @@ from kgen.evaluation.features import extract
 from kgen.evaluation.interpolation import interpolate
 from kgen.evaluation.metrics import nearest_neighbours
 from kgen.evaluation.reference import METRICS, Reference
+from kgen.origin import of_model
 
 #: The slugs of all pictures that there may be.
 PICTURES = (
@@ -267,6 +268,8 @@ def evaluate(
     }
     if folder is not None:
         folder = pathlib.Path(folder)
+        name = None if path is None else pathlib.Path(path).name
+        drawn = _marked(drawn, of_model(model, name))
         report["pictures"] = page.write(folder / "report.html", report, drawn, list(history))
         files.write_text(folder / "evaluation.json", json.dumps(report, indent=2) + "\n")
     return report
@@ -395,6 +398,15 @@ def _reconstruct(model, images, labels=None, batch_size=64):
     return model.run_batched(
         "reconstruct", function, inputs, batch_size=batch_size, progress=False
     )["image"]
+
+
+def _marked(drawn, origin):
+    """Pictures with claims of who drew them: without seeds, and of most beside real images."""
+    alone = ("samples", "classes", "interpolation")
+    return {
+        slug: {**picture, "claim": origin.claim(inputs={} if slug in alone else {"image": ""})}
+        for slug, picture in drawn.items()
+    }
 
 
 def _pictures(model, reference, images, labels, test, seed, batch_size):

@@ -18,6 +18,8 @@ import keras
 import numpy as np
 
 from kgen import files, images
+from kgen.generation import row_seeds
+from kgen.origin import of_model
 from kgen.training.checkpoints import Position, restore_metrics
 from kgen.training.errors import Interrupted, NonFiniteError
 from kgen.training.metrics_csv import rows_and_damage, warn_of
@@ -176,45 +178,51 @@ class SampleGrid(keras.callbacks.Callback):
     `split`: input, output and truth in a row.
     """
 
-    def __init__(self, folder, n=64, seed=0, split=None):
+    def __init__(self, folder, n=64, seed=0, split=None, name=None):
         super().__init__()
         self.split = split
+        self.name = name  # of the model, in the marks of its pictures
         self.folder = pathlib.Path(folder)
         self.n = n
         self.seed = seed
         self.latest = None  # uint8 array [height, width, C]
+        self.claim = None  # what it says of itself
 
     def on_epoch_end(self, epoch, logs=None):
-        self.latest = draw_grid(self.model, self.n, self.seed, self.split)
-        images.save_png(self.latest, self.folder / f"epoch_{epoch + 1:04d}.png")
+        origin = of_model(self.model, self.name)
+        self.latest, self.claim = draw_grid(self.model, self.n, self.seed, self.split, origin)
+        images.save_png(self.latest, self.folder / f"epoch_{epoch + 1:04d}.png", self.claim)
 
 
-def draw_grid(model, n=64, seed=0, split=None, **options):
+def draw_grid(model, n=64, seed=0, split=None, origin=None, **options):
     """A grid of about `n` images from one seed, uint8 `[height, width, C]`, by rows of classes if
-    the model knows classes. `options` are those of `generate`. Of a translator the images of a
-    `split` are shown.
+    the model knows classes; and its `kgen.origin.Claim`, by the model's `Origin`.
+
+    `options` are those of `generate`. Of a translator the images of a `split` are shown.
     """
+    origin = origin or of_model(model)
     scale = images.viewing_scale(model.image_shape)
     if hasattr(model, "beside"):
         columns = [images.over_white(part) for part in model.beside(split, max(1, n // 3), seed)]
         channels = max(part.shape[-1] for part in columns)
         columns = [np.broadcast_to(p, (*p.shape[:-1], channels)) for p in columns]
         rows = np.stack(columns, axis=1).reshape(-1, *columns[0].shape[1:])
-        return images.grid(rows, len(columns) * 4, scale=scale)
+        claim = origin.claim(inputs={"image": ""})
+        claim = claim.in_grid(
+            len(columns) * 4, scale=scale, cells=range(1, len(rows), len(columns))
+        )
+        return images.grid(rows, len(columns) * 4, scale=scale), claim
+    columns = labels = None
     if model.num_classes is None:
-        return images.grid(model.generate(n, seed=seed, progress=False, **options), scale=scale)
-    from kgen import random
-
-    rows = min(model.num_classes, 16)
-    columns = max(1, n // rows)
-    seeds = keras.ops.convert_to_numpy(random.row_seeds(seed, columns))
-    pictures = model.generate(
-        seeds=np.tile(seeds, rows),
-        labels=np.repeat(np.arange(rows), columns),
-        progress=False,
-        **options,
-    )
-    return images.grid(pictures, columns, scale=scale)
+        seeds = row_seeds(n, seed)
+    else:
+        rows = min(model.num_classes, 16)
+        columns = max(1, n // rows)
+        seeds = np.tile(row_seeds(columns, seed), rows)
+        labels = np.repeat(np.arange(rows), columns)
+    pictures = model.generate(seeds=seeds, labels=labels, progress=False, **options)
+    claim = origin.claim("generate", seeds, labels, options).in_grid(columns, scale=scale)
+    return images.grid(pictures, columns, scale=scale), claim
 
 
 class MetricsTable(keras.callbacks.Callback):
@@ -264,7 +272,9 @@ class TensorBoardLogs(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         validation = {k.removeprefix("val_"): v for k, v in logs.items() if k.startswith("val_")}
         train = {k: v for k, v in logs.items() if not k.startswith("val_")}
-        pictures = {} if self.samples is None else {"samples": self.samples.latest}
+        pictures = {}
+        if self.samples is not None:
+            pictures["samples"] = self.samples.latest, self.samples.claim
         self.train.write(epoch + 1, train, pictures)
         if validation:
             self.validation.write(epoch + 1, validation)
@@ -278,15 +288,17 @@ class EventFile:
         self.path = pathlib.Path(folder) / name
 
     def write(self, step, scalars, pictures=None):
-        """Adds one event, numbers and uint8 pictures `[H, W, C]` by name, whole or not at all."""
+        """Adds one event, whole or not at all: numbers by name, and pictures, each a uint8 array
+        `[H, W, C]` and its `kgen.origin.Claim` or `None`.
+        """
         from tensorboard.compat.proto.event_pb2 import Event
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.summary.writer.record_writer import RecordWriter
 
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
-        for tag, picture in (pictures or {}).items():
+        for tag, (picture, claim) in (pictures or {}).items():
             height, width, channels = picture.shape
-            png = images.encode_png(picture)
+            png = images.encode_png(picture, claim)
             image = Summary.Image(
                 height=height, width=width, colorspace=channels, encoded_image_string=png
             )

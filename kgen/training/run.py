@@ -502,7 +502,8 @@ def _fit(run, model, data, config, position, sums, num_samples, callbacks, verbo
     signals, samples = StopSignals(), None
     if not config.hosts:  # the sampler runs on one host, and its devices are everywhere
         shown = data.train if data.validation is None else data.validation
-        samples = SampleGrid(run.path / "samples", num_samples, config.seed, shown)
+        name = run.path.resolve().name
+        samples = SampleGrid(run.path / "samples", num_samples, config.seed, shown, name)
         callbacks.append(samples)
     if is_main_host():
         callbacks.append(MetricsTable(run.path / "metrics.csv", position.epoch))

@@ -29,6 +29,7 @@ COMMANDS = (
     "verify",
     "publish",
     "quickstart",
+    "inspect",
 )
 
 

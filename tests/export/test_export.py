@@ -96,6 +96,7 @@ def test_golden_inputs_span_their_range(golden):
 def test_samples_and_model_card(artifact):
     with Image.open(artifact.path / "samples.png") as image:
         assert image.mode == "RGB" and image.width > 8 * 12 and image.height > 8 * 8
+    assert export.inspect(artifact.path / "samples.png", artifact).proven
     text = (artifact.path / "README.md").read_text()
     for wanted in ("# painter", "8x12", "3 classes", '"instances": [{"seed": 7, "label": 0}]',
                    "image_bytes", "weights.bin", "`input_image`", "TensorFlow C API", "OpenVINO",

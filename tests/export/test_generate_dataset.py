@@ -47,10 +47,12 @@ def expected(artifact, seeds):
 
 
 def read_png(folder):
-    return [
-        (int(path.stem), int(path.parents[1].name), np.array(PIL.Image.open(path)))
-        for path in sorted(folder.rglob("*.png"), key=lambda path: path.name)
-    ]
+    rows = []
+    for path in sorted(folder.rglob("*.png"), key=lambda path: path.name):
+        claim = kgen.origin.read(path)["claim"]
+        rows.append((int(path.stem), int(path.parents[1].name), np.array(PIL.Image.open(path))))
+        assert (*claim.seeds, *claim.labels) == rows[-1][:2]
+    return rows
 
 
 def read_webdataset(folder):

@@ -59,6 +59,8 @@ def test_chosen_by_the_caller(model, artifact):
     np.testing.assert_array_equal(plain, model.generate(seeds=SEEDS, temperature=0.5))
     [png, *_] = signatures["image_bytes_with_options"](**tensors)["image_bytes"]
     np.testing.assert_array_equal(tf.io.decode_png(png), expected[0])
+    found = export.inspect(png.numpy(), artifact)
+    assert found.proven and found.claim.options["temperature"] == 0.5, found.said
     # Below its range it is the least of it, in every format.
     given["temperature"] = np.float32([-1])
     np.testing.assert_array_equal(

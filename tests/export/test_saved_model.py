@@ -11,7 +11,9 @@ from PIL import Image
 from tensorflow.core.framework import tensor_pb2
 from tensorflow.core.protobuf import saved_model_pb2
 
-from export import parity
+import export
+import kgen
+from export import parity, redrawing
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,22 @@ def test_loads_in_tensorflow(loaded, model, requests):
         with Image.open(io.BytesIO(string)) as png:
             assert png.format == "PNG"
             assert np.abs(np.asarray(png).astype("int32") - image).max() <= 1
+
+
+def test_the_graph_marks_its_pictures(artifact, loaded):
+    """With the request's numbers, as far as they are in range; a wrong checksum is an error."""
+    tensors = {"seed": tf.constant([7, 2**31 - 1, -4]), "label": tf.constant([2, 0, 9])}
+    (strings,) = loaded.signatures["image_bytes"](**tensors).values()
+    prover = redrawing.prover_of(artifact)
+    claims = []
+    for string in strings.numpy():
+        found = export.inspect(string, prover)
+        assert found.proven, found.said
+        claims.append((*found.claim.seeds, *found.claim.labels))
+    assert claims == [(7, 2), (2**31 - 1, 0), (0, 2)]
+    [string] = loaded.signatures["reconstruct_image_bytes"](image_bytes=strings[:1]).values()
+    source_type = kgen.origin.read(string.numpy()[0])["source_type"]
+    assert source_type.endswith("compositeWithTrainedAlgorithmicMedia")
 
 
 def test_callables_take_one_argument(artifact, loaded, model, requests):

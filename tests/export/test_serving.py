@@ -27,9 +27,11 @@ from export import serving
 
 
 @contextlib.contextmanager
-def serving_of(*paths, limits=None, runtime="onnx", **options):
+def serving_of(*paths, limits=None, runtime="onnx", signer=None, **options):
     """A client of a server of artifacts, in this process; its `service` is there too."""
-    service = serving.Service(paths, runtime=runtime, hashes_only=True, limits=limits)
+    service = serving.Service(
+        paths, runtime=runtime, hashes_only=True, limits=limits, signer=signer
+    )
     service.load()
     with (
         serving.Server(service, port=0, poll=0.05, **options) as server,
@@ -87,6 +89,7 @@ def test_pictures_are_base64(client, images):
     body = {"signature_name": "image_bytes", "instances": rows(inputs)}
     found = [base64.b64decode(row["b64"]) for row in predict(client, body)["predictions"]]
     np.testing.assert_array_equal([of_png(png) for png in found], expected)
+    assert [kgen.origin.read(png)["claim"].seeds[0] for png in found] == inputs["seed"].tolist()
     again = [{"image_bytes": {"b64": base64.b64encode(png).decode()}} for png in found]
     body = {"signature_name": "encode_image_bytes", "instances": again}
     means = predict(client, body)["predictions"]
@@ -244,17 +247,21 @@ def test_what_is_wrong_with_tensors(client, inputs, message):
 # Pictures, and the rest ---------------------------------------------------------------------
 
 
-def test_a_picture_for_a_seed_and_for_a_picture(client, images):
+def test_a_picture_for_a_seed_and_for_a_picture(client, images, artifact):
     inputs, expected = images
     query = {name: int(array[0]) for name, array in inputs.items()}
     answer = client.get("/v1/models/painter/image", params=query)
     assert answer.headers["content-type"] == "image/png"
     np.testing.assert_array_equal(of_png(answer.content), expected[0])
+    assert export.inspect(answer.content, artifact).proven
     place = "/v1/models/painter/versions/1/reconstruct"
     headers = {"content-type": "image/png"}
     found = client.post(place, content=answer.content, headers=headers)
     form = client.post(place, files={"image": answer.content})
     assert found.content == form.content and of_png(found.content).shape == (8, 12, 3)
+    assert export.inspect(found.content, artifact, {"image": expected[0]}).proven
+    other = export.inspect(found.content, artifact, {"image": expected[1]})
+    assert other.verdict == "another input"
     for query, message in {
         "seed=1": "label is missing",
         "seed=1&label=x": "label should be a number",
@@ -267,6 +274,16 @@ def test_a_picture_for_a_seed_and_for_a_picture(client, images):
         answer = client.get(f"/v1/models/painter/image?{query}")
         assert answer.status_code == 400 and message in answer.json()["error"], query
     assert client.post(place, content=b"x").status_code == 415
+
+
+def test_pictures_are_signed_where_there_is_a_signer(artifact, certificates):
+    from kgen import credentials
+
+    signer = credentials.Signer(certificates / "mail.pem", certificates / "signer_key.pem")
+    with serving_of(artifact.path, signer=signer) as client:
+        png = client.get("/v1/models/painter/image?seed=1&label=2").content
+    assert credentials.read(png, certificates / "root.pem")["state"] == "trusted"
+    assert export.inspect(png, artifact).proven
 
 
 def test_what_operators_and_browsers_ask_for(client):

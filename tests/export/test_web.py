@@ -279,7 +279,7 @@ def test_the_grid_shows_what_keras_draws(visit, model):
 
 
 @pytest.mark.slow
-def test_a_click_keeps_a_seed(visit, model):
+def test_a_click_keeps_a_seed(visit, model, artifact):
     def use(page):
         draw(page)
         page.click("#grid li:nth-child(3) button")
@@ -296,6 +296,10 @@ def test_a_click_keeps_a_seed(visit, model):
             assert image.format == "PNG" and image.mode == "RGB"
             one = np.array([1], "int32")
             assert close(np.asarray(image)[None], by_keras(model.generate, one, one))
+        assert export.inspect(download.value.path(), artifact).proven
+        with page.expect_download() as download:
+            page.click("#save_grid")
+        assert export.inspect(download.value.path(), artifact).figures["images"] == 4
         page.check("#use_kept")
         page.select_option("#label", "0")
         page.click("#draw")

@@ -1,5 +1,6 @@
 """The promises that every model of the zoo keeps; a new model is held to them by its preset."""
 
+import dataclasses
 import inspect
 import json
 import shutil
@@ -464,6 +465,31 @@ def test_the_same_seed_on_every_runtime_at_batch_64(case, on_jax, tensorflow_onl
             )
     for runtime, images in results.items():
         assert close(images, expected), runtime
+
+
+def test_a_true_claim_is_told_from_a_false_one(case):
+    """A picture says who drew it from what. Its artifact proves that, or on JAX its model; it tells
+    the seed (of a translator the picture) of another one, and the mark of another model.
+    """
+    from export import redrawing
+
+    source = case.artifact if keras.backend.backend() == "tensorflow" else case.model
+    prover, own = redrawing.prover_of(source), kgen.origin.of_model(case.model)
+    drawn, feeds = case.draw(SEEDS), case.feeds(SEEDS)
+
+    def verdict(i, origin=own):
+        """Of the first image that was drawn, with the mark of another."""
+        row = {name: array[i] for name, array in feeds.items()}
+        seeds = [row.pop("seed")] if "seed" in row else ()
+        label, inputs = row.pop("label", None), dict(row)
+        named = {name: kgen.origin.fingerprint(array) for name, array in inputs.items()}
+        claim = origin.claim(case.main, seeds, label, inputs=named)
+        return export.inspect(kgen.images.encode_png(drawn[0], claim), prover, inputs).verdict
+
+    assert verdict(0) == "proven"
+    assert verdict(3) == "false"
+    other = dataclasses.replace(own, model_sha256="0" * 64)
+    assert verdict(0, other) == "another model"
 
 
 def linked(folder, target):

@@ -1,6 +1,7 @@
 // The page: what to draw, by which backend, and what came of it.
 import { Editor } from "./editor.js";
 import { normal, spherical } from "./noise.js";
+import { packet } from "./origin.js";
 import { decode, encode, tile } from "./png.js";
 import { request } from "./server.js";
 
@@ -13,7 +14,8 @@ const sentence = (text) => text && `${text[0].toUpperCase()}${text.slice(1)}${te
 let backend;
 let models = [];
 let model; // the chosen one
-let drawn = []; // { row, outputs, url }, in the grid
+let drawn = []; // { endpoint, row, outputs, url }, in the grid
+let drawnBy = ""; // the version that was chosen for them
 let kept = []; // { seed, label, url, model }
 let chosen = null;
 let style = null; // the picture whose style others get
@@ -280,6 +282,7 @@ async function drawImages() {
   const rows = rowsOf();
   forget(drawn);
   drawn = [];
+  drawnBy = $("version").value;
   choose(null);
   showGrid();
   await showRequest(endpoint, rows);
@@ -292,8 +295,8 @@ async function drawImages() {
   tell(outputs.length, milliseconds);
 }
 
-async function urlOf(picture) {
-  return URL.createObjectURL(await encode(picture));
+async function urlOf(picture, mark = null) {
+  return URL.createObjectURL(await encode(picture, mark));
 }
 
 function forget(images) {
@@ -447,9 +450,11 @@ function showKept() {
   }
 }
 
-async function save(picture, name) {
+/** Saves a picture of images that were drawn, which says so. */
+async function save(picture, name, images, columns) {
   const link = document.createElement("a");
-  link.href = await urlOf(picture);
+  const marked = images.every(({ outputs }) => outputs.image);
+  link.href = await urlOf(picture, marked ? packet(model, drawnBy, images, columns) : null);
   link.download = name;
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 10000);
@@ -533,10 +538,13 @@ function listen() {
   $("mask_half").onclick = () => editor.fill((x, y) => y < editor.picture.height / 2);
   $("mask_none").onclick = () => editor.fill(() => true);
   $("mask_invert").onclick = () => editor.fill((x, y, known) => !known);
-  $("save").onclick = () => save(chosen.outputs.image ?? chosen.row.image, `${model.name}-${words(chosen.row).replace(/\W+/g, "-")}.png`);
+  $("save").onclick = () => {
+    const name = `${model.name}-${words(chosen.row).replace(/\W+/g, "-")}.png`;
+    save(chosen.outputs.image ?? chosen.row.image, name, [chosen]);
+  };
   $("save_grid").onclick = () => {
     const columns = Math.ceil(Math.sqrt(drawn.length));
-    save(tile(drawn.map(({ outputs }) => outputs.image), columns), `${model.name}.png`);
+    save(tile(drawn.map(({ outputs }) => outputs.image), columns), `${model.name}.png`, drawn, columns);
   };
   $("use_picture").onclick = async () => {
     const { image } = chosen.outputs;

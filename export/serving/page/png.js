@@ -26,8 +26,8 @@ async function deflate(bytes) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-/** A picture as a Blob of PNG. */
-export async function encode({ width, height, channels, data }) {
+/** A picture as a Blob of PNG, with a packet of XMP where there is one. */
+export async function encode({ width, height, channels, data }, packet = null) {
   const header = new Uint8Array(13);
   const view = new DataView(header.buffer);
   view.setUint32(0, width);
@@ -37,7 +37,8 @@ export async function encode({ width, height, channels, data }) {
   const stride = width * channels;
   const lines = new Uint8Array(height * (stride + 1)); // each begins with its filter, none
   for (let y = 0; y < height; y++) lines.set(data.subarray(y * stride, (y + 1) * stride), y * (stride + 1) + 1);
-  const parts = [chunk("IHDR", header), chunk("IDAT", await deflate(lines)), chunk("IEND", [])];
+  const text = packet ? [chunk("iTXt", new TextEncoder().encode(`XML:com.adobe.xmp\0\0\0\0\0${packet}`))] : [];
+  const parts = [chunk("IHDR", header), ...text, chunk("IDAT", await deflate(lines)), chunk("IEND", [])];
   return new Blob([Uint8Array.from(SIGNATURE), ...parts], { type: "image/png" });
 }
 
