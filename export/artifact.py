@@ -3,8 +3,10 @@
 import dataclasses
 import hashlib
 import json
+import os
 import pathlib
 import stat
+from typing import Any
 
 import numpy as np
 
@@ -37,17 +39,17 @@ class Artifact:
         return f"Artifact({str(self.path)!r})"
 
     @property
-    def name(self):
+    def name(self) -> str:
         """The model's name."""
         return self.manifest["name"]
 
     @property
-    def formats(self):
+    def formats(self) -> tuple[str, ...]:
         """Tuple of the formats it holds."""
         return tuple(self.manifest["formats"])
 
     @property
-    def endpoints(self):
+    def endpoints(self) -> dict[str, dict[str, Any]]:
         """Dict of endpoint name to its description, inputs and outputs."""
         return self.manifest["endpoints"]
 
@@ -60,11 +62,11 @@ class Artifact:
         return Origin(self.name, self.manifest["model"]["sha256"], self.manifest["sha256"], main)
 
     @property
-    def size(self):
+    def size(self) -> int:
         """Bytes of all files together."""
         return sum(file["size"] for file in self.manifest["files"].values())
 
-    def summary(self):
+    def summary(self) -> list[dict[str, Any]]:
         """One row per signature, for a table: dicts with `format`, `signature`, `endpoint`, `path`,
         `max_difference` (from Keras, over outputs and batch sizes) and `equal` (smallest share of
         equal elements).
@@ -89,7 +91,7 @@ class Artifact:
                 )
         return rows
 
-    def onnx_session(self, endpoint="generate", format="onnx"):
+    def onnx_session(self, endpoint: str = "generate", format: str = "onnx") -> Any:
         """An `onnxruntime.InferenceSession` for one endpoint, on the CPU.
 
         `format` may be `"onnx_fp16"` or `"onnx_int8"` too.
@@ -98,7 +100,7 @@ class Artifact:
 
         return parity.onnx_session(self._onnx_file(endpoint, format))
 
-    def save_onnx(self, endpoint, path, format="onnx"):
+    def save_onnx(self, endpoint: str, path: str | os.PathLike[str], format: str = "onnx") -> None:
         """Writes one endpoint, by its name, as a single ONNX file with its weights inside."""
         import onnx
 
@@ -122,7 +124,7 @@ class Artifact:
         return self.path / signatures[endpoint]["file"]
 
 
-def load(path):
+def load(path: str | os.PathLike[str]) -> Artifact:
     """Opens the artifact in a folder; reads its manifest and nothing else.
 
     `VerificationError` where there is none, it was changed, or it is none that kgen writes.

@@ -5,9 +5,12 @@ import dataclasses
 import datetime
 import difflib
 import importlib.metadata
+import os
 import pathlib
 import platform
 import tempfile
+from collections.abc import Sequence
+from typing import Any
 
 from export import artifact, signing
 from export import manifest as schema
@@ -21,21 +24,21 @@ OPSETS = range(18, 24)
 
 
 def export(
-    model,
-    path,
-    formats=DEFAULT_FORMATS,
+    model: Any,
+    path: str | os.PathLike[str],
+    formats: Sequence[str] = DEFAULT_FORMATS,
     *,
-    opset=18,
-    batch_sizes=(1, 8),
-    options=None,
-    variants=None,
-    name=None,
-    metadata=None,
-    overwrite=False,
-    progress=True,
-    seed=0,
-    sign=None,
-):
+    opset: int = 18,
+    batch_sizes: Sequence[int] = (1, 8),
+    options: dict[str, Any] | None = None,
+    variants: dict[str, dict[str, Any]] | None = None,
+    name: str | None = None,
+    metadata: dict[str, Any] | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+    seed: int = 0,
+    sign: Any = None,
+) -> artifact.Artifact:
     """Writes a model as an artifact that runs without kgen, and proves it.
 
     Every endpoint of the model becomes a SavedModel signature and an ONNX file. All of them

@@ -21,6 +21,8 @@ import socket
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -40,21 +42,21 @@ _LAST_SEED = 2**31 - 1
 
 
 def generate_dataset(
-    artifact,
-    folder,
-    num_images,
+    artifact: artifacts.Artifact | str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    num_images: int,
     *,
-    file_format="png",
-    labels=None,
-    first_seed=0,
-    endpoint="generate",
-    options=None,
-    images_per_shard=1000,
-    batch_size=64,
-    workers=None,
-    address=None,
-    progress=True,
-):
+    file_format: str = "png",
+    labels: int | Sequence[int] | str | None = None,
+    first_seed: int = 0,
+    endpoint: str = "generate",
+    options: dict[str, Any] | None = None,
+    images_per_shard: int = 1000,
+    batch_size: int = 64,
+    workers: int | None = None,
+    address: str | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
     """Draws the images of seeds `first_seed` to `first_seed + num_images - 1` into a folder.
 
     Each is there once, and is what ONNX Runtime draws from that seed. Called again with the same
@@ -526,8 +528,15 @@ def _short(value):
 def _bar(plan, done, enabled):
     """A bar of images on standard error, as a context manager that gives `step(images)`."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
-    from rich.progress import TimeRemainingColumn as Remaining
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+    )
+    from rich.progress import (
+        TimeRemainingColumn as Remaining,
+    )
 
     columns = (TextColumn("Drawing"), BarColumn(), MofNCompleteColumn(), Remaining())
     columns += (TextColumn("{task.description}"),)

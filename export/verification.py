@@ -5,6 +5,8 @@ import os
 import pathlib
 import time
 import zipfile
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -32,7 +34,15 @@ class Verification:
     authentic: bool = False
 
 
-def verify(path, formats=None, progress=True, *, hashes_only=False, key=None, follow_links=False):
+def verify(
+    path: str | os.PathLike[str],
+    formats: Sequence[str] | None = None,
+    progress: bool = True,
+    *,
+    hashes_only: bool = False,
+    key: Any = None,
+    follow_links: bool = False,
+) -> Verification:
     """Checks every file of an artifact and repeats its proof.
 
     The manifest must be one that kgen writes. Each file must have the size and sha256 that it

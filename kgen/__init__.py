@@ -6,7 +6,7 @@ not wait for TensorFlow or JAX.
 
 from kgen import lazy
 
-__version__ = "0.1.0"
+__version__ = "1.0.0rc1"
 
 _MODULES = (
     *("data", "evaluation", "hub", "images", "layers", "losses", "models", "origin", "random"),

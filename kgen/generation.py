@@ -2,6 +2,8 @@
 
 import functools
 import inspect
+from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -38,16 +40,16 @@ class Generation:
 
     def generate(
         self,
-        n=None,
-        labels=None,
-        seed=0,
+        n: int | Sequence[int] | None = None,
+        labels: int | Sequence[int] | np.ndarray | None = None,
+        seed: int = 0,
         *,
-        seeds=None,
-        batch_size=64,
-        progress="auto",
-        jit_compile="auto",
-        **options,
-    ):
+        seeds: Sequence[int] | np.ndarray | None = None,
+        batch_size: int = 64,
+        progress: bool | str = "auto",
+        jit_compile: bool | str = "auto",
+        **options: Any,
+    ) -> np.ndarray:
         """Draws images, compiled and in batches.
 
         Args:

@@ -2,14 +2,22 @@
 
 import io
 import math
+import os
 import pathlib
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from kgen.files import new_folder, replacing
 
+if TYPE_CHECKING:
+    from kgen.origin import Claim
 
-def grid(images, columns=None, padding=2, scale=1):
+
+def grid(
+    images: np.ndarray, columns: int | None = None, padding: int = 2, scale: int = 1
+) -> np.ndarray:
     """Puts images side by side, row after row, on white: uint8 `[height, width, C]`.
 
     Args:
@@ -42,12 +50,12 @@ def grid(images, columns=None, padding=2, scale=1):
     return canvas
 
 
-def columns_of(n):
+def columns_of(n: int) -> int:
     """How many of `n` images in a row make a grid about square."""
     return math.ceil(math.sqrt(n))
 
 
-def over_white(images):
+def over_white(images: np.ndarray) -> np.ndarray:
     """uint8 images `[..., C]` without their alpha channel: what is transparent lies over white."""
     images = np.asarray(images)
     if images.shape[-1] not in (2, 4):
@@ -56,12 +64,12 @@ def over_white(images):
     return np.floor(255 + (colours - 255) * alpha + 0.5).astype("uint8")
 
 
-def viewing_scale(image_shape, pixels=32):
+def viewing_scale(image_shape: Sequence[int], pixels: int = 32) -> int:
     """How often to repeat each pixel so that an image is about `pixels` high: 4 for 8x8."""
     return max(1, pixels // max(image_shape[:2]))
 
 
-def encode_png(array, claim=None):
+def encode_png(array: np.ndarray, claim: "Claim | None" = None) -> bytes:
     """An image, uint8 `[H, W]` or `[H, W, C]` with 1 to 4 channels, as a PNG file's bytes.
 
     What a model has drawn says so by its `claim`, a `kgen.origin.Claim`.
@@ -84,7 +92,7 @@ def encode_png(array, claim=None):
     return png if claim is None else claim.mark(png)
 
 
-def save_png(array, path, claim=None):
+def save_png(array: np.ndarray, path: str | os.PathLike[str], claim: "Claim | None" = None) -> None:
     """Writes one image, as for `encode_png`, as a PNG file, as a whole or not at all.
 
     The file's folder is made when it is missing.
@@ -94,7 +102,7 @@ def save_png(array, path, claim=None):
         temporary.write_bytes(png)
 
 
-def load_mask(path):
+def load_mask(path: str | os.PathLike[str]) -> np.ndarray:
     """Reads a mask, bool `[H, W]`, from a picture's file: `True` where it is brighter than half."""
     from PIL import Image
 
@@ -102,7 +110,12 @@ def load_mask(path):
         return np.asarray(picture.convert("L")) > 127
 
 
-def save_folder(images, folder, names=None, claim=None):
+def save_folder(
+    images: np.ndarray,
+    folder: str | os.PathLike[str],
+    names: Sequence[str] | None = None,
+    claim: "Claim | Sequence[Claim] | None" = None,
+) -> None:
     """Writes images as a new folder of PNG files, which appears when it is complete.
 
     Args:

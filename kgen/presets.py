@@ -1,9 +1,13 @@
 """Presets: a model by a name, or in a folder of its configuration and its weights."""
 
 import json
+import os
 import pathlib
+from collections.abc import Sequence
+from typing import Any, Self
 
 import keras
+import numpy as np
 
 import kgen
 from kgen import card, images, models, places, safe_config
@@ -23,7 +27,7 @@ class Presets:
     tiny_preset = None
 
     @classmethod
-    def from_preset(cls, preset, **overrides):
+    def from_preset(cls, preset: str | os.PathLike[str], **overrides: Any) -> Self:
         """Builds a model from a preset's name, or loads one with its weights.
 
         Args:
@@ -65,7 +69,15 @@ class Presets:
         read_weights(model, folder)
         return model
 
-    def save_to_preset(self, path, *, weights=("h5",), dtype=None, about=None, samples=None):
+    def save_to_preset(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        weights: Sequence[str] = ("h5",),
+        dtype: str | None = None,
+        about: dict[str, Any] | None = None,
+        samples: np.ndarray | None = None,
+    ) -> None:
         """Writes a preset's folder, as a whole or not at all, as KerasHub and the hub have it.
 
         - `config.json`: the model, as Keras serialises it

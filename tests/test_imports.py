@@ -38,7 +38,10 @@ FLOORS = (
     ("kgen.docstrings", "kgen.generation", "kgen.safe_config", "kgen.weights"),
     ("kgen.card", "kgen.presets"),
     ("kgen.image_generator",),
-    ("kgen.training.distribution", "kgen.training.checkpoints", "kgen.training.callbacks"),
+    (
+        *("kgen.training.distribution", "kgen.training.checkpoints", "kgen.training.callbacks"),
+        *("kgen.training.length", "kgen.training.named_callbacks", "kgen.training.tracking"),
+    ),
     ("kgen.training.run_folder", "kgen.training.facts"),
     ("kgen.models.first_stage",),
     ("kgen.models.gan", "kgen.models.vae"),

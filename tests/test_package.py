@@ -1,6 +1,8 @@
 """What `import kgen` costs and offers."""
 
+import ast
 import importlib
+import inspect
 import json
 import pathlib
 import pkgutil
@@ -143,6 +145,35 @@ def test_submodules_are_there_before_they_are_imported(fresh):
 
 def test_kgen_never_imports_export_outside_its_command_line(fresh):
     assert not fresh["export"]
+
+
+def test_stubs_name_what_there_is():
+    """A type checker does not see names that are loaded when they are used, but for the stubs."""
+    for package in ("kgen", "kgen.data", "kgen.evaluation", "kgen.models", "kgen.training"):
+        module = importlib.import_module(package)
+        stub = pathlib.Path(module.__file__).with_suffix(".pyi")
+        stated = {"__version__"}
+        for node in ast.parse(stub.read_text()).body:
+            if isinstance(node, ast.ImportFrom):
+                stated |= {alias.asname for alias in node.names} - {None}
+            stated |= {getattr(node, "name", "__version__")}
+        names = getattr(module, "__all__", None) or dir(module)
+        missing = {name for name in names if name != "lazy"} - stated
+        assert not missing, f"{stub} lacks {', '.join(sorted(missing))}"
+
+
+def test_public_functions_say_their_types():
+    import export
+    from kgen.training.run import train
+
+    public = [kgen.load, train]
+    for package in (kgen.data, kgen.evaluation, kgen.models, export):
+        public += filter(inspect.isfunction, (getattr(package, n) for n in package.__all__))
+    assert len(public) > 15
+    for function in public:
+        signature = inspect.signature(function)
+        untyped = [n for n, p in signature.parameters.items() if p.annotation is p.empty]
+        assert not untyped and signature.return_annotation is not signature.empty, function
 
 
 def test_the_command_is_installed():

@@ -5,7 +5,10 @@ One module for each engine, which fills the templates in a folder of its name an
 
 import importlib
 import json
+import os
 import pathlib
+from collections.abc import Sequence
+from typing import Any
 
 from export import verification
 from kgen import files
@@ -18,7 +21,15 @@ RECORD = "deployment.json"
 TARGETS = ("tf-serving", "triton", "kserve", "ray")
 
 
-def deploy(artifacts, path, target="tf-serving", *, image=None, backend=None, overwrite=False):
+def deploy(
+    artifacts: Sequence[str | os.PathLike[str]],
+    path: str | os.PathLike[str],
+    target: str = "tf-serving",
+    *,
+    image: str | None = None,
+    backend: str | None = None,
+    overwrite: bool = False,
+) -> dict[str, Any]:
     """Writes a folder that an engine serves artifacts from: models, configuration, instructions.
 
     Artifacts of one name are versions of one model, 1 for the first; in TF Serving the first is

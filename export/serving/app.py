@@ -3,6 +3,8 @@
 import importlib.util
 import pathlib
 import re
+from collections.abc import Callable, Collection
+from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, Response
@@ -13,6 +15,7 @@ import kgen
 from export.serving import open_inference, pictures, tensorflow_serving
 from export.serving.guard import Guard
 from export.serving.http import Routes, json_response
+from export.serving.service import Service
 
 _HERE = pathlib.Path(__file__).parent
 #: `index.html` of the page, and under `/static/` its other files.
@@ -21,7 +24,13 @@ PAGE = _HERE / "page"
 routes = Routes("Server")
 
 
-def create_app(service, *, token=None, hosts=None, log=lambda entry: None):
+def create_app(
+    service: Service,
+    *,
+    token: str | None = None,
+    hosts: Collection[str] | None = None,
+    log: Callable[[dict], object] = lambda entry: None,
+) -> Callable[..., Any]:
     """An ASGI application that serves a loaded `Service`.
 
     Args:

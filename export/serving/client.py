@@ -6,6 +6,8 @@ import json
 import random
 import re
 import time
+from collections.abc import Iterable, Sequence
+from typing import Any, Self
 
 import numpy as np
 
@@ -52,17 +54,17 @@ class Client:
 
     def __init__(
         self,
-        address,
-        protocol="rest",
+        address: str,
+        protocol: str = "rest",
         *,
-        model=None,
-        version=None,
-        label=None,
-        token=None,
-        timeout=60.0,
-        retries=5,
-        batch_size=None,
-    ):
+        model: str | None = None,
+        version: int | None = None,
+        label: str | None = None,
+        token: str | None = None,
+        timeout: float = 60.0,
+        retries: int = 5,
+        batch_size: int | None = None,
+    ) -> None:
         if protocol not in ("rest", "grpc", "v2"):
             raise ValueError(f"protocol must be 'rest', 'grpc' or 'v2'. Received: {protocol!r}")
         if version is not None and label is not None:
@@ -82,18 +84,18 @@ class Client:
         self._model, self._place = model, {"version": version, "label": label}
         self._batch_size, self._limits, self._known = batch_size, {}, {}
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def close(self):
+    def close(self) -> None:
         """Closes the connections."""
         self._server.close()
 
     @property
-    def model(self):
+    def model(self) -> str:
         """The name of the model that is called."""
         if self._model is None:
             names = list(self.models())
@@ -104,7 +106,7 @@ class Client:
             self._model = names[0]
         return self._model
 
-    def models(self):
+    def models(self) -> dict[str, list[int]]:
         """Dict of the names of models to lists of their versions.
 
         TensorFlow Serving does not list its models: there it is of `model` alone.
@@ -116,7 +118,7 @@ class Client:
             listed = {self._model: self._server.versions(self._model)}
         return listed
 
-    def metadata(self, endpoint="generate"):
+    def metadata(self, endpoint: str = "generate") -> dict[str, Any]:
         """What an endpoint takes and gives, as the server says: a dict of `inputs` and `outputs`,
         each a dict of names to `dtype` and `shape`, whose first side is -1.
         """
@@ -124,7 +126,14 @@ class Client:
             self._known[endpoint] = self._server.metadata(self.model, endpoint, **self._place)
         return self._known[endpoint]
 
-    def generate(self, seeds, labels=None, *, endpoint="generate", **options):
+    def generate(
+        self,
+        seeds: Iterable[int],
+        labels: int | Sequence[int] | np.ndarray | None = None,
+        *,
+        endpoint: str = "generate",
+        **options: Any,
+    ) -> np.ndarray:
         """Images, uint8 `[N, H, W, C]`, one for each seed.
 
         Args:
@@ -136,7 +145,7 @@ class Client:
         labels = {} if labels is None else {"label": labels}
         return self.call(endpoint, seed=list(seeds), **labels, **options)["image"]
 
-    def call(self, endpoint, /, **inputs):
+    def call(self, endpoint: str, /, **inputs: Any) -> dict[str, np.ndarray]:
         """Outputs of an endpoint, a dict of arrays, for its inputs by name.
 
         Images are uint8 `[N, H, W, C]`, masks `[N, H, W]` of 0 and 1. One row, or a value without

@@ -6,6 +6,7 @@ import logging
 import socket
 import sys
 import threading
+from typing import Self, TextIO
 
 import orjson
 import uvicorn
@@ -13,6 +14,7 @@ import uvloop
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from export.serving.app import create_app
+from export.serving.service import Service
 
 _HEAD_BYTES = 2**16
 #: What this machine calls itself; a server that listens there answers to no other name.
@@ -46,16 +48,16 @@ class Server:
 
     def __init__(
         self,
-        service,
+        service: Service,
         *,
-        host="127.0.0.1",
-        port=8501,
-        grpc_port=None,
-        token=None,
-        log=None,
-        poll=2.0,
-        grace=30.0,
-    ):
+        host: str = "127.0.0.1",
+        port: int = 8501,
+        grpc_port: int | None = None,
+        token: str | None = None,
+        log: TextIO | None = None,
+        poll: float = 2.0,
+        grace: float = 30.0,
+    ) -> None:
         self._service = service
         self._poll = poll
         self._socket = _listening(host, port)
@@ -91,7 +93,7 @@ class Server:
         self._server = _Uvicorn(config)
         self._thread = threading.Thread(target=self.run, daemon=True, name="kgen-server")
 
-    def run(self):
+    def run(self) -> None:
         """Serves until `stop`, SIGINT or SIGTERM; what was accepted is finished first."""
         with contextlib.closing(self._socket):
             uvloop.run(self._serve())
@@ -113,17 +115,17 @@ class Server:
             watching.cancel()
         self._service.stop()
 
-    def stop(self):
+    def stop(self) -> None:
         """Has `run` end, from another thread."""
         self._server.should_exit = True
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         self._thread.start()
         if self.grpc_address:  # HTTP's socket listens since it was made, gRPC's from here on
             self._grpc_tried.wait()
         return self
 
-    def __exit__(self, *error):
+    def __exit__(self, *error: object) -> None:
         self.stop()
         self._thread.join()
 

@@ -6,6 +6,8 @@ import dataclasses
 import os
 import pathlib
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -201,17 +203,17 @@ class Service:
 
     def __init__(
         self,
-        paths,
+        paths: Sequence[str | os.PathLike[str]],
         *,
-        runtime="onnx",
-        limits=None,
-        threads=None,
-        hashes_only=False,
-        key=None,
-        signer=None,
-        metrics=None,
-        report=lambda event, **details: None,
-    ):
+        runtime: str = "onnx",
+        limits: Limits | None = None,
+        threads: int | None = None,
+        hashes_only: bool = False,
+        key: Any = None,
+        signer: Any = None,
+        metrics: Any = None,
+        report: Callable[..., object] = lambda event, **details: None,
+    ) -> None:
         from export.serving.metrics import Metrics
 
         if runtime not in RUNTIMES:
@@ -233,7 +235,7 @@ class Service:
 
     # Loading --------------------------------------------------------------------------------
 
-    def load(self):
+    def load(self) -> None:
         """Loads everything; `VerificationError` for the first that is not in order."""
         for path in self._paths:
             found = self._folders(path)

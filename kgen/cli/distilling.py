@@ -23,6 +23,7 @@ from kgen.cli.common import (
     work,
 )
 from kgen.training.errors import RunError
+from kgen.training.run_config import EPOCHS
 
 
 @app.command()
@@ -40,6 +41,9 @@ def distill(
     ] = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Epochs to train.", show_default="half of the run's")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="In place of --epochs: minutes to train for by the clock.")
     ] = None,
     batch_size: Annotated[
         int | None, typer.Option(min=1, help="Images per step.", show_default="the run's")
@@ -99,7 +103,7 @@ def distill(
                 "image_shape": list(teacher.image_shape),
             },
             conditional=begun.get("conditional"),
-            epochs=epochs or max(1, begun.get("epochs", 20) // 2),
+            **_length(begun, epochs=epochs, minutes=minutes),
             batch_size=batch_size or begun.get("batch_size"),
             learning_rate=learning_rate,
             seed=begun.get("seed") if seed is None else seed,
@@ -130,6 +134,16 @@ def distill(
         f"         kgen compare {model} {done.path}",
         f"         kgen export {done.path} -o artifacts/{done.path.name}",
     )
+
+
+def _length(begun, **given):
+    """How long to train: what is given, or half of the run's."""
+    if any(given.values()):
+        return given
+    if begun.get("minutes") is not None:
+        return {"minutes": begun["minutes"] / 2}
+    name = "steps" if begun.get("steps") is not None else "epochs"
+    return {name: max(1, (begun.get(name) or EPOCHS) // 2)}
 
 
 def _beside(teacher, student, folder, seed):

@@ -109,6 +109,7 @@ def evaluate(
     options = parse_settings(settings or [])
     with work(as_json, model):
         import kgen
+        from kgen.training.tracking import tell_evaluation
 
         loaded, run = load(model)
         loaded_data, train = data_of(loaded, run, model, data, inputs), None
@@ -141,6 +142,8 @@ def evaluate(
             progress=sys.stderr.isatty(),
             verbose=1 if sys.stdout.isatty() else 0,
         )
+        if whole:
+            tell_evaluation(run, report, folder)
     for warning in report.get("warnings", ()):
         say(f"Warning: {warning}")
     print_result(

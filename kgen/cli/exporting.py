@@ -129,7 +129,7 @@ def _export(model, output, name=None, **options):
     import export
 
     loaded, run = load(model)
-    return export.export(
+    artifact = export.export(
         loaded,
         output,
         name=name or name_of(loaded, run),
@@ -137,6 +137,11 @@ def _export(model, output, name=None, **options):
         progress=sys.stderr.isatty(),
         **options,
     )
+    if run is not None:
+        from kgen.training.tracking import tell_artifact
+
+        tell_artifact(run, artifact)
+    return artifact
 
 
 def _parity_table(rows, title):

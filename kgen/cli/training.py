@@ -23,7 +23,7 @@ from kgen.cli.common import (
     work,
 )
 from kgen.training.errors import RunError
-from kgen.training.run_config import RunConfig
+from kgen.training.run_config import EPOCHS, RunConfig
 
 
 @app.command("list")
@@ -217,7 +217,24 @@ def train(
         pathlib.Path | None, typer.Option(help="Folder of the run.", show_default="runs/MODEL-DATA")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="Epochs to train.", show_default=str(RunConfig.epochs))
+        int | None, typer.Option(min=1, help="Epochs to train.", show_default=str(EPOCHS))
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            help="In place of --epochs: minutes to train for by the clock, with validation, "
+            "samples and checkpoints; the rate is fitted to them."
+        ),
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="In place of --epochs: steps to train.")
+    ] = None,
+    pace: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="In place of --epochs: as many steps as a run of --minutes took, at its rates.",
+        ),
     ] = None,
     batch_size: Annotated[
         int | None,
@@ -230,7 +247,7 @@ def train(
         str | None,
         typer.Option(
             metavar="constant|cosine|linear",
-            help="How the rate changes over the epochs; the last two fall to 1 %.",
+            help="How the rate changes over the run; the last two fall to 1 %.",
             show_default="the model's own",
         ),
     ] = None,
@@ -361,6 +378,23 @@ def train(
     ] = None,
     evaluate_every: EvaluateEvery = None,
     keep_best: KeepBest = None,
+    callback: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE:CLASS",
+            help="A Keras callback, by its module, in this folder or installed, and its class, "
+            "with arguments where it takes any. It is code of your own, which runs; --resume does "
+            "not take it from the run: give it again, and it begins anew. Repeatable.",
+        ),
+    ] = None,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="wandb|mlflow[:PROJECT]",
+            help="Tell Weights & Biases or MLflow of the run, its evaluation and its export; "
+            "'none' to stop. Repeatable.",
+        ),
+    ] = None,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on from the last checkpoint.")
     ] = False,
@@ -378,6 +412,11 @@ def train(
     all black and white, a likelihood of grey levels. It says what it took. A preset's name takes
     that preset, and its shape where --image-shape names none.
 
+    A run of --minutes ends in time, inside an epoch too: the rate's way is fitted to the clock, so
+    that it has fallen when time is up, on a machine that slows as well. --resume goes on with the
+    minutes that are left. How far it came is in run.json, and its rate at every step in pace.csv,
+    by which --pace repeats it exactly.
+
     Example: kgen train vae --data digits --epochs 30
 
     Example: kgen train dcgan --data photos/ --image-shape 64x64x3 --conditional
@@ -389,6 +428,12 @@ def train(
     Example: kgen train pix2pix --inputs drawings/ --data photos/ --image-shape 64x64x3
 
     Example: kgen train srgan --data photos/ --degrade bicubic:2 --begin-with runs/restorer-photos
+
+    Example: kgen train flow_matching --data mnist.npz --minutes 20
+
+    Example: kgen train vae --data digits --callback 'my_callbacks:Log(every=5)'
+
+    Example: kgen train vae --data digits --track wandb --track mlflow:digits
 
     Example: kgen train --resume runs/vae-digits
     """
@@ -445,6 +490,9 @@ def train(
             begin_with=_whole_path(begin_with),
             data_arguments={k: v for k, v in data_arguments.items() if v is not None} or None,
             epochs=epochs,
+            steps=steps,
+            minutes=minutes,
+            pace=_whole_path(pace),
             batch_size=batch_size,
             learning_rate=learning_rate,
             schedule=schedule,
@@ -456,6 +504,8 @@ def train(
             hosts=hosts,
             evaluate_every=evaluate_every,
             keep_best=keep_best,
+            track=[] if track == ["none"] else track,
+            callbacks=callback or (),
             resume=resume,
             force=force,
             verbose=1 if sys.stdout.isatty() else 2,
@@ -463,7 +513,7 @@ def train(
         )
         seconds = time.perf_counter() - start
     translates = "input_shape" in done.info["model"]["config"]
-    last = (done.metrics or [{"epoch": done.info["arguments"]["epochs"]}])[-1]
+    last = (done.metrics or [{"epoch": 0, "steps": done.info["steps"]}])[-1]
     samples = done.path / "samples" / f"epoch_{last['epoch']:04d}.png"
     result = {
         "run": str(done.path),
@@ -475,7 +525,8 @@ def train(
     print_result(
         result,
         as_json,
-        f"Trained {last['epoch']} epochs in {seconds:.0f} s: {done.model_path}",
+        f"Trained {last['epoch']} epochs, {last['steps']:,} steps, in {seconds:.0f} s: "
+        f"{done.model_path}",
         f"Samples: {samples if samples.is_file() else 'none'}",
         f"Next:    kgen translate {done.path} FOLDER -o translated"
         if translates

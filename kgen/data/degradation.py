@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from keras import ops
@@ -108,7 +108,14 @@ class Degradation:
         return ops.cast(ops.floor(x + 0.5), "uint8")
 
 
-def degrade(images, degradation, seed=0, *, seeds=None, batch_size=256):
+def degrade(
+    images: np.ndarray,
+    degradation: str,
+    seed: int = 0,
+    *,
+    seeds: Sequence[int] | None = None,
+    batch_size: int = 256,
+) -> np.ndarray:
     """Degrades images: what a model with this degradation is trained to undo.
 
     Args:

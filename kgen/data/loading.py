@@ -6,9 +6,12 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 import pathlib
 import re
 import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -57,13 +60,13 @@ class Data:
     horizontal_flip: bool
 
     @property
-    def input_shape(self):
+    def input_shape(self) -> tuple[int, ...] | None:
         """Tuple `(h, w, c)`, or `None` without inputs."""
         return next(
             (s.input_shape for s in (self.train, self.validation, self.test) if s is not None), None
         )
 
-    def split(self, name):
+    def split(self, name: str) -> Split:
         """The split of a name: `"train"`, `"validation"` or `"test"`; else a `ValueError`."""
         if name not in SPLITS:
             from kgen.checks import unknown_name
@@ -74,31 +77,31 @@ class Data:
             raise ValueError(f"{self.name} has no {name} split. It has: {there}.")
         return getattr(self, name)
 
-    def count(self):
+    def count(self) -> int:
         """Int, how many images there are in all splits."""
         splits = (getattr(self, name) for name in SPLITS)
         return sum(len(split) for split in splits if split is not None)
 
 
 def load(
-    source="digits",
-    image_shape=None,
+    source: Any = "digits",
+    image_shape: Sequence[int] | None = None,
     *,
-    background="white",
-    resize="crop",
-    interpolation="lanczos",
-    max_pixels=decoding.MAX_PIXELS,
-    recursive=False,
-    seed=0,
-    validation_fraction=0.1,
-    test_fraction=0.1,
-    horizontal_flip=False,
-    cache_dir=None,
-    data_dir=None,
-    strict=False,
-    progress=True,
-    check=None,
-):
+    background: str = "white",
+    resize: str = "crop",
+    interpolation: str = "lanczos",
+    max_pixels: int = decoding.MAX_PIXELS,
+    recursive: bool = False,
+    seed: int = 0,
+    validation_fraction: float = 0.1,
+    test_fraction: float = 0.1,
+    horizontal_flip: bool = False,
+    cache_dir: str | os.PathLike[str] | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    strict: bool = False,
+    progress: bool = True,
+    check: Callable[..., object] | None = None,
+) -> Data:
     """Loads images from any source as uint8, all of one shape, in splits.
 
     Sources:

@@ -4,6 +4,8 @@ import dataclasses
 import hashlib
 import os
 import re
+from collections.abc import Sequence
+from typing import Any
 
 from kgen.checks import INPUT_CHANNELS, check_image_shape
 from kgen.data import decoding, sources
@@ -14,16 +16,16 @@ _SPLITS = ("train", "validation", "test")
 
 
 def load_pairs(
-    inputs,
-    images=None,
-    image_shape=None,
+    inputs: Any,
+    images: Any = None,
+    image_shape: Sequence[int] | None = None,
     *,
-    input_shape=None,
-    paired=True,
-    swap=False,
-    group_by=None,
-    **options,
-):
+    input_shape: Sequence[int] | None = None,
+    paired: bool = True,
+    swap: bool = False,
+    group_by: str | None = None,
+    **options: Any,
+) -> Data:
     """Loads images and what each is to be made of.
 
     - Two folders in which partners have equal names, whatever their endings: the inputs, and the

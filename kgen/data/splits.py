@@ -1,6 +1,7 @@
 """`Split`: images with their labels, and how missing splits are made."""
 
 import dataclasses
+from typing import Any, Self
 
 import numpy as np
 
@@ -68,16 +69,16 @@ class Split:
         return f"Split(images=uint8 {list(self.images.shape)}, labels={labels}{inputs})"
 
     @property
-    def image_shape(self):
+    def image_shape(self) -> tuple[int, ...]:
         """Tuple `(H, W, C)`."""
         return tuple(self.images.shape[1:])
 
     @property
-    def input_shape(self):
+    def input_shape(self) -> tuple[int, ...] | None:
         """Tuple `(h, w, c)`, or `None` without inputs."""
         return None if self.inputs is None else tuple(self.inputs.shape[1:])
 
-    def part(self, rows):
+    def part(self, rows: slice | np.ndarray) -> Self:
         """A split of some rows, a slice or an array of their numbers; a `ValueError` where inputs
         and images are no pairs.
         """
@@ -90,13 +91,13 @@ class Split:
         }
         return dataclasses.replace(self, **arrays)
 
-    def arrays(self):
+    def arrays(self) -> tuple[np.ndarray, ...]:
         """What a batch holds: `(images,)`, `(images, labels)`, or `(inputs, images)`."""
         if self.inputs is not None:
             return (self.inputs, self.images)
         return (self.images,) if self.labels is None else (self.images, self.labels)
 
-    def binarized(self, seed=0):
+    def binarized(self, seed: int = 0) -> Self:
         """A copy in memory whose pixels are 0 or 255, drawn with the grey level as probability.
 
         Likelihoods of binarised images compare only on one fixed draw of the test set: state
@@ -107,7 +108,14 @@ class Split:
         ones = rng.random(self.images.shape, "float32") < self.images / np.float32(255)
         return dataclasses.replace(self, images=255 * ones.astype("uint8"))
 
-    def batches(self, batch_size, shuffle=True, seed=0, drop_remainder=True, epoch=0):
+    def batches(
+        self,
+        batch_size: int,
+        shuffle: bool = True,
+        seed: int = 0,
+        drop_remainder: bool = True,
+        epoch: int = 0,
+    ) -> Any:
         """Cuts the split into batches that `fit`, `evaluate` and `predict` take.
 
         Args:

@@ -1,6 +1,8 @@
 """What steps of a sampler buy: a score against passes of the network, for each sampler."""
 
 import inspect
+from collections.abc import Sequence
+from typing import Any
 
 from kgen.checks import check_ints
 
@@ -9,15 +11,15 @@ STEPS = (1, 2, 4, 8, 16, 32)
 
 
 def cost_curve(
-    model,
-    reference,
-    num_samples=2_000,
-    options=None,
-    seed=0,
-    batch_size=64,
-    progress="auto",
-    steps=STEPS,
-):
+    model: Any,
+    reference: Any,
+    num_samples: int = 2_000,
+    options: dict[str, Any] | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    progress: bool | str = "auto",
+    steps: Sequence[int] = STEPS,
+) -> dict[str, Any]:
     """Measures a model's samples at different numbers of passes of its network.
 
     From the same seeds each time, so that curves differ by what solves alone.

@@ -1,5 +1,8 @@
 """Images between images: along great circles through the latent space."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import keras
 import numpy as np
 
@@ -10,7 +13,14 @@ from kgen.checks import check_int, check_seed
 MOST_IMAGES = 2**16
 
 
-def interpolate(model, pairs=8, steps=10, seed=0, labels=None, batch_size=64):
+def interpolate(
+    model: Any,
+    pairs: int = 8,
+    steps: int = 10,
+    seed: int = 0,
+    labels: int | Sequence[int] | np.ndarray | None = None,
+    batch_size: int = 64,
+) -> np.ndarray:
     """Draws images on the way from one latent vector to another.
 
     A normal latent vector of many dimensions lies close to a sphere; a straight line would

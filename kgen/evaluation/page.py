@@ -9,9 +9,12 @@ import dataclasses
 import functools
 import json
 import math
+import os
 import pathlib
 import re
 import shlex
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -243,7 +246,9 @@ def _command(report):
 # Several models -----------------------------------------------------------------------
 
 
-def compare(folders, path):
+def compare(
+    folders: Sequence[str | os.PathLike[str]], path: str | os.PathLike[str]
+) -> dict[str, Any]:
     """Puts evaluated models side by side on one page.
 
     Args:

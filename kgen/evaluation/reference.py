@@ -9,6 +9,8 @@ was computed from: how many images, which split, which feature extractor.
 import dataclasses
 import functools
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -251,7 +253,15 @@ class Reference:
         order = np.random.default_rng(seed).permutation(self.test_split.labels)
         return np.resize(order, n)
 
-    def measure(self, images, labels=None, metrics=None, *, floor=True, force=False):
+    def measure(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray | None = None,
+        metrics: Sequence[str] | None = None,
+        *,
+        floor: bool = True,
+        force: bool = False,
+    ) -> dict[str, Any]:
         """Measures generated images.
 
         Args:
@@ -529,7 +539,16 @@ class Reference:
         return found
 
 
-def measure(images, test, train=None, labels=None, *, metrics=None, force=False, **options):
+def measure(
+    images: np.ndarray,
+    test: Split | np.ndarray,
+    train: Split | np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+    *,
+    metrics: Sequence[str] | None = None,
+    force: bool = False,
+    **options: Any,
+) -> dict[str, Any]:
     """Measures generated images against real ones, without a model.
 
     The arguments are those of `Reference` and of `Reference.measure`, and so is the dict that

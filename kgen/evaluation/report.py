@@ -9,6 +9,8 @@ import math
 import os
 import pathlib
 import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import keras
 import numpy as np
@@ -26,6 +28,8 @@ from kgen.evaluation.metrics import nearest_neighbours
 from kgen.evaluation.reference import METRICS, Reference
 from kgen.origin import of_model
 
+Function = TypeVar("Function", bound=Callable[..., Any])
+
 #: The slugs of all pictures that there may be.
 PICTURES = (
     *("samples", "classes", "neighbours", "reconstructions", "interpolation"),
@@ -33,7 +37,7 @@ PICTURES = (
 )
 
 
-def _in_its_folder(function):
+def _in_its_folder(function: Function) -> Function:
     """Has `evaluate` write into a temporary folder, whose files take their places all together, so
     that new pictures never stand beside old figures.
     """
@@ -51,7 +55,7 @@ def _in_its_folder(function):
             (folder / name).unlink(missing_ok=True)  # a picture that there is no more
         return report
 
-    return wrapped
+    return cast(Function, wrapped)
 
 
 def _check_folder(folder):
@@ -72,29 +76,29 @@ def _check_folder(folder):
 
 @_in_its_folder
 def evaluate(
-    model,
-    data,
-    train=None,
+    model: Any,
+    data: Data | Split | np.ndarray,
+    train: Split | None = None,
     *,
-    split="test",
-    num_samples=10_000,
-    metrics=None,
-    features="auto",
-    importance_samples=None,
-    options=None,
-    batch_size=64,
-    seed=0,
-    force=False,
-    cost=False,
-    baseline=None,
-    folder=None,
-    history=(),
-    path=None,
-    source=None,
-    cache_dir=None,
-    progress="auto",
-    verbose=0,
-):
+    split: str = "test",
+    num_samples: int = 10_000,
+    metrics: Sequence[str] | None = None,
+    features: Any = "auto",
+    importance_samples: int | None = None,
+    options: dict[str, Any] | None = None,
+    batch_size: int = 64,
+    seed: int = 0,
+    force: bool = False,
+    cost: bool = False,
+    baseline: Any = None,
+    folder: str | os.PathLike[str] | None = None,
+    history: Sequence[dict[str, Any]] = (),
+    path: str | None = None,
+    source: str | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    progress: bool | str = "auto",
+    verbose: int | str = 0,
+) -> dict[str, Any]:
     """Measures a model on images that it was not trained on.
 
     Args:

@@ -5,6 +5,7 @@ import dataclasses
 import importlib
 import json
 import pathlib
+from typing import Any
 
 from kgen import lazy
 from kgen.checks import unknown_name
@@ -152,7 +153,7 @@ __all__ = [
 ]
 
 
-def families():
+def families() -> dict[str, Family]:
     """The zoo by family: a dict of name to `Family`, without importing a model.
 
     Example:
@@ -166,17 +167,17 @@ def families():
     }
 
 
-def registered():
+def registered() -> dict[str, Any]:
     """All models of the zoo: a dict of name to class."""
     return {name: get(name) for name in _MODELS}
 
 
-def classes():
+def classes() -> list[tuple[str, str]]:
     """Module and name of every model's class, without importing it."""
     return list(_MODELS.values())
 
 
-def get(name):
+def get(name: str) -> Any:
     """The class of a model by its name, such as `"vae"`; a `ValueError` where there is none."""
     if name not in _MODELS:
         raise ValueError(unknown_name("model", name, _MODELS))
@@ -184,7 +185,7 @@ def get(name):
     return getattr(importlib.import_module(module), class_name)
 
 
-def presets():
+def presets() -> dict[str, dict[str, Any]]:
     """All presets: a dict of name to `{"model": its name, **arguments}`.
 
     They are read from the models' files, where they are literals, so that who only lists

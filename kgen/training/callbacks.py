@@ -20,10 +20,10 @@ import numpy as np
 from kgen import files, images
 from kgen.generation import row_seeds
 from kgen.origin import of_model
-from kgen.training.checkpoints import Position, restore_metrics
+from kgen.training.checkpoints import Position, restore_metrics, sums_of_metrics
 from kgen.training.errors import Interrupted, NonFiniteError
 from kgen.training.metrics_csv import rows_and_damage, warn_of
-from kgen.training.schedules import schedule_of
+from kgen.training.schedules import rate_of, schedule_of
 
 
 class StopOnNonFinite(keras.callbacks.Callback):
@@ -82,26 +82,31 @@ class StopOnNonFinite(keras.callbacks.Callback):
 
 
 class LearningRateLog(keras.callbacks.Callback):
-    """Logs `learning_rate`, at the end of an epoch, where it changes: a GAN's generator's."""
+    """Logs `learning_rate`, at the end of an epoch, where it changes: a GAN's generator's.
+
+    It changes by a schedule of the optimizer, or where the run `moves` it.
+    """
+
+    def __init__(self, moves=False):
+        super().__init__()
+        self.moves = moves
 
     def on_epoch_end(self, epoch, logs=None):
-        schedule = schedule_of(self.model._optimizers()[0])
-        if schedule is not None:
-            optimizer = self.model._optimizers()[0]
-            optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-            logs["learning_rate"] = float(_array(optimizer.learning_rate))
+        optimizer = self.model._optimizers()[0]
+        if self.moves or schedule_of(optimizer) is not None:
+            logs["learning_rate"] = rate_of(optimizer)
 
 
 class TimeEstimate(keras.callbacks.Callback):
     """Says after the first steps, and after the first epoch, how long the rest will take.
 
-    Of `epochs` of `steps` each, from a `Position` on; `report` is given the lines, the first of
-    them `after` so many seconds.
+    Of `total` steps, with so many `steps` in an epoch, from a `Position` on; `report` is given the
+    lines, the first of them `after` so many seconds.
     """
 
-    def __init__(self, epochs, steps, position, report, after=2.0):
+    def __init__(self, total, steps, position, report, after=2.0):
         super().__init__()
-        self.epochs, self.steps, self.position, self.report = epochs, steps, position, report
+        self.total, self.steps, self.position, self.report = total, steps, position, report
         self.after = after
         self._first = self._began = None
         self._told = self._told_epoch = False
@@ -110,10 +115,10 @@ class TimeEstimate(keras.callbacks.Callback):
         now = time.perf_counter()
         if self._began is not None and self._whole and not self._told_epoch:
             self._told_epoch = True
-            seconds, left = now - self._began, self.epochs - epoch
+            seconds, left = now - self._began, self.total / self.steps - epoch
             self.report(
-                f"{'Time:':<12}{_seconds(seconds)} for epoch {epoch} with validation and samples, "
-                f"so about {_seconds(left * seconds)} for {left} more"
+                f"{'Time:':<12}{in_words(seconds)} for epoch {epoch} with validation and samples, "
+                f"so about {in_words(left * seconds)} for {left:.3g} more"
             )
         self._epoch, self._began, self._first = epoch, now, None
         self._done = self.position.step if epoch == self.position.epoch else 0
@@ -130,12 +135,17 @@ class TimeEstimate(keras.callbacks.Callback):
         if seconds < self.after and steps < 200:
             return
         self._told = True
-        rest = (self.epochs - self._epoch) * self.steps - self._done - batch
+        rest = self.total - self._epoch * self.steps - self._done - batch
         self.report(
-            f"{'Time:':<12}{_seconds(seconds / steps)} a step, so about "
-            f"{_seconds(rest * seconds / steps)} for the {rest:,} steps to epoch {self.epochs}, "
-            "without validation and samples"
+            f"{'Time:':<12}{in_words(seconds / steps)} a step, so about "
+            f"{in_words(rest * seconds / steps)} for the {rest:,} steps to "
+            f"{last_step(self.total, self.steps)}, without validation and samples"
         )
+
+
+def last_step(total, steps):
+    """Where a run of `total` steps ends, in words, with so many `steps` in an epoch."""
+    return f"step {total:,}" if total % steps else f"epoch {total // steps}"
 
 
 class CPUMinutes(keras.callbacks.Callback):
@@ -163,7 +173,7 @@ class CPUMinutes(keras.callbacks.Callback):
         logs["cpu_minutes"] = self.minutes
 
 
-def _seconds(seconds):
+def in_words(seconds):
     """A time for people: `0.13 s`, `41 s`, `12 min`, `3.5 h`."""
     if seconds < 99:
         return f"{seconds:.2g} s"
@@ -189,9 +199,16 @@ class SampleGrid(keras.callbacks.Callback):
         self.claim = None  # what it says of itself
 
     def on_epoch_end(self, epoch, logs=None):
-        origin = of_model(self.model, self.name)
-        self.latest, self.claim = draw_grid(self.model, self.n, self.seed, self.split, origin)
-        images.save_png(self.latest, self.folder / f"epoch_{epoch + 1:04d}.png", self.claim)
+        self.latest, self.claim = self.draw(self.model)
+        images.save_png(self.latest, self.path(epoch), self.claim)
+
+    def path(self, epoch):
+        """Where the grid of an epoch is, counted from 0."""
+        return self.folder / f"epoch_{epoch + 1:04d}.png"
+
+    def draw(self, model):
+        """The grid of a model as it is now, see `draw_grid`."""
+        return draw_grid(model, self.n, self.seed, self.split, of_model(model, self.name))
 
 
 def draw_grid(model, n=64, seed=0, split=None, origin=None, **options):
@@ -356,18 +373,26 @@ class Checkpointing(keras.callbacks.Callback):
     """Writes a checkpoint after every epoch, and when `signals` ask to stop.
 
     The run goes on from `position`, inside an epoch with `metrics`, the sums behind its figures.
+    An epoch that ends before its `steps`, since training does, is gone on with from there. Before a
+    checkpoint is written `record` is told how many steps of the run it comes after.
     """
 
-    def __init__(self, checkpoints, position, metrics=(), signals=None):
+    def __init__(
+        self, checkpoints, position, metrics=(), signals=None, steps=None, record=lambda step: None
+    ):
         super().__init__()
         self.checkpoints = checkpoints
         self.position = position
         self.metrics = metrics
         self.signals = signals or StopSignals()
+        self.steps = steps
+        self.record = record
 
     def on_epoch_begin(self, epoch, logs=None):
         self._first_step = self.position.step  # 0 but where a run goes on inside an epoch
-        if self._first_step:
+        self._trained = self.model.steps_trained - self._first_step
+        self._sums = None
+        if self._first_step and self.metrics:
             restore_metrics(self.model, self.metrics)
 
     def on_train_batch_begin(self, batch, logs=None):
@@ -376,12 +401,22 @@ class Checkpointing(keras.callbacks.Callback):
             return
         position = Position(self.position.epoch, self._first_step + batch)
         if position.step:
-            self.checkpoints.save(self.model, position)
+            self._save(position, None)
         raise Interrupted(f"Stopped after {position}.", self.signals.signum)
 
+    def on_test_begin(self, logs=None):
+        if self.model.stop_training:  # validation will use the same metrics
+            self._sums = sums_of_metrics(self.model)
+
     def on_epoch_end(self, epoch, logs=None):
-        self.position = Position(epoch + 1)
-        self.checkpoints.save(self.model, self.position)
+        done = self.model.steps_trained - self._trained
+        whole = self.steps is None or done >= self.steps
+        self.position = Position(epoch + 1) if whole else Position(epoch, done)
+        self._save(self.position, self._sums)
+
+    def _save(self, position, sums):
+        self.record(position.epoch * (self.steps or 0) + position.step)
+        self.checkpoints.save(self.model, position, sums)
 
 
 def _array(variable):

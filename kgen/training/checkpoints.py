@@ -24,6 +24,10 @@ class Position:
     def __str__(self):
         return f"epoch {self.epoch}" + (f" and {self.step} steps" if self.step else "")
 
+    def steps(self, steps_per_epoch):
+        """Int, all steps so far."""
+        return self.epoch * steps_per_epoch + self.step
+
 
 class Checkpoints:
     """The checkpoints in a folder, the newest `keep` of them.
@@ -47,9 +51,10 @@ class Checkpoints:
         """Path of the newest checkpoint, or `None`."""
         return self.paths()[-1] if self.paths() else None
 
-    def save(self, model, position):
+    def save(self, model, position, sums=None):
         """Writes a checkpoint, whose path it returns, and removes all but the newest `keep`.
 
+        Inside an epoch it keeps `sums`, floats, or where there are none those of the model now.
         `OSError` where the disk is full, or the folder cannot be written.
         """
         name = f"epoch_{position.epoch:04d}" + (f"_step_{position.step}" if position.step else "")
@@ -57,11 +62,12 @@ class Checkpoints:
         digest = save_model(model, path)
         if not is_main_host():
             return path
-        sums = model.metrics_variables if position.step else []
+        if position.step and sums is None:
+            sums = sums_of_metrics(model)
         record = {
             **dataclasses.asdict(position),
             "sha256": digest,
-            "metrics": [float(keras.ops.convert_to_numpy(variable)) for variable in sums],
+            "metrics": list(sums) if position.step else [],
         }
         files.write_text(path.with_suffix(".json"), json.dumps(record, indent=2) + "\n")
         self._remove_old()
@@ -135,6 +141,11 @@ def save_model(model, path):
             return _save(model, pathlib.Path(folder, path.name))
     with files.replacing(path) as temporary:
         return _save(model, temporary)
+
+
+def sums_of_metrics(model):
+    """The sums behind the metrics, a list of floats."""
+    return [float(keras.ops.convert_to_numpy(value)) for value in model.metrics_variables]
 
 
 def restore_metrics(model, values):

@@ -19,12 +19,11 @@ def facts(run, whole=True, report=print):
     info = run.info
     last = (run.metrics or [None])[-1]
     arguments, data = info["arguments"], info["data"]
-    steps = arguments["epochs"] * (data["train"] // arguments["batch_size"])
     found = {
         "data": data,
         "training": {
             **arguments,
-            "steps": steps,
+            "steps": info.get("steps"),
             "seconds": info.get("seconds"),
             "backend": info["backend"],
             "metrics": last,

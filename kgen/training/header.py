@@ -6,14 +6,15 @@ import pathlib
 
 import keras
 
-from kgen.training.schedules import schedule_of
+from kgen.training.schedules import plain_optimizer, rate_of, schedule_of
 
 
-def header(model, data, config, chosen, steps_per_epoch):
+def header(model, data, config, chosen, steps_per_epoch, total, way):
     """Lines for the user, as pairs of a name and what it is.
 
     `chosen` is what `kgen.training.choice.Choice.lines` says of the model, `config` the
-    `RunConfig`.
+    `RunConfig`, `total` the steps of the whole run or `None`, `way` what `run.json` says of its
+    pace.
     """
     parts = [f"{len(data.train):,} to train on"]
     for name in ("validation", "test"):
@@ -31,21 +32,39 @@ def header(model, data, config, chosen, steps_per_epoch):
         (
             "Steps",
             f"{steps_per_epoch:,} an epoch of {config.batch_size} images, "
-            f"{config.epochs * steps_per_epoch:,} in {config.epochs} epochs",
+            f"{_length(config, steps_per_epoch, total)}",
         ),
-        ("Rate", describe_rate(model)),
+        ("Rate", describe_rate(model, way)),
         ("Device", _device(config)),
     ]
 
 
-def describe_rate(model):
-    """The optimizer and its learning rate in words."""
+def _length(config, steps_per_epoch, total):
+    """How many steps a run takes, in words."""
+    kind, value = config.length
+    if kind == "epochs":
+        return f"{total:,} in {value} epochs"
+    if kind == "minutes":
+        return f"as many as {value:g} minutes allow, with validation, samples and checkpoints"
+    done = f"{total:,} in {total / steps_per_epoch:.3g} epochs"
+    return f"{done}, as {value} took" if kind == "pace" else done
+
+
+def describe_rate(model, way):
+    """The optimizer and its learning rate in words; `way` is what moves it in a run of minutes."""
     texts = []
-    for optimizer in model._optimizers():
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
-        schedule, name = schedule_of(optimizer), type(inner).__name__
+    for number, optimizer in enumerate(model._optimizers()):
+        schedule, name = schedule_of(optimizer), type(plain_optimizer(optimizer)).__name__
+        if way.get("rates"):
+            text = f"{name}, at most {way['rates'][number]:.4g}"
+            if way["schedule"] == "pace":
+                text += ", at that run's pace"
+            else:
+                text += f", {way['schedule']} by the time that is used"
+            texts.append(text)
+            continue
         if schedule is None:
-            texts.append(f"{name}, {float(keras.ops.convert_to_numpy(inner.learning_rate)):.4g}")
+            texts.append(f"{name}, {rate_of(optimizer):.4g}")
             continue
         text = f"{name}, {schedule.schedule}, at most {schedule.learning_rate:.4g}"
         if schedule.warmup_steps:

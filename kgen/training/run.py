@@ -6,10 +6,13 @@ import importlib.metadata
 import inspect
 import json
 import math
+import os
 import pathlib
 import platform
 import time
 import types
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import keras
 
@@ -26,13 +29,17 @@ from kgen.training.callbacks import (
     StopSignals,
     TensorBoardLogs,
     TimeEstimate,
+    in_words,
 )
 from kgen.training.checkpoints import Position, save_model, sha256
 from kgen.training.choice import choose
 from kgen.training.distribution import data_parallel, is_main_host
 from kgen.training.errors import Interrupted, NonFiniteError, RunError
+from kgen.training.fitting import check_monitors
 from kgen.training.header import header
-from kgen.training.run_config import MAY_CHANGE, RunConfig
+from kgen.training.length import Ending, Length, Minutes, Pace, StepBar
+from kgen.training.named_callbacks import load_callback
+from kgen.training.run_config import LENGTHS, MAY_CHANGE, RunConfig
 from kgen.training.run_folder import (
     Run,
     load_keras,
@@ -41,25 +48,29 @@ from kgen.training.run_folder import (
     source_name,
     timestamp,
 )
-from kgen.training.schedules import schedule_of
+from kgen.training.schedules import plain_optimizer, rate_of, schedule_of
 from kgen.training.size import check_size
+from kgen.training.tracking import check_trackers, trackers
+
+#: Epochs of a run that ends by the clock.
+FOR_EVER = 10**9
 
 __all__ = ["Interrupted", "NonFiniteError", "Run", "RunConfig", "RunError", "load_model", "train"]
 
 
 def train(
-    model=None,
-    data=None,
-    run=None,
+    model: Any = None,
+    data: Any = None,
+    run: str | os.PathLike[str] | None = None,
     *,
-    resume=False,
-    force=False,
-    num_samples=64,
-    callbacks=(),
-    verbose="auto",
-    report=print,
-    **options,
-):
+    resume: bool = False,
+    force: bool = False,
+    num_samples: int = 64,
+    callbacks: Sequence[Any] = (),
+    verbose: int | str = "auto",
+    report: Callable[[str], object] = print,
+    **options: Any,
+) -> Run:
     """Trains a model in a run folder, from which a run that was stopped goes on.
 
     The order of the images follows from the seed and the steps taken, all noise from the seed
@@ -81,11 +92,14 @@ def train(
             of the run; others must equal them, except that `epochs` may be larger, and
             `devices`, `hosts`, `evaluate_every` and `keep_best` others. With more epochs a
             schedule of the learning rate becomes that of a run of so many: the rate goes on from
-            where this one stands at that step, which is above where it had come to.
+            where this one stands at that step, which is above where it had come to. So with more
+            `steps` or `minutes`; of minutes those that are left are trained.
         force: Bool, replace a run that is in the folder. What it wrote is removed, other files
             stay.
         num_samples: Int, images in the grid that is drawn after every epoch.
-        callbacks: Sequence of further `keras.callbacks.Callback`.
+        callbacks: Sequence of further `keras.callbacks.Callback`, or of texts such as
+            `"module:Class(patience=3)"`, see `kgen.training.named_callbacks.load_callback`. They
+            are code of your own, which a run that goes on is given again, and begin anew then.
         verbose: As in `keras.Model.fit`; with 0 `report` hears neither what trains on what nor
             how long it will take.
         report: Callable that is given lines for the user.
@@ -112,6 +126,8 @@ def train(
     if isinstance(data, str) and not data:
         raise ValueError("data must name a source. Received: ''")
     num_samples = check_int(1, num_samples=num_samples)
+    texts = [callback for callback in callbacks if isinstance(callback, str)]
+    callbacks = [load_callback(c) if isinstance(c, str) else c for c in callbacks]
     run = Run(pathlib.Path(run))
     given = _given(options)
     before = run.info if resume and run.exists else None
@@ -125,6 +141,7 @@ def train(
         if not config.hosts:  # of several hosts, the first one looks, below
             run.check_free(force)
 
+    check_trackers(config.track)
     with contextlib.ExitStack() as stack:
         stack.enter_context(data_parallel(config.devices, config.hosts))
         keras.utils.set_random_seed(config.seed)
@@ -141,8 +158,9 @@ def train(
         if restored is not None:
             model, position, sums = restored
             chosen = before["model"].get("chosen") or [["Model", before["model"]["name"]]]
-            steps = _steps_per_epoch(model, data, config)
-            _refit(model, before, config, steps, report)
+            steps, way = _steps_per_epoch(model, data, config), before
+            pace = Pace.read(run.pace_path) if before.get("pace") else None
+            _refit(model, before, config, _total_steps(config, steps, pace), report)
         else:
             position, sums = Position(), []
             model, chosen = _build(model, data, config, *built[-1:])
@@ -152,8 +170,10 @@ def train(
                 _begin_with(model, config.begin_with, report)
             # What does not fit is refused before the folder is touched.
             steps = _steps_per_epoch(model, data, config)
-            fitted = _compile(model, config, steps)
+            pace = _new_pace(run, config)
+            way = _compile(model, config, steps, pace)
         check_size(model, config.batch_size)
+        check_monitors(model, callbacks)
         evaluation = _evaluation(run, model, data, config)
         named = source_name(source)
         if before is not None and named not in (None, before["data"]["source"]):
@@ -164,25 +184,37 @@ def train(
                 run.check_free(force)
                 about = _describe(name, model, source, data, config)
                 about["model"]["chosen"] = chosen
-                run.create({**about, "schedule": _schedule(model) if fitted else None})
-        elif run.finished and position.epoch >= config.epochs:
-            report(
-                f"{run.path} is finished: {position.epoch} epochs are done. "
-                f"Train on with --epochs {position.epoch + 10}."
-            )
+                run.create({**about, **way, "callbacks": texts})
+        elif run.finished and _reached(config, before, position.steps(steps), steps, pace):
+            report(f"{run.path} is finished: {_what_is_done(config, position, steps)}")
             return run
         else:
             report(f"Going on with {run.path} after {position}.")
-        callbacks = [*callbacks, *evaluation]
-        if verbose != 0 and is_main_host():
-            for label, text in header(model, data, config, chosen, steps):
-                report(f"{label + ':':<12}{text}")
-            callbacks.append(TimeEstimate(config.epochs, steps, position, report))
+            for text in sorted(set(before.get("callbacks", ())) - set(texts)):
+                report(f"Without {text}, which is code of your own: give it again, --callback.")
+            run.update(callbacks=texts)
+        begun = Begun(position, sums, steps, pace, way.get("pace") or {})
+        said = report if verbose != 0 and is_main_host() else (lambda line: None)
+        total = _total_steps(config, steps, pace)
+        for label, text in header(model, data, config, chosen, steps, total, begun.way):
+            said(f"{label + ':':<12}{text}")
         stack.enter_context(files.recorded(run.path))
         if before is None and isinstance(name, ImageGenerator):  # nothing else could build it again
             run.checkpoints.save(model, position)
-        _fit(run, model, data, config, position, sums, num_samples, callbacks, verbose)
+        _fit(run, model, data, config, begun, num_samples, callbacks, evaluation, verbose, said)
     return run
+
+
+class Begun(NamedTuple):
+    """Where a run goes on from, or begins: its `Position`, the sums behind the metrics, steps of an
+    epoch, the `Pace` that it keeps or repeats, and what `run.json` says of that.
+    """
+
+    position: Position
+    sums: list
+    steps: int
+    pace: Pace | None
+    way: dict
 
 
 # Arguments ----------------------------------------------------------------------------
@@ -199,6 +231,13 @@ def _given(options):
 def _going_on(run, info, model, data, given):
     """Model, data and `RunConfig` of a run that goes on; `RunError` where others are given."""
     before = RunConfig(**info["arguments"])
+    kind, length = before.length
+    for other in LENGTHS:
+        if other != kind and other in given:
+            raise RunError(
+                f"{run.path} was begun with {kind}={length!r}, and goes on by its {kind}. "
+                f"Received: {other}={given[other]!r}"
+            )
     for name in ("model_arguments", "data_arguments"):
         given = {**given, name: {**getattr(before, name), **given.get(name, {})}}
     config = dataclasses.replace(before, **given)
@@ -367,27 +406,86 @@ def _steps_per_epoch(model, data, config):
     return len(model._batches(data.train, batch_size=config.batch_size, shuffle=True))
 
 
-def _compile(model, config, steps_per_epoch):
-    """Compiles a model that is not compiled yet, with a schedule for the whole run; another one
-    keeps its optimizer, and its state. Returns whether it did.
+def _new_pace(run, config):
+    """The `Pace` that a run begins with: none of its own yet, another's, or `None`."""
+    kind, value = config.length
+    if kind == "minutes":
+        return Pace(run.pace_path)
+    if kind != "pace":
+        return None
+    other = Run(pathlib.Path(value))
+    rows = Pace.read(other.pace_path).rows
+    if not rows:
+        raise RunError(
+            f"{value} has no {other.pace_path.name}: only a run of minutes has a pace that can be "
+            "repeated. Repeat a run of epochs or steps by its arguments, which its run.json names."
+        )
+    return Pace(run.pace_path, rows)
+
+
+def _total_steps(config, steps_per_epoch, pace):
+    """Int, the steps of a whole run; `None` for one of minutes."""
+    kind, value = config.length
+    if kind == "epochs":
+        return value * steps_per_epoch
+    return {"steps": value, "minutes": None, "pace": pace and pace.steps}[kind]
+
+
+def _reached(config, info, done, steps_per_epoch, pace):
+    """Whether a finished run, after `done` steps, is as long as it is to be."""
+    total = _total_steps(config, steps_per_epoch, pace)
+    if total is None:
+        return config.minutes <= info["arguments"]["minutes"]
+    return done >= total
+
+
+def _what_is_done(config, position, steps_per_epoch):
+    kind, value = config.length
+    if kind == "epochs":
+        return f"{position.epoch} epochs are done. Train on with --epochs {position.epoch + 10}."
+    done = f"{position.steps(steps_per_epoch):,} steps are done"
+    return f"{done}." if kind == "pace" else f"{done}. Train on with --{kind} {2 * value:g}."
+
+
+def _compile(model, config, steps_per_epoch, pace):
+    """Compiles a model that is not compiled yet, with a schedule for the whole run, or for rates
+    that the run moves; another one keeps its optimizer, and its state. Returns what `run.json` says
+    of the rates.
     """
-    if not model.compiled:
+    if model.compiled:
+        for name in ("learning_rate", "schedule", "warmup_steps", "jit"):
+            value = getattr(config, name)
+            if value not in (None, "auto"):
+                raise ValueError(
+                    "A model that is compiled already keeps its optimizer and how it is compiled: "
+                    f"give {name} to its compile(), or leave it out. Received: {name}={value!r}"
+                )
+        return {"schedule": None, "pace": pace and {"schedule": "constant", "rates": []}}
+    options = {"learning_rate": config.learning_rate, "jit_compile": config.jit}
+    if pace is None:
         model.compile(
-            learning_rate=config.learning_rate,
             schedule=config.schedule,
             warmup_steps=config.warmup_steps,
-            total_steps=config.epochs * steps_per_epoch,
-            jit_compile=config.jit,
+            total_steps=_total_steps(config, steps_per_epoch, pace),
+            **options,
         )
-        return True
-    for name in ("learning_rate", "schedule", "warmup_steps", "jit"):
-        value = getattr(config, name)
-        if value not in (None, "auto"):
-            raise ValueError(
-                "A model that is compiled already keeps its optimizer and how it is compiled: give "
-                f"{name} to its compile(), or leave it out. Received: {name}={value!r}"
-            )
-    return False
+        return {"schedule": _schedule(model), "pace": None}
+    model.compile(schedule="constant", **options)
+    schedule = config.schedule or model.default_schedule
+    if config.length[0] == "pace":
+        schedule = "pace"
+        moves = any(share != 1 for _, _, share in pace.rows)
+    else:
+        moves = schedule != "constant" or bool(config.warmup_steps)
+    optimizers = model._optimizers() if moves else []
+    for optimizer in map(plain_optimizer, optimizers):
+        if hasattr(optimizer, "burn_in_rate"):  # a way of its own
+            optimizer.burn_in_rate = False
+    rates = [rate_of(optimizer) for optimizer in optimizers]
+    return {
+        "schedule": None,
+        "pace": {"schedule": schedule, "warmup_steps": config.warmup_steps, "rates": rates},
+    }
 
 
 def _schedule(model):
@@ -396,21 +494,22 @@ def _schedule(model):
     return schedule and schedule.get_config()
 
 
-def _refit(model, info, config, steps_per_epoch, report):
-    """Makes the schedule, where the run has one, that of a run of the epochs that there are now."""
-    total = config.epochs * steps_per_epoch
+def _refit(model, info, config, total, report):
+    """Makes the schedule, where the run has one, that of a run of the length that it has now."""
+    way, (kind, value) = info.get("pace") or {}, config.length
+    if kind == "minutes" and way["rates"] and value != info["arguments"]["minutes"]:
+        report(f"The {way['schedule']} schedule is now that of a run of {value:g} minutes.")
     if not info.get("schedule"):
         return
     for optimizer in model._optimizers():
         schedule = schedule_of(optimizer)
         if schedule is None or schedule.schedule == "constant" or schedule.total_steps == total:
             continue
-        inner = getattr(optimizer, "inner_optimizer", optimizer)
-        rates = [float(keras.ops.convert_to_numpy(inner.learning_rate))]
-        inner.learning_rate = schedule.over(total)
-        rates.append(float(keras.ops.convert_to_numpy(inner.learning_rate)))
+        rates = [rate_of(optimizer)]
+        plain_optimizer(optimizer).learning_rate = schedule.over(total)
+        rates.append(rate_of(optimizer))
         report(
-            f"The {schedule.schedule} schedule is now that of a run of {config.epochs} epochs: the "
+            f"The {schedule.schedule} schedule is now that of a run of {value} {kind}: the "
             f"learning rate goes on at {rates[1]:.3g}; it had come to {rates[0]:.3g}."
         )
 
@@ -429,11 +528,13 @@ def _restore(run, info, data, config, report):
     """
     models.registered()  # so that Keras knows the classes
     restored = run.load_checkpoint(report)
-    behind = restored is None or restored[1].epoch < info["arguments"]["epochs"]
+    behind = restored is None or (
+        restored[1].steps(_steps_per_epoch(restored[0], data, config)) < info.get("steps", math.inf)
+    )
     if behind and run.model_path.is_file():
         model = load_keras(run.model_path)
-        steps = len(model._batches(data.train, batch_size=config.batch_size, shuffle=True))
-        position = Position(int(model.training_steps) // steps)
+        steps = _steps_per_epoch(model, data, config)
+        position = Position(*divmod(int(model.training_steps), steps))
         if restored is None or restored[1] < position:
             restored = model, position, []
     if is_main_host():
@@ -495,11 +596,12 @@ def _describe(name, model, source, data, config):
 # Training -----------------------------------------------------------------------------
 
 
-def _fit(run, model, data, config, position, sums, num_samples, callbacks, verbose):
-    """Trains from `position` to the last epoch and writes `model.keras`."""
+def _fit(run, model, data, config, begun, num_samples, callbacks, evaluation, verbose, report):
+    """Trains from where the run is begun to its end and writes `model.keras`."""
+    position, pace, rates = begun.position, begun.pace, begun.way.get("rates", ())
     finite = StopOnNonFinite(lambda: _last_good(run))
-    callbacks = [*callbacks, LearningRateLog(), finite]
-    signals, samples = StopSignals(), None
+    callbacks = [*evaluation, *callbacks, LearningRateLog(bool(rates)), finite]
+    signals, samples, told = StopSignals(), None, []
     if not config.hosts:  # the sampler runs on one host, and its devices are everywhere
         shown = data.train if data.validation is None else data.validation
         name = run.path.resolve().name
@@ -508,11 +610,34 @@ def _fit(run, model, data, config, position, sums, num_samples, callbacks, verbo
     if is_main_host():
         callbacks.append(MetricsTable(run.path / "metrics.csv", position.epoch))
         callbacks.append(TensorBoardLogs(run.path / "logs", samples))
-    callbacks.append(Checkpointing(run.checkpoints, position, sums, signals))
+        told = trackers(config.track, run, samples)
+    total = _total_steps(config, begun.steps, pace)
+    if total is None:
+        pace.forget_after(position.steps(begun.steps))
+        length = Minutes(
+            config.minutes,
+            begun.steps,
+            position,
+            pace,
+            rates,
+            endings=_endings(run, model, data, config, begun, samples, *evaluation),
+            evaluate_every=evaluation[0].every if evaluation else None,
+            schedule=begun.way["schedule"],
+            warmup_steps=begun.way.get("warmup_steps"),
+            report=report,
+        )
+    else:
+        callbacks.append(TimeEstimate(total, begun.steps, position, report))
+        length = Length(total, begun.steps, position, pace, rates)
+    checkpointing = Checkpointing(
+        run.checkpoints, position, begun.sums, signals, begun.steps, length.record
+    )
+    if verbose != 0:
+        callbacks.append(StepBar(total is not None))
     options = {
         "batch_size": config.batch_size,
         "validation_data": data.validation,
-        "callbacks": callbacks,
+        "callbacks": [*callbacks, *told, checkpointing, length],
         "verbose": verbose,
     }
     began = time.monotonic()
@@ -527,16 +652,30 @@ def _fit(run, model, data, config, position, sums, num_samples, callbacks, verbo
         run.update(status="running", finished=None, earlier_model=earlier, arguments=arguments)
         if is_main_host() and run.info.get("schedule"):
             run.update(schedule=_schedule(model))
-        epoch = position.epoch
-        with contextlib.nullcontext() if config.hosts else signals:
-            if position.step:
-                finite.first_step = position.step
-                rest = _Rest(model, data.train, config.batch_size, position)
-                model.fit(rest, epochs=epoch + 1, initial_epoch=epoch, **options)
-                epoch += 1
-            model.fit(data.train, epochs=config.epochs, initial_epoch=epoch, **options)
-        save_model(model, run.model_path)
-        run.update(status="finished", finished=timestamp(), seconds=spent())
+        if is_main_host() and pace is not None:
+            pace.write()
+        epoch, over = position.epoch, total is not None and position.steps(begun.steps) >= total
+        epochs = FOR_EVER if total is None else math.ceil(total / begun.steps)
+        with contextlib.ExitStack() as stack:
+            for tracker in told:
+                stack.enter_context(tracker)
+            with contextlib.nullcontext() if config.hosts else signals:
+                if position.step and not over:
+                    finite.first_step = position.step
+                    rest = _Rest(model, data.train, config.batch_size, position)
+                    model.fit(rest, epochs=epoch + 1, initial_epoch=epoch, **options)
+                    epoch, over = epoch + 1, model.stop_training
+                if not over:
+                    model.fit(data.train, epochs=epochs, initial_epoch=epoch, **options)
+            save_model(model, run.model_path)
+            done = {"steps": checkpointing.position.steps(begun.steps), "seconds": spent()}
+            if total is None:
+                done["seconds"] = round(length.used(), 1)
+                report(
+                    f"{'Time:':<12}{in_words(length.used())} of {in_words(length.seconds)}: "
+                    f"{done['steps']:,} steps, {done['steps'] / begun.steps:.3g} epochs"
+                )
+            run.update(status="finished", finished=timestamp(), **done)
     except BaseException as error:
         explained = _explain(run, error)
         stopped = isinstance(explained, (Interrupted, KeyboardInterrupt))
@@ -546,6 +685,27 @@ def _fit(run, model, data, config, position, sums, num_samples, callbacks, verbo
         if explained is error:
             raise
         raise explained from error
+
+
+def _endings(run, model, data, config, begun, samples, evaluation=None):
+    """What follows the last step of an epoch, in parts that are measured: a list of `Ending`."""
+    endings = []
+    if data.validation is not None:
+        count, size = len(data.validation), config.batch_size
+        part = data.validation.part(slice(size + count % size))  # and the batch that is smaller
+
+        def validate():
+            model.evaluate(part, batch_size=size, verbose=0)
+
+        endings.append(Ending(validate, count / len(part)))
+    if samples is not None:
+        evaluated = 0 if evaluation is None else evaluation.num_samples / samples.n
+        endings.append(Ending(lambda: samples.draw(model), 1, evaluated))
+
+    def save():
+        run.checkpoints.save(model, begun.position, begun.sums)
+
+    return [*endings, Ending(save, 1, after=1)]
 
 
 def _evaluation(run, model, data, config):

@@ -2,8 +2,17 @@
 
 import dataclasses
 
+#: Epochs of a run that is told no other length.
+EPOCHS = 20
+
+#: What says how long a run is: one of these.
+LENGTHS = ("epochs", "steps", "minutes", "pace")
+
 #: What a run that goes on may do otherwise than before.
-MAY_CHANGE = ("epochs", "devices", "hosts", "evaluate_every", "keep_best")
+MAY_CHANGE = (
+    *("epochs", "steps", "minutes", "devices", "hosts", "evaluate_every", "keep_best"),
+    "track",
+)
 
 # As in kgen.training.schedules, which imports Keras.
 _SCHEDULES = ("constant", "cosine", "linear")
@@ -16,7 +25,8 @@ _POLICIES |= {policy: policy for policy in _POLICIES.values()}
 class RunConfig:
     """The options of `kgen.training.run.train`, which `run.json` keeps as `arguments`.
 
-    `ValueError` where a number is not positive, or `mixed_precision` is not known.
+    `ValueError` where a number is not positive, `mixed_precision` is not known, or a run is told
+    two lengths.
     """
 
     #: Dict of arguments of the model that replace the preset's.
@@ -27,15 +37,23 @@ class RunConfig:
     data_arguments: dict = dataclasses.field(default_factory=dict)
     #: Path of a run, a `.keras` file or a preset whose weights the model begins with, or `None`.
     begin_with: str | None = None
-    #: Int, the epoch to train up to.
-    epochs: int = 20
+    #: Int, the epoch to train up to; `None` where another length is given, else 20.
+    epochs: int | None = None
+    #: Int, the step to train up to, inside an epoch too.
+    steps: int | None = None
+    #: Float, minutes to train for, by the clock: from the first step, which is traced, to the model
+    #: that is saved, with validation, samples and checkpoints. Not with several hosts.
+    minutes: float | None = None
+    #: Path of a run of minutes, to take as many steps as it did, at the rates at which it did.
+    pace: str | None = None
     #: Int, images per step, of all devices and hosts together; `None` for the model's own default,
     #: which `run.json` then names.
     batch_size: int | None = None
     #: Float; `None` for the model's own default.
     learning_rate: float | None = None
-    #: `"constant"`, `"cosine"` or `"linear"`, over all epochs, see
-    #: `kgen.training.schedules.RunSchedule`; `None` for the model's own default.
+    #: `"constant"`, `"cosine"` or `"linear"`, over the whole run, see
+    #: `kgen.training.schedules.RunSchedule` and `kgen.training.length.Minutes`; `None` for the
+    #: model's own default.
     schedule: str | None = None
     #: Int, steps over which the learning rate rises; `None` for the schedule's own default.
     warmup_steps: int | None = None
@@ -57,11 +75,37 @@ class RunConfig:
     #: Name of a metric; the model of the epoch that is best by it is kept as `best.keras`.
     #: Without `evaluate_every` every epoch is evaluated.
     keep_best: str | None = None
+    #: Sequence of `"wandb"` and `"mlflow"`, each with a project behind a colon where it is to be
+    #: another than `kgen`, such as `"wandb:digits"`; see `kgen.training.tracking`.
+    track: list = dataclasses.field(default_factory=list)
 
     def __post_init__(self):
-        from kgen.checks import check_int, check_seed, unknown_name  # with NumPy
+        from kgen.checks import Number, check_int, check_seed, unknown_name  # with NumPy
 
-        for name in ("epochs", "batch_size", "evaluate_every"):
+        track = [self.track] if isinstance(self.track, str) else list(self.track)
+        object.__setattr__(self, "track", track)
+        if self.minutes is not None:
+            object.__setattr__(self, "minutes", Number(above=0).check("minutes", self.minutes))
+        lengths = self._lengths()
+        if len(lengths) > 1:
+            raise ValueError(
+                "A run has one length: epochs, steps, minutes or the pace of another one. "
+                f"Received: {', '.join(f'{name}={value!r}' for name, value in lengths.items())}"
+            )
+        if not lengths:
+            object.__setattr__(self, "epochs", EPOCHS)
+        if self.minutes is not None and self.hosts:
+            raise ValueError(
+                "Hosts have clocks of their own and would not stop at the same step: with several "
+                f"hosts give epochs or steps. Received: minutes={self.minutes}"
+            )
+        for name in ("schedule", "warmup_steps"):
+            if self.pace is not None and getattr(self, name) is not None:
+                raise ValueError(
+                    "The pace of another run says the rate of every step. Received: "
+                    f"pace={self.pace!r}, {name}={getattr(self, name)!r}"
+                )
+        for name in ("epochs", "steps", "batch_size", "evaluate_every"):
             value = getattr(self, name)
             if value is not None:
                 object.__setattr__(self, name, check_int(1, **{name: value}))
@@ -80,3 +124,13 @@ class RunConfig:
                 name = str(self.mixed_precision)
                 raise ValueError(unknown_name("mixed precision", name, _POLICIES))
             object.__setattr__(self, "mixed_precision", _POLICIES[self.mixed_precision])
+
+    @property
+    def length(self):
+        """The name of the one among `LENGTHS` that is given, and its value."""
+        [pair] = self._lengths().items()
+        return pair
+
+    def _lengths(self):
+        given = {name: getattr(self, name) for name in LENGTHS}
+        return {name: value for name, value in given.items() if value is not None}

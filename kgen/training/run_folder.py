@@ -5,16 +5,19 @@ import dataclasses
 import datetime
 import functools
 import json
+import os
 import pathlib
 import sys
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
 
 import kgen
 from kgen import files, models, places
-from kgen.data.loading import SPLITS
+from kgen.data.loading import SPLITS, Data
 from kgen.image_generator import ImageGenerator
 from kgen.training.checkpoints import Checkpoints, sha256
 from kgen.training.distribution import is_main_host
@@ -30,8 +33,9 @@ class Run:
     - `checkpoints/`: the last three, see `kgen.training.checkpoints`
     - `samples/epoch_NNNN.png`: images from the same seeds after every epoch
     - `metrics.csv`: a row per epoch
+    - `pace.csv`: of a run of minutes, which share of the highest rate from which step on
     - `logs/`: the same for TensorBoard
-    - `model.keras`: the model, when all epochs are done
+    - `model.keras`: the model, when the run is done
     - `best.keras`: with `keep_best`, the model of the best epoch
     - `files.txt`: the names of all of these, and of what an evaluation wrote here, a line each
     """
@@ -39,7 +43,7 @@ class Run:
     path: pathlib.Path
 
     @property
-    def info(self):
+    def info(self) -> dict[str, Any]:
         """Dict, what `run.json` says; raises `RunError` where there is none."""
         try:
             return json.loads((self.path / "run.json").read_text(encoding="utf-8"))
@@ -52,12 +56,16 @@ class Run:
             raise RunError(f"{self.path / 'run.json'} is not JSON: {error}") from error
 
     @property
-    def exists(self):
+    def exists(self) -> bool:
         return (self.path / "run.json").is_file()
 
     @property
-    def model_path(self):
+    def model_path(self) -> pathlib.Path:
         return self.path / "model.keras"
+
+    @property
+    def pace_path(self):
+        return self.path / "pace.csv"
 
     @property
     def checkpoints(self):
@@ -69,11 +77,13 @@ class Run:
         return self.checkpoints.load_last(report, otherwise)
 
     @property
-    def metrics(self):
+    def metrics(self) -> list[dict[str, Any]]:
         """List of dicts, the rows of `metrics.csv`."""
         return read_metrics(self.path / "metrics.csv")
 
-    def load_data(self, report=print, source=None, inputs=None):
+    def load_data(
+        self, report: Callable[[str], object] = print, source: Any = None, inputs: Any = None
+    ) -> Data:
         """Loads the `kgen.data.Data` of the run again, or other images as those were loaded.
 
         Images of another `source` are decoded as the run's (shape, background, cropping, limits),
@@ -158,7 +168,7 @@ class Run:
         return dataclasses.replace(data, class_names=names, num_classes=count, **changed)
 
     @property
-    def finished(self):
+    def finished(self) -> bool:
         """Whether `model.keras` is what the run was to end with, and not of fewer epochs."""
         if not self.model_path.is_file():
             return False
@@ -260,7 +270,7 @@ def _remove_if_empty(folder):
         folder.rmdir()
 
 
-def load(path):
+def load(path: str | os.PathLike[str]) -> ImageGenerator:
     """The `ImageGenerator` of a run's folder, of a `.keras` file or of a preset.
 
     A preset is a folder, the name of a trained one (`kgen.models.trained`), or `hf://USER/NAME`,

@@ -116,7 +116,7 @@ def scheduled_optimizer(
             f"schedule='{schedule}' is fitted to the length of training: give total_steps, "
             "epochs * (len(images) // batch_size). Received: total_steps=None"
         )
-    rate = float(str(np.float32(ops.convert_to_numpy(optimizer.learning_rate))))
+    rate = rate_of(optimizer)
     changing = RunSchedule(schedule, rate, total_steps, warmup_steps, updates)
     return model.default_optimizer(changing, **options)
 
@@ -129,8 +129,17 @@ def half_cosine(step, steps):
     return (1 + ops.cos(np.pi * share)) / 2
 
 
+def plain_optimizer(optimizer):
+    """An optimizer itself, where another one scales its loss."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
 def schedule_of(optimizer):
     """The `RunSchedule` of an optimizer, or `None`."""
-    optimizer = getattr(optimizer, "inner_optimizer", optimizer)  # of a LossScaleOptimizer
-    schedule = getattr(optimizer, "_learning_rate", None)
+    schedule = getattr(plain_optimizer(optimizer), "_learning_rate", None)
     return schedule if isinstance(schedule, RunSchedule) else None
+
+
+def rate_of(optimizer):
+    """The learning rate that an optimizer has now, the shortest float that is it in float32."""
+    return float(str(np.float32(ops.convert_to_numpy(plain_optimizer(optimizer).learning_rate))))

@@ -39,7 +39,7 @@ class Breaks(VAE):
 
 def test_the_time_that_is_left():
     said = []
-    estimate = callbacks.TimeEstimate(3, 4, Position(0), said.append, after=0)
+    estimate = callbacks.TimeEstimate(12, 4, Position(0), said.append, after=0)
     for epoch in range(3):  # as `fit` calls it
         estimate.on_epoch_begin(epoch)
         for batch in range(4):
@@ -49,14 +49,15 @@ def test_the_time_that_is_left():
         r"Time:       .* s a step, so about .* s for the 10 steps to epoch 3, without .*", step
     )
     assert re.fullmatch(r"Time:       .* s for epoch 1 with .*, so about .* s for 2 more", epoch)
-    late = callbacks.TimeEstimate(3, 4, Position(), said.append, after=10**6)
+    late = callbacks.TimeEstimate(12, 4, Position(), said.append, after=10**6)
     for epoch in range(2):
         late.on_epoch_begin(epoch)
         for batch in range(4):
             late.on_train_batch_begin(batch)
         late.after = 0  # an epoch has been too short
     assert "for the 6 steps to epoch 3" in said[-1], "it counts from this epoch's steps"
-    assert [callbacks._seconds(s) for s in (0.1234, 59, 600, 6e4)] == [
+    assert [callbacks.last_step(total, 4) for total in (12, 13)] == ["epoch 3", "step 13"]
+    assert [callbacks.in_words(s) for s in (0.1234, 59, 600, 6e4)] == [
         *("0.12 s", "59 s", "10 min", "17 h"),
     ]
 

@@ -354,7 +354,8 @@ def test_run_json_keeps_the_config(vae_run):
 def test_a_run_of_an_older_kgen_goes_on(tmp_path, vae_run):
     """Its run.json lacks options that there are now."""
     info = vae_run.info
-    for name in ("devices", "hosts", "evaluate_every", "keep_best", "schedule", "warmup_steps"):
+    names = ("devices", "hosts", "evaluate_every", "keep_best", "schedule", "warmup_steps")
+    for name in (*names, "steps", "minutes", "pace", "track"):
         del info["arguments"][name]
     (tmp_path / "run.json").write_text(json.dumps(info))
     resumed = go_on(tmp_path, epochs=2, evaluate_every=None)
@@ -472,6 +473,11 @@ def test_a_killed_beginning_is_no_obstacle(tmp_path):
         ),
         ({"data_arguments": {"image_shape": (9, 9, 1)}}, "sides divide by 4"),
         ({"epochs": 0}, "epochs must be a positive int. Received: epochs=0"),
+        ({"epochs": 2, "minutes": 3}, "one length: .* Received: epochs=2, minutes=3"),
+        ({"epochs": None, "minutes": 0}, "minutes must be above 0. Received: minutes=0"),
+        ({"epochs": None, "minutes": 1, "hosts": True}, "clocks of their own .* minutes=1"),
+        ({"epochs": None, "pace": "x", "schedule": "cosine"}, "pace of another run .*'cosine'"),
+        ({"epochs": None, "pace": "nowhere"}, "nowhere has no pace.csv: only a run of minutes"),
         ({"epochs": 2.7}, "epochs must be a positive int. Received: epochs=2.7"),
         ({"seed": 1.5}, "A seed must be an integer in 0 to .* Received: 1.5"),
         ({"evaluate_every": 0.5}, "evaluate_every must be a positive int. Received: .*=0.5"),

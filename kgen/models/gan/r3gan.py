@@ -117,27 +117,32 @@ class R3GAN(AdversarialGenerator):
 class BurnInAdam(keras.optimizers.Adam):
     """Adam with beta_1 0, whose beta_2 rises from 0.9 to 0.99 over the first `burn_in_steps`.
 
-    The rate meanwhile falls to a quarter, unless it is a schedule already.
+    The rate meanwhile falls to a quarter, unless it is a schedule already, or `burn_in_rate` is
+    false: a run of minutes moves it by the clock.
     """
 
-    def __init__(self, learning_rate=1e-3, burn_in_steps=None, name=None, **kwargs):
+    def __init__(
+        self, learning_rate=1e-3, burn_in_steps=None, burn_in_rate=True, name=None, **kwargs
+    ):
         kwargs = {"beta_1": 0.0, "beta_2": 0.99, **kwargs}
         super().__init__(learning_rate, name=name, **kwargs)
-        self.burn_in_steps = burn_in_steps
+        self.burn_in_steps, self.burn_in_rate = burn_in_steps, burn_in_rate
 
     def update_step(self, gradient, variable, learning_rate):
         last = self.beta_2
         share = half_cosine(self.iterations, self.burn_in_steps)
         try:
             self.beta_2 = last + share * (0.9 - last)
-            if not isinstance(self._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+            scheduled = keras.optimizers.schedules.LearningRateSchedule
+            if self.burn_in_rate and not isinstance(self._learning_rate, scheduled):
                 learning_rate = learning_rate * (1 + 3 * share) / 4
             super().update_step(gradient, variable, learning_rate)
         finally:
             self.beta_2 = last
 
     def get_config(self):
-        return {**super().get_config(), "burn_in_steps": self.burn_in_steps}
+        own = {"burn_in_steps": self.burn_in_steps, "burn_in_rate": self.burn_in_rate}
+        return {**super().get_config(), **own}
 
 
 # Networks -----------------------------------------------------------------------------
