@@ -64,7 +64,7 @@ def pytest_addoption(parser):
 
 #: Files of a few tests that take minutes each. They come first, one in each of three parts: else a
 #: worker would begin with them when all others have ended.
-LONG = ("tests/test_readme.py", "tests/training/test_distribution.py", "tests/cli/test_distill.py")
+LONG = ("tests/test_pages.py", "tests/training/test_distribution.py", "tests/cli/test_distill.py")
 
 
 def pytest_configure(config):
