@@ -39,7 +39,8 @@ Label = Annotated[
     str | None,
     typer.Option(
         help="For a class-conditional model: a class, a list such as 0,1,2 (one per image), or "
-        "'each' for every class in turn."
+        "'each' for every class in turn.",
+        show_default="each",
     ),
 ]
 Settings = Annotated[
@@ -246,16 +247,10 @@ def parse_devices(text):
 
 
 def labels_of(model, text, n):
-    """The labels that `--label` means, for `n` images."""
-    if text is None:
-        if model.num_classes is not None:
-            raise ValueError(
-                f"{type(model).__name__} is class-conditional and needs a label in 0 to "
-                f"{model.num_classes - 1}. Received none: give --label 3, --label 0,1,2 or "
-                "--label each."
-            )
+    """The labels that `--label` means, for `n` images; `None` for a model without classes."""
+    if text is None and model.num_classes is None:
         return None
-    if text == "each" and model.num_classes is not None:
+    if text in (None, "each") and model.num_classes is not None:
         return [i % model.num_classes for i in range(n)]
     labels = parse_integers("--label", text if text != "each" else "0")
     return labels[0] if len(labels) == 1 else labels

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from kgen import hub
+from kgen import hub, places
 from kgen.cli.common import (
     MODEL,
     Json,
@@ -100,7 +100,7 @@ def publish(
                 "license": license_,
                 "datasets": dataset,
                 "name": None if place is None else place.name,
-                "place": str(folder) if place is None else str(place),
+                "place": places.called(folder) if place is None else str(place),
             }
             with work(as_json, model):
                 _write(model, folder, about, (weights or "h5,safetensors").split(","), dtype)

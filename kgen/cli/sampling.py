@@ -39,7 +39,9 @@ def sample(
     model: Model,
     n: Annotated[
         int | None,
-        typer.Option("-n", "--number", min=1, help="How many images.", show_default="64"),
+        typer.Option(
+            "-n", "--number", min=1, help="How many images.", show_default="64, or so of each class"
+        ),
     ] = None,
     seed: Annotated[
         int | None,
@@ -88,15 +90,18 @@ def sample(
         from kgen import generation, images
 
         loaded, run = load(model)
+        each = loaded.num_classes is not None and label in (None, "each")
         if row_seeds is None:
-            row_seeds = generation.row_seeds(n or 64, seed or 0).tolist()
+            if n is None:  # as many of each class
+                n = loaded.num_classes * max(1, 64 // loaded.num_classes) if each else 64
+            row_seeds = generation.row_seeds(n, seed or 0).tolist()
         labels = labels_of(loaded, label, len(row_seeds))
         pictures = loaded.generate(seeds=row_seeds, labels=labels, batch_size=batch_size, **options)
         claim = origin_of(loaded, run, signer).claim(
             "generate", row_seeds, labels, drawn_with(loaded, options)
         )
         if grid:
-            if label == "each":  # a column for each class
+            if each:  # a column for each class
                 columns = columns or loaded.num_classes
             scale = images.viewing_scale(loaded.image_shape)
             picture = images.grid(pictures, columns, scale=scale)

@@ -1,0 +1,101 @@
+"""The trained models that come with kgen: they are there, small, and as good as they say."""
+
+import pathlib
+import runpy
+import tarfile
+
+import h5py
+import numpy as np
+import pytest
+
+import kgen
+from kgen import data, models
+from kgen.evaluation import Reference, pairs
+
+TRAINED = models.trained()
+RECIPES = runpy.run_path(str(pathlib.Path(__file__).parents[1] / "examples/trained.py"))["RECIPES"]
+
+#: How many images each score is measured again on.
+PART = 300
+
+
+def files(name):
+    return [path for path in (models.TRAINED / name).iterdir() if path.is_file()]
+
+
+def test_every_family_has_one_and_each_has_its_command():
+    assert set(TRAINED) == set(RECIPES)
+    having = {known["model"] for known in TRAINED.values()}
+    for family, members in models.families().items():
+        assert having & set(members.models), f"no trained model of the family {family}"
+
+
+def test_together_they_are_small():
+    assert sum(path.stat().st_size for name in TRAINED for path in files(name)) < 25e6
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_they_say_what_they_are(name):
+    known = TRAINED[name]
+    assert known["license"] and known["data"]["name"] and known["training"]["seconds"]
+    assert known["scores"]
+    card = (models.TRAINED / name / "README.md").read_text()
+    assert f'kgen.load("{name}")' in card
+    with h5py.File(models.TRAINED / name / "model.weights.h5") as weights:
+        dtypes = set()
+        weights.visititems(
+            lambda _, part: dtypes.add(part.dtype) if isinstance(part, h5py.Dataset) else None
+        )
+    assert np.dtype("float16") in dtypes and np.dtype("float32") not in dtypes
+
+
+@pytest.fixture(scope="module")
+def mnist(data_dir):
+    return data.load(data_dir / "mnist.npz")
+
+
+@pytest.fixture(scope="module")
+def digits(mnist):
+    return Reference(mnist.test, mnist.train)
+
+
+@pytest.fixture(scope="module")
+def twemoji(data_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("emoji")
+    with tarfile.open(data_dir / "emoji64.tar.xz") as archive:
+        inside = [part for part in archive.getmembers() if "/twemoji/" in part.name]
+        archive.extractall(folder, inside, filter="data")
+    return folder / "emoji64/twemoji"
+
+
+@pytest.fixture(scope="module")
+def photographs(data_dir, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cifar10")
+    with tarfile.open(data_dir / "cifar10-jpeg.tar.xz") as archive:
+        tests = [part for part in archive.getmembers() if "/test/" in part.name and part.isfile()]
+        archive.extractall(folder, tests[:: len(tests) // PART], filter="data")
+    return next(folder.rglob("test"))
+
+
+DIGITS = [name for name, known in TRAINED.items() if "mnist" in name and known["scores"]["metrics"]]
+
+
+@pytest.mark.parametrize("name", [name for name in DIGITS if name != "pixelcnn_pp_mnist"])
+def test_digits_have_the_score_that_is_said(name, digits):
+    known = TRAINED[name]["scores"]["metrics"]["FD-lenet128"]
+    labels = digits.labels_like(PART, 0) if (model := kgen.load(name)).num_classes else None
+    options = {"num_steps": 16} if name == "flow_matching_mnist" else {}
+    images = model.generate(PART, labels=labels, seed=0, **options)
+    found = digits.measure(images, labels, metrics=("fd",))["metrics"]["FD-lenet128"]
+    # Of few images every distance is larger, by what that of as many real ones shows.
+    said = known["value"] - known["floor"] + found["floor"]
+    assert found["value"] == pytest.approx(said, rel=0.25)
+
+
+def test_pixels_have_the_likelihood_that_is_said(mnist):
+    model = kgen.load("pixelcnn_pp_mnist")
+    nats = model.negative_log_likelihood(
+        mnist.test.binarized(seed=0).images[:PART], mnist.test.labels[:PART]
+    )
+    said = TRAINED["pixelcnn_pp_mnist"]["scores"]["likelihood"]["nats"]
+    assert nats.mean() == pytest.approx(said, rel=0.05)
