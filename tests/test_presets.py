@@ -255,7 +255,7 @@ def test_a_strangers_configuration_runs_nothing(config, tmp_path, make, unsafe):
     # Whatever a process allows its own files.
     with (
         SafeModeScope(not unsafe),
-        pytest.raises(ValueError, match="is not built from a file|must be a string"),
+        pytest.raises(ValueError, match=r"is not built from a file|must be a string"),
     ):
         safe_config.build(changed, kgen.ImageGenerator)
     assert not written.exists()
