@@ -150,6 +150,9 @@ def _check_known(claim, specs, shape):
                 f"What it was drawn of, {name}, is not in the claim: {claim.endpoint} cannot be "
                 "asked for it again."
             )
+    for name in claim.options:
+        if name in specs and specs[name].default is None:
+            raise UnprovenError(f"It claims {name} as an option, which is none.")
     if "seed" in specs and not claim.seeds:
         raise UnprovenError("It names no seed to draw it from again.")
     if "label" in specs and not claim.labels:
@@ -327,9 +330,15 @@ _WORDS = {"image": "picture", "mask": "mask", "style": "picture of a style"}
 
 
 def _pixels(picture, channels):
-    """A picture's file or bytes as uint8 `[h, w, channels]`."""
+    """A picture's file or bytes as uint8 `[h, w, channels]`; raises where it has others."""
     picture = str(picture) if isinstance(picture, os.PathLike) else picture
-    return decoding.decode(picture, (*decoding.probe(picture)[:2], channels))
+    size = decoding.probe(picture)[:2]
+    every = decoding.decode(picture, (*size, 4))
+    if channels in (1, 3) and every[..., 3].min() < 255:
+        raise UnprovenError("It is transparent, and this model draws no transparency.")
+    if channels < 3 and (every[..., :1] != every[..., :3]).any():
+        raise UnprovenError("It has colours, and this model draws in grey.")
+    return decoding.decode(picture, (*size, channels))
 
 
 def _decoded(path, spec, resize):

@@ -68,7 +68,7 @@ class ArtifactProver:
     def draw(self, claim, seeds, labels, options, inputs):
         endpoint, count = self._endpoint(claim), count_of(seeds, inputs)
         described, runtime = self._found.endpoints[endpoint], self._runtime(endpoint)
-        given = {"seed": seeds, "label": labels, **options, **inputs}
+        given = {**options, **inputs, "seed": seeds, "label": labels}
         arrays = {}
         for name, spec in described["inputs"].items():
             value = given.get(name, spec.get("default"))
@@ -153,18 +153,19 @@ class ModelProver:
 
     def draw(self, claim, seeds, labels, options, inputs):
         name, arrays, rest = self._endpoint(claim), dict(inputs), {}
-        endpoint = self._model.endpoints()[name]
-        for key, value in options.items():
-            if key in endpoint.inputs and key not in self._model.sampling_numbers:
-                arrays[key] = np.broadcast_to(np.float32(value), (count_of(seeds, inputs),))
-            else:
-                rest[key] = value
-        run = {"batch_size": _ROWS, "progress": False}
+        endpoint, count = self._model.endpoints()[name], count_of(seeds, inputs)
+        run = {"seeds": seeds, "batch_size": _ROWS, "progress": False}
         try:
+            for key, value in options.items():
+                if key in endpoint.inputs and key not in self._model.sampling_numbers:
+                    arrays[key] = np.broadcast_to(np.float32(value), (count,))
+                else:
+                    rest[key] = value
+            rest = self._model.check_options(rest, count)
             if name == "translate":  # large pictures in tiles
-                return self._model.translate(arrays["image"], seeds=seeds, **run, **rest)
-            drawn = self._model.run_endpoint(name, arrays, labels, seeds=seeds, **run, **rest)
-        except ValueError as error:
+                return self._model.translate(arrays["image"], **run, **rest)
+            drawn = self._model.run_endpoint(name, arrays, labels, **run, **rest)
+        except (ValueError, TypeError) as error:
             raise UnprovenError(f"This model cannot draw it: {error}") from error
         return drawn[_image_of(endpoint.outputs)] if isinstance(drawn, dict) else drawn
 

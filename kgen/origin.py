@@ -48,7 +48,7 @@ HEADER = 33
 #: What stands in the chunk before the packet.
 CHUNK_HEAD = b"XML:com.adobe.xmp\0\0\0\0\0"
 
-_LARGEST_PACKET = 2**24  # bytes
+_LARGEST_PACKET = 2**22  # bytes
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _SHA256 = r"[0-9a-f]{64}"
 

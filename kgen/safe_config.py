@@ -66,8 +66,9 @@ def build(config, kind):
         raise ValueError(f"The configuration is none of an image generator, but of {name!r}.")
     try:
         return keras.saving.deserialize_keras_object(config, safe_mode=True)
-    except (TypeError, KeyError, AttributeError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+    except Exception as error:  # of arguments that are nonsense, whatever they lead to
+        said = str(error).rpartition("Exception encountered: ")[2].strip()  # behind Keras's own
+        reason = (said or type(error).__name__).splitlines()[0][:400]
         raise ValueError(
             f"The configuration does not build a {model_class.__name__}: {reason}"
         ) from error

@@ -309,16 +309,16 @@ def told(model, run):
     return of_preset(places.locate(model))
 
 
-def name_of(loaded, run):
+def name_of(model, run):
     """What a model is called, in its artifact and in the marks of what it draws."""
-    return run.path.resolve().name if run is not None else loaded.name
+    return stem_of(model) if run is None else run.path.resolve().name
 
 
-def origin_of(loaded, run, signer=None):
+def origin_of(model, loaded, run, signer=None):
     """The `kgen.origin.Origin` of a model that `load` has given."""
     from kgen.origin import of_model
 
-    return of_model(loaded, name_of(loaded, run), signer)
+    return of_model(loaded, name_of(model, run), signer)
 
 
 def drawn_with(loaded, options):

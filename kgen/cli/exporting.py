@@ -132,7 +132,7 @@ def _export(model, output, name=None, **options):
     artifact = export.export(
         loaded,
         output,
-        name=name or name_of(loaded, run),
+        name=name or name_of(model, run),
         metadata=told(model, run),
         progress=sys.stderr.isatty(),
         **options,

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from kgen import files
-from kgen.cli.common import Json, app, load, make_table, name_of, print_result, work
+from kgen.cli.common import MODEL, Json, app, load, make_table, name_of, print_result, work
 
 
 @app.command()
@@ -17,11 +17,11 @@ def inspect(
         pathlib.Path, typer.Argument(metavar="PICTURE", help="A PNG, JPEG or WebP file.")
     ],
     artifact: Annotated[
-        pathlib.Path | None,
+        str | None,
         typer.Option(
             metavar="ARTIFACT|RUN",
-            help="Prove it: what is to have drawn it, which draws it again. An artifact, or a run, "
-            "a .keras file or the folder of a preset.",
+            help="Prove it: what is to have drawn it, which draws it again. An artifact of "
+            f"`kgen export`. {MODEL}",
         ),
     ] = None,
     input_: Annotated[
@@ -106,12 +106,13 @@ def _prover(path, as_json):
     """What draws: an artifact without Keras, or a model in it."""
     from export import artifact, redrawing
 
-    files.recover(path)
-    if (path / artifact.MANIFEST).is_file():
-        return redrawing.prover_of(path)
+    folder = pathlib.Path(path)
+    files.recover(folder)
+    if (folder / artifact.MANIFEST).is_file():
+        return redrawing.prover_of(folder)
     with work(as_json, path):
-        model, run = load(path)
-        return redrawing.prover_of(model, name_of(model, run))
+        loaded, run = load(path)
+        return redrawing.prover_of(loaded, name_of(path, run))
 
 
 def _credentials(picture, trust):

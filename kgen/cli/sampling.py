@@ -97,7 +97,7 @@ def sample(
             row_seeds = generation.row_seeds(n, seed or 0).tolist()
         labels = labels_of(loaded, label, len(row_seeds))
         pictures = loaded.generate(seeds=row_seeds, labels=labels, batch_size=batch_size, **options)
-        claim = origin_of(loaded, run, signer).claim(
+        claim = origin_of(model, loaded, run, signer).claim(
             "generate", row_seeds, labels, drawn_with(loaded, options)
         )
         if grid:
@@ -146,7 +146,7 @@ def interpolate(
         flat = pictures.reshape(rows * steps, *loaded.image_shape)
         scale = images.viewing_scale(loaded.image_shape)
         # The ends of each way are what `generate` draws of seeds; what is between has none.
-        claim = origin_of(loaded, run, signer).claim(
+        claim = origin_of(model, loaded, run, signer).claim(
             "generate",
             generation.row_seeds(2 * rows, seed),
             None if labels is None else np.repeat(np.broadcast_to(labels, rows), 2),
@@ -235,7 +235,7 @@ def complete(
             np.repeat(given, samples, axis=0), known, labels, seed, batch_size=batch_size, **options
         )
         kept = np.where(known[..., None], given, np.uint8(128))
-        claim = origin_of(loaded, run, signer).claim(
+        claim = origin_of(model, loaded, run, signer).claim(
             method.__name__,
             generation.row_seeds(len(drawn), seed),
             labels,
@@ -307,7 +307,7 @@ def vary(
             batch_size=batch_size,
             **options,
         )
-        claim = origin_of(loaded, run, signer).claim(
+        claim = origin_of(model, loaded, run, signer).claim(
             "vary",
             generation.row_seeds(len(drawn), seed),
             labels,
@@ -364,7 +364,7 @@ def edit(
         drawn = np.concatenate([drawn[:, None], columns], axis=1)
         # Of latent vectors that were searched for: there is no seed to draw them of again.
         inputs = {"image": _places(len(given), drawn.shape[1], drawn.shape[1] + 1)}
-        claim = origin_of(loaded, run, signer).claim("decode", inputs=inputs)
+        claim = origin_of(model, loaded, run, signer).claim("decode", inputs=inputs)
         _save_rows([given[:, None]], drawn, claim, output)
     result = {"output": str(output), "images": len(given), "classes": classes, "seed": seed}
     print_result(result, as_json, f"{len(given)} images, edited: {output}")

@@ -100,7 +100,7 @@ def translate(
         from kgen.images import encode_png
 
         loaded, run = load(model)
-        origin = origin_of(loaded, run, signer)
+        origin = origin_of(model, loaded, run, signer)
         job = _Job(loaded, style, resize, background, tile, batch_size, options)
         names = _pictures(pictures)
         seeds = row_seeds(len(names) * variants, seed).reshape(len(names), variants).tolist()

@@ -49,11 +49,14 @@ def of_preset(path):
     file = pathlib.Path(path, "metadata.json")
     if not file.is_file():
         return {}
-    known = json.loads(file.read_text(encoding="utf-8"))
+    try:
+        known = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON: {error}") from error
     if not isinstance(known, dict):
         raise ValueError(f"{file} holds no metadata of a preset. Received: {type(known).__name__}")
-    told = ("license", "datasets", "data", "training", "scores")
-    return {key: known[key] for key in told if known.get(key)}
+    told = {"license": str, "datasets": list, "data": dict, "training": dict, "scores": dict}
+    return {key: known[key] for key, kind in told.items() if isinstance(known.get(key), kind)}
 
 
 def _trained_at(run, info):

@@ -10,6 +10,7 @@ from PIL import Image
 
 import kgen as package
 from kgen import origin
+from kgen.images import encode_png
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,15 @@ def test_sample(kgen, result, models, certificates, tmp_path):
     assert (found["verdict"], found["figures"]["images"]) == ("proven", 3)
     assert found["claim"]["options"] == {"temperature": 0.9}
     assert found["credentials"]["state"] == "trusted"
-    claim = dataclasses.replace(origin.read(path)["claim"], seeds=(4, 6, 7))
+    assert found["claim"]["model"] == "gated_pixelcnn"
+    claim = origin.read(path)["claim"]
+    with Image.open(path) as image:
+        red = image.convert("RGB")
+    red.putpixel((0, 0), (255, 0, 0))
+    (tmp_path / "red.png").write_bytes(claim.mark(encode_png(np.asarray(red))))
+    status, out, _ = kgen("inspect", tmp_path / "red.png", "--artifact", model)
+    assert status == 1 and "Unproven: It has colours, and this model draws in grey." in out
+    claim = dataclasses.replace(claim, seeds=(4, 6, 7))
     path.write_bytes(claim.mark(path.read_bytes()))
     status, out, _ = kgen("inspect", path)
     assert status == 1 and "Content Credentials, by signer (Tests), do not hold" in out

@@ -247,8 +247,8 @@ def test_a_run_is_published_and_loaded(kgen, result, server, vae_run, tmp_path):
     assert "GET /me/digits/resolve/" in "".join(server.requests)
     assert not any("h5" in line for line in server.requests if "resolve" in line)
     result("sample", "hf://me/digits", "-n", 3, "-o", tmp_path / "hub.png")
-    result("sample", vae_run, "-n", 3, "-o", tmp_path / "run.png")
-    assert (tmp_path / "hub.png").read_bytes() == (tmp_path / "run.png").read_bytes()
+    found = result("inspect", tmp_path / "hub.png", "--artifact", vae_run)
+    assert found["verdict"] == "proven" and found["claim"]["model"] == "digits"
 
     repo.commit({**sent, "mine.txt": b"of a user"})
     again = result("publish", vae_run, "--to", "hf://me/digits", "--weights", "h5")

@@ -107,6 +107,7 @@ def test_a_grid(prover, claim, drawn):
         ("generate", {"seeds": [1]}, "names no label"),
         ("generate", {"labels": 1}, "names no seed"),
         ("generate", {"seeds": [1], "options": {"steps": 4}}, "the steps of its generate is"),
+        ("generate", {"seeds": [1], "labels": 1, "options": {"seed": 0}}, "claims seed as an opt"),
         ("decode", {}, "What it was drawn of, latent, is not in the claim"),
         ("encode", {}, "gives no picture"),
         ("generate", {"seeds": [1], "labels": 3}, "the label 3 of 3"),
@@ -118,6 +119,12 @@ def test_what_cannot_be_drawn_again(prover, drawn, endpoint, arguments, said):
     claim = prover.origin.claim(endpoint, **arguments)
     found = export.inspect(images.encode_png(drawn[0], claim), prover)
     assert found.verdict == "unproven" and said in found.said
+
+
+def test_transparency_hides_nothing(prover, claim, drawn):
+    alpha = np.full((*drawn[4].shape[:2], 1), 254, "uint8")
+    found = export.inspect(images.encode_png(np.dstack([drawn[4], alpha]), claim.row(4)), prover)
+    assert found.verdict == "unproven" and "It is transparent" in found.said
 
 
 def test_what_went_in(prover, model, drawn, tmp_path):
