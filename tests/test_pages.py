@@ -51,6 +51,8 @@ IN_PYTHON = (
 SMALLER = {
     "kgen train": "--epochs 1 --set filters=4",
     "kgen train vae": "--epochs 1 --set filters=4 --set units=16",
+    "kgen train vae --data digits --minutes": "--minutes 0.05 --set filters=4 --set units=16",
+    "kgen train vae --data digits --pace": "--set filters=4 --set units=16",
     "kgen train vae --data photos/": "--epochs 1 --set filters=4 --set units=16 --batch-size 16 "
     "--image-shape 16x16x3",
     "kgen train vae --data photos/ --image-shape 32x32x3": "--epochs 1 --set filters=4 "
@@ -74,6 +76,8 @@ SMALLER = {
     "kgen export runs/vae-digits -o artifacts/signed": "--batch-sizes 1,2 --formats onnx",
     "kgen verify": "",
     "kgen deploy": "",
+    "kgen publish": "",
+    "kgen inspect": "",
     "kgen serve": "--port 0 --hashes-only",
     "kgen generate": "--num-images 20 --workers 0",
     "kgen list": "",
@@ -330,6 +334,8 @@ def test_a_page_runs(page, world, given, tensorflow_only, tmp_path, monkeypatch,
             if language == "python":
                 if page != "README.md":
                     shell.need(text)
+                if file := re.match(r"# (\w+\.py)\n", text):
+                    pathlib.Path(file[1]).write_text(text)
                 for there, here in IN_PYTHON:
                     text = re.sub(there, here, text)
                 exec(compile(text, page, "exec"), names)
