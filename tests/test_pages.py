@@ -3,7 +3,8 @@
 Each page is in a folder of its own beside photos and `mnist.npz`, and its blocks run one after the
 other. Smaller are `IN_PYTHON` and `SMALLER` alone: fewer epochs and images, and tiny networks, in
 place of minutes. What `GIVEN` has is made once, by the commands that stand there, and is put where
-a page needs it, or makes it by that same command.
+a page needs it, or makes it by that same command. The Hugging Face hub is a server of the tests, and
+trackers keep what they are told.
 """
 
 import contextlib
@@ -322,12 +323,15 @@ RUN = [
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", RUN)
-def test_a_page_runs(page, world, given, tensorflow_only, tmp_path, monkeypatch, capfd):
+def test_a_page_runs(page, world, given, hub_server, tensorflow_only, tmp_path, monkeypatch, capfd):
     for name in ("photos", "mnist.npz"):
         (tmp_path / name).symlink_to(world / name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KGEN_CACHE_DIR", str(world / "cache"))
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
     shell, names, printed = Shell(given, capfd), {"__name__": "__main__"}, ""
     with shell.servers:
         for language, text in blocks(page):
