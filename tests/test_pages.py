@@ -3,8 +3,8 @@
 Each page is in a folder of its own beside photos and `mnist.npz`, and its blocks run one after the
 other. Smaller are `IN_PYTHON` and `SMALLER` alone: fewer epochs and images, and tiny networks, in
 place of minutes. What `GIVEN` has is made once, by the commands that stand there, and is put where
-a page needs it, or makes it by that same command. The Hugging Face hub is a server of the tests, and
-trackers keep what they are told.
+a page needs it, or makes it by that same command. The Hugging Face hub is a server of the
+tests, and trackers keep what they are told.
 """
 
 import contextlib
