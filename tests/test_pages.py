@@ -35,6 +35,9 @@ PAGES = {
 
 #: What is put in the place of a page's own, in Python.
 IN_PYTHON = (
+    (r'from_preset\("(\w+?)_8x8"', r'from_preset("\1_tiny"'),
+    (r'run\.train\("vae"', 'run.train("vae_tiny"'),
+    (r"VAE\(\(8, 8, 1\)", "VAE((8, 8, 1), filters=4, units=16"),
     (r'from_preset\("(\w+?)_28x28"', r'from_preset("\1_tiny", image_shape=(28, 28, 1)'),
     (r'from_preset\("(\w+?)_64x64"', r'from_preset("\1_tiny", image_shape=(16, 16, 3)'),
     (r"\(64, 64, 3\)", "(16, 16, 3)"),
@@ -75,7 +78,8 @@ SMALLER = {
     "kgen export": "--batch-sizes 1,2",
     "kgen export runs/vae-digits -o artifacts/options": "--batch-sizes 1,2 --formats onnx",
     "kgen export runs/vae-digits -o artifacts/signed": "--batch-sizes 1,2 --formats onnx",
-    "kgen verify": "",
+    "kgen verify": "--hashes-only",
+    "kgen verify artifacts/photos": "",
     "kgen deploy": "",
     "kgen publish": "",
     "kgen inspect": "",
@@ -207,7 +211,6 @@ class Shell:
         arguments = shlex.split(command)
         if arguments[0] == "kgen":
             arguments = [sys.executable, "-m", *arguments[:1], *smaller(command)]
-            variables["XLA_FLAGS"] = ""
         if arguments[0] == "curl":
             arguments = [part.replace("http://localhost:8501", self.address) for part in arguments]
             arguments.append("--fail-with-body")
