@@ -58,6 +58,11 @@ REFERENCE = (
     "export.serving",
 )
 
+#: Errors that docstrings name, to where the reference has them.
+ERRORS = {
+    name: f"kgen.training.errors.{name}" for name in ("RunError", "NonFiniteError", "Interrupted")
+} | {name: f"export.{name}" for name in ("ExportError", "VerificationError")}
+
 #: Files from elsewhere in the repository that pages include: links to them lead to the pages.
 INCLUDED = {
     "README.md": "index",
@@ -104,7 +109,10 @@ def on_docstring(app, what, name, obj, options, lines):
         target = known_names().get(said)
         return f":py:obj:`{said} <{target}>`" if target else f"``{said}``"
 
-    lines[:] = re.sub(r"`([^`]+)`", code, text).split("\n")
+    text = re.sub(r"`([^`]+)`", code, text)
+    for name, target in ERRORS.items():  # of `Raises:`, which napoleon makes links of
+        text = re.sub(rf"^( +){name}:", rf"\1~{target}:", text, flags=re.MULTILINE)
+    lines[:] = text.split("\n")
 
 
 @functools.cache

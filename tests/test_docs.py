@@ -46,13 +46,15 @@ def test_every_page_can_be_read_on_a_phone_and_a_desktop(site, file_server, in_c
         wrong = []
         for name in pages:
             page.goto(address + name)
-            wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+            for width in (390, 1280):
+                page.set_viewport_size({"width": width, "height": 844})
+                wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+                if wide > 0:
+                    wrong.append(f"{name}: {wide} pixels wider than {width}")
             lost = page.evaluate("[...document.images].filter(i => !i.naturalWidth).length")
-            if wide > 0 or lost:
-                wrong.append(f"{name}: {wide} pixels too wide, {lost} pictures missing")
+            if lost:
+                wrong.append(f"{name}: {lost} pictures missing")
         return wrong
 
     assert len(pages) > 30
-    for width in (390, 1280):
-        viewport = {"width": width, "height": 844}
-        assert not in_chromium(look, address + pages[0], viewport=viewport)
+    assert not in_chromium(look, address + pages[0])

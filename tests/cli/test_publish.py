@@ -1,15 +1,8 @@
-"""Models on the Hugging Face hub, published and loaded: a server here speaks its API."""
+"""Models on the Hugging Face hub, published and loaded: a server speaks its API."""
 
-import base64
-import collections
-import hashlib
-import http.server
 import json
 import pathlib
-import re
 import shutil
-import threading
-import urllib.parse
 import warnings
 
 import numpy as np
@@ -25,212 +18,13 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*collapse")
 
 hub = pytest.importorskip("huggingface_hub")
 
-TOKEN = "hf_of_me"
-
-#: What is kept outside of Git, as a new repository's .gitattributes has it.
-LARGE = (".h5", ".safetensors", ".png", ".onnx", ".bin", ".npz", ".pb")
-
-
-class Repo:
-    """A repository: commits, each a dict of names to bytes, the newest last."""
-
-    def __init__(self, private):
-        self.private = private
-        self.commits = collections.OrderedDict()
-        self.commit({})
-
-    def commit(self, files):
-        oid = hashlib.sha1(f"{len(self.commits)}".encode()).hexdigest()
-        self.commits[oid] = files
-        return oid
-
-    @property
-    def newest(self):
-        return next(reversed(self.commits))
-
-    @property
-    def files(self):
-        return self.commits[self.newest]
-
-
-class Hub(http.server.ThreadingHTTPServer):
-    """The hub's API of models, as huggingface_hub asks it: repositories, commits, LFS, downloads.
-
-    `requests` are the lines of what was asked, such as `POST /api/repos/create`.
-    """
-
-    def __init__(self):
-        self.repos, self.large, self.requests = {}, {}, []
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}"
-
-
-class _Handler(http.server.BaseHTTPRequestHandler):
-    def log_message(self, *said):
-        pass
-
-    def answer(self, value, status=200, **headers):
-        body = value if isinstance(value, bytes) else json.dumps(value).encode()
-        self.send_response(status)
-        for name, text in {"Content-Length": len(body), **headers}.items():
-            self.send_header(name.replace("_", "-"), str(text))
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
-
-    def refuse(self, status, code, message=""):
-        headers = {"X-Error-Code": code, "X-Error-Message": message} if code else {}
-        self.answer({"error": message}, status, **headers)
-
-    @property
-    def may_write(self):
-        return self.headers.get("Authorization") == f"Bearer {TOKEN}"
-
-    def handle_one(self):
-        path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
-        self.server.requests.append(f"{self.command} {path}")
-        length = int(self.headers.get("Content-Length") or 0)
-        self.body = self.rfile.read(length)
-        for pattern, method in self.ROUTES:
-            match = re.fullmatch(pattern, f"{self.command} {path}")
-            if match:
-                method(self, *match.groups())
-                return
-        self.refuse(404, "")
-
-    do_GET = do_HEAD = do_POST = do_PUT = handle_one
-
-    def create(self):
-        if not self.may_write:
-            self.refuse(401, "", "Invalid credentials in Authorization header")
-            return
-        said = json.loads(self.body)
-        name = f"{said['organization']}/{said['name']}"
-        if said["organization"] != "me":
-            self.refuse(403, "", f"You don't have the rights to create a model under {name}")
-            return
-        there = name in self.server.repos
-        if not there:
-            self.server.repos[name] = Repo(said.get("visibility") == "private")
-        url = {"url": f"{self.server.url}/{name}", "name": name}
-        self.answer(url, 409 if there else 200)
-
-    def repo(self, name):
-        """The repository, where the one who asks may know of it."""
-        found = self.server.repos.get(name)
-        if found is None or (found.private and not self.may_write):
-            self.refuse(401 if not self.may_write else 404, "RepoNotFound", "Repository not found")
-            return None
-        return found
-
-    def info(self, name):
-        if repo := self.repo(name):
-            siblings = [{"rfilename": file} for file in repo.files]
-            known = {"id": name, "sha": repo.newest, "private": repo.private}
-            self.answer({**known, "siblings": siblings})
-
-    def validate(self):
-        text = json.loads(self.body)["content"]
-        front = yaml.safe_load(text.split("---\n")[1])
-        wrong = [key for key in front if not isinstance(front[key], (str, list))]
-        missing = "license" not in front
-        if wrong or missing:
-            self.answer({"errors": [{"message": f"bad metadata {wrong}"}], "warnings": []}, 400)
-        else:
-            self.answer({"errors": [], "warnings": []})
-
-    def preupload(self, name):
-        asked = json.loads(self.body)["files"]
-        mode = {True: "lfs", False: "regular"}
-        files = [
-            {
-                "path": f["path"],
-                "uploadMode": mode[f["path"].endswith(LARGE)],
-                "shouldIgnore": False,
-            }
-            for f in asked
-        ]
-        self.answer({"files": files})
-
-    def batch(self, name):
-        objects = [
-            {**each, "actions": {"upload": {"href": f"{self.server.url}/large/{each['oid']}"}}}
-            if each["oid"] not in self.server.large
-            else each
-            for each in json.loads(self.body)["objects"]
-        ]
-        self.answer({"transfer": "basic", "objects": objects})
-
-    def store(self, oid):
-        assert hashlib.sha256(self.body).hexdigest() == oid
-        self.server.large[oid] = self.body
-        self.answer({})
-
-    def commit(self, name):
-        repo = self.repo(name)
-        if repo is None or not self.may_write:
-            return
-        files = dict(repo.files)
-        for line in self.body.splitlines():
-            said = json.loads(line)
-            value = said["value"]
-            if said["key"] == "file":
-                files[value["path"]] = base64.b64decode(value["content"])
-            elif said["key"] == "lfsFile":
-                files[value["path"]] = self.server.large[value["oid"]]
-            elif said["key"] == "deletedFile":
-                del files[value["path"]]
-        oid = repo.commit(files)
-        self.answer({"success": True, "commitOid": oid, "commitUrl": f"{self.server.url}/c/{oid}"})
-
-    def resolve(self, name, revision, file):
-        repo = self.repo(name)
-        if repo is None:
-            return
-        oid = repo.newest if revision == "main" else revision
-        if oid not in repo.commits:
-            self.refuse(404, "RevisionNotFound", f"Invalid rev id: {revision}")
-        elif file not in repo.commits[oid]:
-            self.refuse(404, "EntryNotFound", f"{file} does not exist")
-        else:
-            body = repo.commits[oid][file]
-            etag = f'"{hashlib.sha256(body).hexdigest()}"'
-            self.answer(body, X_Repo_Commit=oid, ETag=etag)
-
-    NAME = r"([\w-]+/[\w-]+)"
-    ROUTES = (
-        (r"POST /api/repos/create", create),
-        (r"POST /api/validate-yaml", validate),
-        (rf"GET /api/models/{NAME}", info),
-        (rf"POST /api/models/{NAME}/preupload/main", preupload),
-        (rf"POST /api/models/{NAME}/commit/main", commit),
-        (rf"POST /{NAME}\.git/info/lfs/objects/batch", batch),
-        (r"PUT /large/(\w+)", store),
-        (rf"(?:GET|HEAD) /{NAME}/resolve/([^/]+)/(.+)", resolve),
-    )
+SENT = {"config.json", "metadata.json", "README.md", "samples.png"}
+WEIGHTS = {"model.safetensors", "model.weights.h5"}
 
 
 @pytest.fixture
-def server(tmp_path, monkeypatch):
-    """A hub of its own, as the environment would name it, where the user is logged in."""
-    from huggingface_hub import constants
-
-    with Hub() as found:
-        thread = threading.Thread(target=found.serve_forever, daemon=True)
-        thread.start()
-        monkeypatch.setenv("HF_ENDPOINT", found.url)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        # These the library has read when it was imported.
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub-cache"))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-        monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
-        yield found
-        found.shutdown()
-        thread.join()
-
-
-SENT = {"config.json", "metadata.json", "README.md", "samples.png"}
-WEIGHTS = {"model.safetensors", "model.weights.h5"}
+def server(hub_server):
+    return hub_server
 
 
 def test_a_run_is_published_and_loaded(kgen, result, server, vae_run, tmp_path):
@@ -325,7 +119,7 @@ def test_what_the_hub_refuses_is_said(refused, server, vae_run, monkeypatch):
     assert "newest revision. Received: hf://me/x@v2" in said(*publish, "hf://me/x@v2")
     assert "There is no hf://me/x, or it is private: HF_TOKEN" in said("sample", "hf://me/x")
     assert "answers 403 for hf://you/x: You don't have the rights" in said(*publish, "hf://you/x")
-    server.repos["me/x"] = Repo(private=False)
+    server.create("me/x")
     assert "hf://me/x is no preset: it has no config.json" in said("sample", "hf://me/x")
     assert "is there already, and public" in said(*publish, "hf://me/x", "--private")
     assert server.repos["me/x"].files == {}
@@ -347,7 +141,7 @@ def test_without_a_network_what_was_loaded_is_loaded(refused, server, monkeypatc
     model = VAE.from_preset("vae_tiny")
     folder = pathlib.Path(constants.HF_HUB_CACHE).with_name("preset")
     model.save_to_preset(folder)
-    server.repos["me/tiny"] = Repo(private=False)
+    server.create("me/tiny")
     server.repos["me/tiny"].commit({path.name: path.read_bytes() for path in folder.iterdir()})
     expected = load("hf://me/tiny").generate(2)
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:1")
