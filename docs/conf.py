@@ -23,7 +23,8 @@ project = "kgen"
 author = "The kgen authors"
 release = version = kgen.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+nb_execution_mode = "off"  # notebooks are shown as they are saved
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 nitpicky = True
@@ -73,6 +74,8 @@ def relinked(text, path, document):
     They are written for who reads the file where it lies.
     """
     pages = {HERE.parent / name: f"/{page}.md" for name, page in INCLUDED.items()}
+    notebooks = (HERE / "notebooks").glob("*.ipynb")  # a link to where they lie
+    pages |= {path.resolve(): f"/notebooks/{path.name}" for path in notebooks}
 
     def link(match):
         target = pathlib.Path(os.path.normpath(path.parent / match[1]))
