@@ -74,11 +74,12 @@ def relinked(text, path, document):
     They are written for who reads the file where it lies.
     """
     pages = {HERE.parent / name: f"/{page}.md" for name, page in INCLUDED.items()}
-    notebooks = (HERE / "notebooks").glob("*.ipynb")  # a link to where they lie
-    pages |= {path.resolve(): f"/notebooks/{path.name}" for path in notebooks}
+    for each in (HERE / "notebooks").glob("*.ipynb"):  # a link to where they lie
+        pages[each.resolve()] = f"/notebooks/{each.stem}"
 
     def link(match):
         target = pathlib.Path(os.path.normpath(path.parent / match[1]))
+        target = target.resolve() if target.suffix == ".ipynb" else target
         if target in pages:
             return f"]({pages[target]}"
         return f"]({os.path.relpath(target, (HERE / document).parent)}"
