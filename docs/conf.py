@@ -23,7 +23,8 @@ project = "kgen"
 author = "The kgen authors"
 release = version = kgen.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+nb_execution_mode = "off"  # notebooks are shown as they are saved
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 nitpicky = True
@@ -78,9 +79,12 @@ def relinked(text, path, document):
     They are written for who reads the file where it lies.
     """
     pages = {HERE.parent / name: f"/{page}.md" for name, page in INCLUDED.items()}
+    for each in (HERE / "notebooks").glob("*.ipynb"):  # a link to where they lie
+        pages[each.resolve()] = f"/notebooks/{each.stem}"
 
     def link(match):
         target = pathlib.Path(os.path.normpath(path.parent / match[1]))
+        target = target.resolve() if target.suffix == ".ipynb" else target
         if target in pages:
             return f"]({pages[target]}"
         return f"]({os.path.relpath(target, (HERE / document).parent)}"
