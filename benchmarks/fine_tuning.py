@@ -4,10 +4,10 @@ kgen train dcgan --data mnist.npz --conditional --epochs 5 --run runs/dcgan-mnis
 python benchmarks/fine_tuning.py --preset runs/dcgan-mnist
 
 The images are scikit-learn's digits: other writers than MNIST's, another scanner, 8x8 pixels, here
-resized to 20x20 (bicubic) and laid into the middle of 28x28, as MNIST's are. 200 are trained on, and
-the other 1,597 are what drawn images are compared with. Both models are built by `kgen train`, with
-the same arguments, and trained for equally many CPU minutes of training steps; the trained one takes
-its smaller learning rate, or `--rate` times its own. An epoch is the 200 images 16 times.
+resized to 20x20 (bicubic) and laid into the middle of 28x28, as MNIST's are. 200 are trained on,
+and the other 1,597 are what drawn images are compared with. Both models are built by `kgen train`,
+with the same arguments, and trained for equally many CPU minutes of training steps; the trained one
+takes its smaller learning rate, or `--rate` times its own. An epoch is the 200 images 16 times.
 """
 
 import argparse

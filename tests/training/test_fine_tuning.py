@@ -102,7 +102,7 @@ def test_a_first_stage_comes_with_its_weights_unless_there_is_a_trained_one():
 
 def test_nothing_that_fits(sources):
     model = kgen.models.VAE((8, 8, 1), latent_dim=3, filters=5, num_blocks=0, units=7)
-    with pytest.raises(ValueError, match="A VAE cannot begin with this DCGAN: none of its 6 lay"):
+    with pytest.raises(ValueError, match="A VAE cannot begin with this DCGAN: none of its 7 lay"):
         model.begin_with(sources["dcgan"])
 
 
