@@ -13,6 +13,7 @@ import kgen
 from kgen import card, images, models, places, safe_config
 from kgen.checks import unknown_name
 from kgen.files import new_folder
+from kgen.weights import Transfer, transfer
 from kgen.weights import read as read_weights
 from kgen.weights import write as write_weights
 
@@ -68,6 +69,38 @@ class Presets:
             raise ValueError(f"{file} cannot be loaded: {error}") from error
         read_weights(model, folder)
         return model
+
+    def begin_with(self, source: Any) -> Transfer:
+        """Takes the weights of a trained model as the beginning, layer by layer, where they fit.
+
+        Layers are told by their ways in the model, such as `generator.dense`, so the other may have
+        another image shape, other classes, or be of another class that has the same networks: a
+        `SRGAN` begins with a `Restorer`. The averaged weights begin as the weights do. Steps are
+        counted from 0, and an optimizer has nothing of the other's. A tokenizer or autoencoder
+        that is trained already stays.
+
+        Args:
+            source: `ImageGenerator`, or what `kgen.load` takes: the name of a trained preset, a
+                preset's or a run's folder, a `.keras` file, `hf://USER/NAME`.
+
+        Returns:
+            `kgen.weights.Transfer`: the layers that were `taken` and those that are `fresh`.
+
+        Raises:
+            ValueError: No layer fits, or not all of a first stage that was never trained.
+
+        Example:
+
+        >>> model = kgen.models.DCGAN((28, 28, 1), num_classes=3, filters=32)
+        >>> model.begin_with("runs/dcgan-mnist").fresh
+        ('discriminator.dense', 'generator.dense')
+        """
+        if not isinstance(source, Presets):
+            source = kgen.load(source)
+        return self._begin_with(source)
+
+    def _begin_with(self, source):
+        return transfer(self, source)
 
     def save_to_preset(
         self,

@@ -1,5 +1,8 @@
-"""The weights of a preset's folder: `model.weights.h5` as Keras has it, or `model.safetensors`."""
+"""The weights of a preset's folder: `model.weights.h5` as Keras has it, or `model.safetensors`; and
+those that one model takes from another.
+"""
 
+import dataclasses
 import pathlib
 import re
 
@@ -100,6 +103,86 @@ def read(model, folder):
         lines = [line for line in str(error).splitlines() if line.strip()]
         said = " ".join(lines[:2])[:400] or type(error).__name__
         raise ValueError(f"{path} does not fit the model of its config.json: {said}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class Transfer:
+    """What a model has taken from another, see `ImageGenerator.begin_with`.
+
+    Args:
+        taken: Tuple of strings, the layers that have the other's weights, such as
+            `"generator.dense"`; a weight of the model's own is a layer by itself.
+        fresh: Tuple of strings, those that begin fresh: of another shape, or not in the other.
+    """
+
+    taken: tuple
+    fresh: tuple
+
+    def __str__(self):
+        if not self.fresh:
+            return "no layer"
+        listed, total = _listed(self.fresh), len(self.taken) + len(self.fresh)
+        return f"{listed} ({len(self.fresh)} of {total} layers: another shape, or not there)"
+
+
+def transfer(model, source):
+    """Gives a model the weights of another's layers, where both have them and all shapes are equal.
+
+    Layers are told by their ways, see `named`. Both of a network and its average (`network` and
+    `ema_network`) begin with the other's average, also where the network has fresh layers. What a
+    training keeps beside weights, the count of its steps for one, begins anew. A network that
+    never trains, of a generator in two stages, stays what it is where it is trained already.
+
+    Returns:
+        `Transfer`.
+
+    Raises:
+        ValueError: No layer fits, or not all of such a network that was never trained.
+    """
+    averages = [name for name in model.frozen_networks if name.startswith("ema_")]
+    stages = {name: getattr(model, name, None) for name in model.frozen_networks}
+    stages = {name: stage for name, stage in stages.items() if hasattr(stage, "training_steps")}
+    ready = [name for name, stage in stages.items() if stage.steps_trained]
+    given, layers = named(source), {}
+    for name, variable in named(model).items():
+        layer, _, _ = name.rpartition(".")
+        network = layer.partition(".")[0]
+        if network in (*averages, *ready) or not (layer or variable.trainable):
+            continue
+        found = given.get(f"ema_{name}", given.get(name))
+        layers.setdefault(layer or name, []).append((variable, found))
+    fits = {
+        layer: all(
+            other is not None and tuple(other.shape) == tuple(variable.shape)
+            for variable, other in pairs
+        )
+        for layer, pairs in layers.items()
+    }
+    if not any(fits.values()):
+        kinds = type(model).__name__, type(source).__name__
+        raise ValueError(
+            f"A {kinds[0]} cannot begin with this {kinds[1]}: none of its {len(layers)} layers is "
+            "there with the same shape. Build it with the arguments of the other, or begin with "
+            "a model of its kind."
+        )
+    for layer in layers:
+        network = layer.partition(".")[0]
+        if network in stages and not fits[layer]:
+            raise ValueError(
+                f"This {type(model).__name__} has a {network} that was never trained, and the "
+                f"other's has another shape: {layer}. Train one on such images first, and build "
+                f"the model with it: {network}=RUN (--set {network}=RUN)."
+            )
+    for layer, pairs in layers.items():
+        for variable, other in pairs if fits[layer] else ():
+            variable.assign(keras.ops.convert_to_numpy(other))
+    for name in averages:
+        network = getattr(model, name.removeprefix("ema_"))
+        getattr(model, name).set_weights(network.get_weights())
+    return Transfer(
+        tuple(layer for layer in layers if fits[layer]),
+        tuple(layer for layer in layers if not fits[layer]),
+    )
 
 
 def _read_safetensors(model, path):

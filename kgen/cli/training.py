@@ -23,7 +23,7 @@ from kgen.cli.common import (
     work,
 )
 from kgen.training.errors import RunError
-from kgen.training.run_config import EPOCHS, RunConfig
+from kgen.training.run_config import EPOCHS, FINE_TUNING_RATE, RunConfig
 
 
 @app.command("list")
@@ -206,8 +206,9 @@ def train(
         str | None,
         typer.Argument(
             metavar="MODEL",
-            help="A model or preset that `kgen list` shows, the folder of a preset, or "
-            "hf://USER/NAME; with --resume, the folder of the run.",
+            help="A model or preset that `kgen list` shows; or a trained model to go on from: the "
+            "name of one, a preset's or a run's folder, a .keras file, hf://USER/NAME; with "
+            "--resume, the folder of the run.",
         ),
     ] = None,
     data: Annotated[
@@ -241,7 +242,11 @@ def train(
         typer.Option(min=1, help="Images per step.", show_default="the model's own, mostly 64"),
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Of the optimizer.", show_default="the model's own")
+        float | None,
+        typer.Option(
+            help="Of the optimizer.",
+            show_default=f"the model's own; from trained weights, {FINE_TUNING_RATE:g} of it",
+        ),
     ] = None,
     schedule: Annotated[
         str | None,
@@ -307,7 +312,10 @@ def train(
     ] = None,
     begin_with: Annotated[
         str | None,
-        typer.Option(metavar="RUN", help="Begin with the weights of a trained translator."),
+        typer.Option(
+            metavar="RUN",
+            help="Begin with the weights of another trained model, where its layers fit.",
+        ),
     ] = None,
     image_shape: Annotated[
         str | None, typer.Option(metavar="HxWxC", help="Crop and resize to this shape.")
@@ -412,6 +420,10 @@ def train(
     all black and white, a likelihood of grey levels. It says what it took. A preset's name takes
     that preset, and its shape where --image-shape names none.
 
+    A trained model goes on: it is built as it was, for the shape of --image-shape, or else its own,
+    and for the classes of the images if it has any. All layers that fit begin with its weights; the
+    others begin fresh, and are named. Its learning rate is smaller.
+
     A run of --minutes ends in time, inside an epoch too: the rate's way is fitted to the clock, so
     that it has fallen when time is up, on a machine that slows as well. --resume goes on with the
     minutes that are left. How far it came is in run.json, and its rate at every step in pace.csv,
@@ -429,6 +441,8 @@ def train(
 
     Example: kgen train srgan --data photos/ --degrade bicubic:2 --begin-with runs/restorer-photos
 
+    Example: kgen train dcgan_mnist --data photos/ --minutes 10
+
     Example: kgen train flow_matching --data mnist.npz --minutes 20
 
     Example: kgen train vae --data digits --callback 'my_callbacks:Log(every=5)'
@@ -439,9 +453,12 @@ def train(
     """
     if resume and force:
         raise ValueError("--resume goes on with a run, --force replaces it: give one of them.")
-    if resume and model is not None and (pathlib.Path(model) / "run.json").is_file():
-        if run is not None:
-            raise ValueError(f"Which run goes on? Received: {model} and --run {run}")
+    if (
+        resume
+        and run is None
+        and model is not None
+        and (pathlib.Path(model) / "run.json").is_file()
+    ):
         model, run = None, pathlib.Path(model)
     if model is None and not resume:
         raise ValueError(
@@ -559,4 +576,5 @@ def _default_run(model, data):
         path = pathlib.Path(os.path.abspath(path))
     # Letters of every script stay: two names that differ in them alone are two runs.
     name = re.sub(r"[^A-Za-z0-9_\u0080-\U0010ffff]+", "-", path.name.removesuffix(".npz"))
-    return pathlib.Path("runs") / f"{pathlib.Path(model).name}-{name.strip('-')}"
+    model = pathlib.Path(model).name.removesuffix(".keras")
+    return pathlib.Path("runs") / f"{model}-{name.strip('-')}"

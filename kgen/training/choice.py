@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import pathlib
 
 import numpy as np
 
@@ -25,7 +26,8 @@ class Choice:
     Args:
         name: String, the model's name.
         model_class: Class.
-        preset: Name of the preset to begin with, or `None` for the class's defaults.
+        preset: Name of the preset or of the trained model whose arguments these are, or `None` for
+            the class's defaults.
         arguments: Dict, the preset's arguments and what the images ask for instead.
         why: String, why this preset and these arguments.
     """
@@ -40,6 +42,7 @@ class Choice:
         """For the user: pairs of a name and what it is; `given` are arguments of the user."""
         wanted = {**self.arguments, **given}
         hidden = ("image_shape", "seed", "dtype", "num_classes")
+        hidden += tuple(k for k, v in wanted.items() if isinstance(v, dict))  # networks
         said = ", ".join(f"{k}={v}" for k, v in wanted.items() if k not in hidden)
         preset = self.preset or "defaults of the class"
         return [
@@ -64,10 +67,65 @@ def choose(name, image_shape, given, images=None):
             return Choice(known, model_class, name, dict(model_class.presets[name]), "")
     if name not in classes:
         presets = [preset for c in classes.values() for preset in c.presets]
-        raise ValueError(unknown_name("model or preset", name, [*classes, *presets]))
+        known = [*classes, *presets, *models.trained()]
+        raise ValueError(unknown_name("model or preset", name, known))
     model_class = classes[name]
     preset, why = _preset_for(model_class, tuple(image_shape))
     arguments = dict(model_class.presets.get(preset, {}))
+    return _for_images(
+        Choice(name, model_class, preset, arguments, why), image_shape, given, images
+    )
+
+
+def go_on(source, place, image_shape, given, images=None):
+    """The `Choice` for what goes on from a trained model, `source`, which is at a `place`.
+
+    Its arguments are those of the trained one, but for what follows from the images' own shape, and
+    for what `images` ask for, as in `choose`. A `ValueError` where its first stage takes another
+    shape, and none is `given`.
+    """
+    model_class, image_shape = type(source), tuple(image_shape)
+    config, defaults = source.get_config(), inspect.signature(model_class).parameters
+    arguments = {
+        name: tuple(config[name]) if isinstance(config[name], list) else config[name]
+        for name in defaults.keys() & config.keys() - {"image_shape", "seed", "num_classes"}
+    }
+    arguments = {
+        name: value for name, value in arguments.items() if value != defaults[name].default
+    }
+    if source.image_shape != image_shape or "degradation" in given:
+        arguments.pop("input_shape", None)
+        if source.image_shape[2] != image_shape[2]:
+            arguments.pop("likelihood", None)
+    for name in ("tokenizer", "autoencoder"):
+        stage = arguments.get(name)
+        if name not in given and stage is not None:
+            _check_first_stage(name, tuple(stage["config"]["image_shape"]), place, image_shape)
+    names = {known: name for name, known in models.registered().items()}
+    choice = Choice(
+        names.get(model_class, model_class.__name__),
+        model_class,
+        pathlib.PurePath(place).name,
+        dict(sorted(arguments.items())),
+        f"built as {place} is",
+    )
+    return _for_images(choice, image_shape, given, images)
+
+
+def _check_first_stage(name, shape, place, image_shape):
+    if shape != image_shape:
+        shapes = ["x".join(map(str, each)) for each in (shape, image_shape)]
+        raise ValueError(
+            f"{place} draws what its {name} makes of images of {shapes[0]}, which takes no others. "
+            f"Received: images of {shapes[1]}. Give --image-shape {shapes[0]}; or train "
+            f"the {name} on them first, and give its run: --set {name}=RUN."
+        )
+
+
+def _for_images(choice, image_shape, given, images):
+    """A `Choice` with what `images`, unless they are `None`, ask for instead."""
+    name, model_class, preset = choice.name, choice.model_class, choice.preset
+    arguments, why = dict(choice.arguments), choice.why
     if images is not None:
         share = grey_share(images)
         instead = _for_grey_levels(model_class, arguments, image_shape)

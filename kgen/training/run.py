@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import importlib.metadata
 import inspect
 import json
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 import keras
 
 import kgen
-from kgen import files, models, places
+from kgen import files, hub, models, places
 from kgen.checks import check_int, unknown_name
 from kgen.image_generator import ImageGenerator
 from kgen.training.callbacks import (
@@ -32,14 +33,14 @@ from kgen.training.callbacks import (
     in_words,
 )
 from kgen.training.checkpoints import Position, save_model, sha256
-from kgen.training.choice import choose
+from kgen.training.choice import choose, go_on
 from kgen.training.distribution import data_parallel, is_main_host
 from kgen.training.errors import Interrupted, NonFiniteError, RunError
 from kgen.training.fitting import check_monitors
 from kgen.training.header import header
 from kgen.training.length import Ending, Length, Minutes, Pace, StepBar
 from kgen.training.named_callbacks import load_callback
-from kgen.training.run_config import LENGTHS, MAY_CHANGE, RunConfig
+from kgen.training.run_config import FINE_TUNING_RATE, LENGTHS, MAY_CHANGE, RunConfig
 from kgen.training.run_folder import (
     Run,
     load_keras,
@@ -48,7 +49,7 @@ from kgen.training.run_folder import (
     source_name,
     timestamp,
 )
-from kgen.training.schedules import plain_optimizer, rate_of, schedule_of
+from kgen.training.schedules import plain_optimizer, rate_of, schedule_of, slow_down
 from kgen.training.size import check_size
 from kgen.training.tracking import check_trackers, trackers
 
@@ -79,12 +80,15 @@ def train(
     same number of CPU cores. (Another number sums in another order, and so may a GPU.)
 
     Args:
-        model: Name of a model (`"vae"`) or preset (`"vae_28x28"`), a preset with weights (its
-            folder, the name of a trained one, `hf://USER/NAME`), or an `ImageGenerator`, which
-            keeps its optimizer where it is compiled. By
-            its name a model is built for the data: from a preset if there is one of that shape,
-            and for black and white, grey levels or colours, as the images have them, see
-            `kgen.training.choice.choose`.
+        model: Name of a model (`"vae"`) or preset (`"vae_28x28"`), a trained model, or an
+            `ImageGenerator`, which keeps its optimizer where it is compiled. By its name a model
+            is built for the data: from a preset if there is one of that shape, and for black and
+            white, grey levels or colours, as the images have them, see
+            `kgen.training.choice.choose`. A trained model, to go on from, is what `kgen.load`
+            takes: the name of a trained preset, a preset's or a run's folder, a `.keras` file,
+            `hf://USER/NAME`. It is built anew as it was, for the data's shape and classes, begins
+            with the weights of all layers that fit, see `ImageGenerator.begin_with`, and takes
+            `FINE_TUNING_RATE` of its own learning rate.
         data: A source, as for `kgen.data.load`, or a `kgen.data.Data`.
         run: Path of the run's folder: a new or an empty one, outside the data's. While it trains,
             the folder is locked.
@@ -121,6 +125,8 @@ def train(
     >>> run = kgen.training.run.train("vae", "digits", "runs/vae-digits", epochs=30)
     >>> run.metrics[-1]["val_loss"]
     """
+    if isinstance(model, (str, pathlib.Path)):
+        model = _named(model)
     if run is None or str(run) == "":
         raise ValueError(f"run must be the path of a folder. Received: {run!r}")
     if isinstance(data, str) and not data:
@@ -149,7 +155,8 @@ def train(
             run.settle()
             stack.enter_context(run.held())
         built = []  # the model, where the data's shape is known before it is decoded
-        source, data = data, _load_data(model, data, config, before, built)
+        trained = None if before is not None else _trained(model, config, report)
+        source, data = data, _load_data(model, data, config, before, trained, built)
         restored = None
         if before is not None:
             _check_fingerprint(run, before, data)
@@ -163,15 +170,19 @@ def train(
             _refit(model, before, config, _total_steps(config, steps, pace), report)
         else:
             position, sums = Position(), []
-            model, chosen = _build(model, data, config, *built[-1:])
+            if before is not None:  # it had no checkpoint yet
+                trained = _trained(model, config, report)
+            model, chosen = _build(model, data, config, trained, *built[-1:])
             if config.batch_size is None:
                 config = dataclasses.replace(config, batch_size=model.default_batch_size)
-            if config.begin_with is not None:
-                _begin_with(model, config.begin_with, report)
+            if trained is not None:
+                begun_with = model.begin_with(trained.model)
+                chosen = [*chosen, *trained.lines(begun_with, config)]
             # What does not fit is refused before the folder is touched.
             steps = _steps_per_epoch(model, data, config)
             pace = _new_pace(run, config)
-            way = _compile(model, config, steps, pace)
+            slower = trained is not None and trained.goes_on
+            way = _compile(model, config, steps, pace, FINE_TUNING_RATE if slower else 1)
         check_size(model, config.batch_size)
         check_monitors(model, callbacks)
         evaluation = _evaluation(run, model, data, config)
@@ -184,6 +195,12 @@ def train(
                 run.check_free(force)
                 about = _describe(name, model, source, data, config)
                 about["model"]["chosen"] = chosen
+                if trained is not None:
+                    about["begun_with"] = {
+                        "source": trained.place,
+                        "taken": len(begun_with.taken),
+                        "fresh": list(begun_with.fresh),
+                    }
                 run.create({**about, **way, "callbacks": texts})
         elif run.finished and _reached(config, before, position.steps(steps), steps, pace):
             report(f"{run.path} is finished: {_what_is_done(config, position, steps)}")
@@ -203,6 +220,24 @@ def train(
             run.checkpoints.save(model, position)
         _fit(run, model, data, config, begun, num_samples, callbacks, evaluation, verbose, said)
     return run
+
+
+class Trained(NamedTuple):
+    """A trained model, and the place where it is, whose weights a run begins with. It is the model
+    itself that `goes_on`, or only its weights are taken for another one (`begin_with`).
+    """
+
+    place: str
+    model: ImageGenerator
+    goes_on: bool
+
+    def lines(self, transfer, config):
+        """What was taken, for the user: pairs of a name and what it is."""
+        total = len(transfer.taken) + len(transfer.fresh)
+        said = f"with the weights of {self.place}, {len(transfer.taken)} of {total} layers"
+        if self.goes_on and config.learning_rate is None:
+            said += f", and {FINE_TUNING_RATE:g} of the model's own rate (--learning-rate)"
+        return [("Begins", said), *([("Fresh", str(transfer))] if transfer.fresh else [])]
 
 
 class Begun(NamedTuple):
@@ -282,7 +317,33 @@ def _plain(value):
 # Data and model -----------------------------------------------------------------------
 
 
-def _load_data(model, data, config, before, built):
+def _named(model):
+    """The name of a model or preset as it is; the path of a trained model as a whole one."""
+    name = str(model)
+    if hub.is_place(name) or _is_built(name):
+        return name
+    path = places.find(name)
+    return name if path is None or path.parent == models.TRAINED else str(path.resolve())
+
+
+def _is_built(name):
+    """Whether a model of such a name is built by kgen. (What lies here is `./NAME`, or whole.)"""
+    return name in models.registered() or name in models.presets()
+
+
+def _trained(model, config, report):
+    """The `Trained` model that a run begins with, or `None`."""
+    goes_on = isinstance(model, str) and not _is_built(model) and places.find(model) is not None
+    if goes_on and config.begin_with is not None:
+        raise ValueError(
+            f"{model} begins with its own weights. For those of another model build it by its "
+            f"name, such as vae. Received: begin_with={config.begin_with!r} (--begin-with)"
+        )
+    place = model if goes_on else config.begin_with
+    return None if place is None else Trained(place, load_model(place, report)[0], goes_on)
+
+
+def _load_data(model, data, config, before, trained, built):
     """The data, in the shape that the run, the user or a preset asks for, or in its own.
 
     The model of a run that begins is built before images are decoded, so that it refuses a shape
@@ -295,7 +356,7 @@ def _load_data(model, data, config, before, built):
         about = types.SimpleNamespace(
             name=data, image_shape=tuple(image_shape), num_classes=num_classes
         )
-        built.append(_build(model, about, config)[0])
+        built.append(_build(model, about, config, trained)[0])
         if built[0].image_shape != about.image_shape:
             raise ValueError(
                 f"{type(built[0]).__name__} takes images of shape {built[0].image_shape}. "
@@ -305,34 +366,27 @@ def _load_data(model, data, config, before, built):
     image_shape = (
         (before and before["data"]["image_shape"])
         or config.data_arguments.get("image_shape")
-        or _preset_shape(model, config.model_arguments)
+        or _preset_shape(model, config.model_arguments, trained)
     )
     options = {**config.data_arguments, "check": check if before is None else None}
     return load_source(data, image_shape, options)
 
 
-def _preset_shape(model, model_arguments):
+def _preset_shape(model, model_arguments, trained):
     if "image_shape" in model_arguments:
         return tuple(model_arguments["image_shape"])
     if isinstance(model, ImageGenerator):
         return model.image_shape
-    if (folder := _preset_folder(model)) is not None:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        return tuple(config["config"]["image_shape"])
+    if trained is not None and trained.goes_on:
+        return trained.model.image_shape
     for model_class in models.registered().values():
         if model in model_class.presets:
             return tuple(model_class.presets[model]["image_shape"])
     return None
 
 
-def _preset_folder(model):
-    """The folder of the preset with weights that a name or a path means; `None` for another."""
-    path = places.find(model)
-    return path if path is not None and (path / "config.json").is_file() else None
-
-
-def _build(model, data, config, built=None):
-    """The model that trains: from an object, a preset's name or folder, or a model's name.
+def _build(model, data, config, trained=None, built=None):
+    """The model that trains: an object, or built by a name or as the one that goes on.
 
     And pairs of what was chosen and how, for the user. `built` is what the shape alone gave.
     """
@@ -340,18 +394,17 @@ def _build(model, data, config, built=None):
     pairs = getattr(data, "input_shape", None)
     if config.mixed_precision:
         given["dtype"] = config.mixed_precision
-    folder = None if isinstance(model, ImageGenerator) else _preset_folder(model)
-    if isinstance(model, ImageGenerator) or folder is not None:
+    if isinstance(model, ImageGenerator):
         if given:
             raise ValueError(
                 f"A model that is built already takes no arguments. Received: {', '.join(given)}"
             )
-        if not isinstance(model, ImageGenerator):
-            model = built or ImageGenerator.from_preset(folder)
         return model, [("Model", type(model).__name__)]
+
+    goes_on = trained is not None and trained.goes_on
+    told = functools.partial(go_on, trained.model) if goes_on else choose
     split = getattr(data, "train", None)  # not before images are decoded
-    images = None if split is None else split.images
-    choice = choose(model, data.image_shape, given, images)
+    choice = told(model, data.image_shape, given, None if split is None else split.images)
     model_class = choice.model_class
     known = inspect.signature(model_class).parameters.keys() - {"kwargs"} | {"dtype", "name"}
     for name in given:
@@ -361,6 +414,8 @@ def _build(model, data, config, built=None):
     if config.conditional:
         if data.num_classes is None:
             raise ValueError(f"A conditional model needs labels, and {data.name} has none.")
+        given.setdefault("num_classes", data.num_classes)
+    elif goes_on and trained.model.num_classes is not None and data.num_classes is not None:
         given.setdefault("num_classes", data.num_classes)
     defaults = {"image_shape": data.image_shape, "seed": config.seed}
     if pairs is not None and {"input_shape", "degradation"} <= known:
@@ -378,10 +433,9 @@ def _build(model, data, config, built=None):
         )
     values = {**choice.arguments, **defaults, **given}
     chosen = choice.lines(given)
-    if built is not None:
-        if choice.arguments == choose(model, data.image_shape, given).arguments:
-            return built, chosen
-        keras.utils.set_random_seed(config.seed)  # the weights are those of one model built
+    if built is not None and choice.arguments == told(model, data.image_shape, given).arguments:
+        return built, chosen
+    keras.utils.set_random_seed(config.seed)  # whatever was built before
     try:
         return model_class(**values), chosen
     except (TypeError, ValueError) as error:
@@ -390,16 +444,6 @@ def _build(model, data, config, built=None):
         said = ", ".join(f"{name}={value!r}" for name, value in given.items()) or "its defaults"
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"{model_class.__name__} cannot be built with {said}: {reason}") from error
-
-
-def _begin_with(model, path, report):
-    """Gives a model the weights of another as its beginning."""
-    if not hasattr(model, "begin_with"):
-        raise ValueError(
-            f"begin_with (--begin-with) is for translators of convolutions. Received: a "
-            f"{type(model).__name__}. To go on with a run, use resume (--resume)."
-        )
-    model.begin_with(load_model(path, report)[0])
 
 
 def _steps_per_epoch(model, data, config):
@@ -447,10 +491,10 @@ def _what_is_done(config, position, steps_per_epoch):
     return f"{done}." if kind == "pace" else f"{done}. Train on with --{kind} {2 * value:g}."
 
 
-def _compile(model, config, steps_per_epoch, pace):
+def _compile(model, config, steps_per_epoch, pace, share=1):
     """Compiles a model that is not compiled yet, with a schedule for the whole run, or for rates
-    that the run moves; another one keeps its optimizer, and its state. Returns what `run.json` says
-    of the rates.
+    that the run moves; another one keeps its optimizer, and its state. Of the model's own rate it
+    takes a `share`. Returns what `run.json` says of the rates.
     """
     if model.compiled:
         for name in ("learning_rate", "schedule", "warmup_steps", "jit"):
@@ -469,8 +513,12 @@ def _compile(model, config, steps_per_epoch, pace):
             total_steps=_total_steps(config, steps_per_epoch, pace),
             **options,
         )
+    else:
+        model.compile(schedule="constant", **options)
+    if share != 1 and config.learning_rate is None:
+        slow_down(model, share)
+    if pace is None:
         return {"schedule": _schedule(model), "pace": None}
-    model.compile(schedule="constant", **options)
     schedule = config.schedule or model.default_schedule
     if config.length[0] == "pace":
         schedule = "pace"

@@ -5,6 +5,10 @@ import dataclasses
 #: Epochs of a run that is told no other length.
 EPOCHS = 20
 
+#: The share of a model's own learning rate that a run takes which goes on from trained weights, as
+#: measured: benchmarks/RESULTS.md, "Fine-tuning".
+FINE_TUNING_RATE = 0.3
+
 #: What says how long a run is: one of these.
 LENGTHS = ("epochs", "steps", "minutes", "pace")
 
@@ -35,7 +39,8 @@ class RunConfig:
     conditional: bool = False
     #: Dict of further arguments of `kgen.data.load`.
     data_arguments: dict = dataclasses.field(default_factory=dict)
-    #: Path of a run, a `.keras` file or a preset whose weights the model begins with, or `None`.
+    #: What holds a trained model, see `kgen.load`, whose weights a model begins with that is built
+    #: by its name, see `ImageGenerator.begin_with`; or `None`.
     begin_with: str | None = None
     #: Int, the epoch to train up to; `None` where another length is given, else 20.
     epochs: int | None = None
@@ -49,7 +54,8 @@ class RunConfig:
     #: Int, images per step, of all devices and hosts together; `None` for the model's own default,
     #: which `run.json` then names.
     batch_size: int | None = None
-    #: Float; `None` for the model's own default.
+    #: Float; `None` for the model's own default, and `FINE_TUNING_RATE` of it where a trained model
+    #: goes on.
     learning_rate: float | None = None
     #: `"constant"`, `"cosine"` or `"linear"`, over the whole run, see
     #: `kgen.training.schedules.RunSchedule` and `kgen.training.length.Minutes`; `None` for the

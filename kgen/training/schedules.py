@@ -70,6 +70,10 @@ class RunSchedule(schedules.LearningRateSchedule):
         """The same schedule of a run of another length."""
         return RunSchedule(**{**self.get_config(), "total_steps": total_steps})
 
+    def slower(self, share):
+        """The same schedule of a share of its rate."""
+        return RunSchedule(**{**self.get_config(), "learning_rate": share * self.learning_rate})
+
     def get_config(self):
         return {
             "schedule": self.schedule,
@@ -138,6 +142,14 @@ def schedule_of(optimizer):
     """The `RunSchedule` of an optimizer, or `None`."""
     schedule = getattr(plain_optimizer(optimizer), "_learning_rate", None)
     return schedule if isinstance(schedule, RunSchedule) else None
+
+
+def slow_down(model, share):
+    """Takes a share of the learning rates that a model was compiled with."""
+    for optimizer in map(plain_optimizer, model._optimizers()):
+        schedule = schedule_of(optimizer)
+        changed = share * rate_of(optimizer) if schedule is None else schedule.slower(share)
+        optimizer.learning_rate = changed
 
 
 def rate_of(optimizer):

@@ -114,6 +114,13 @@ class DenoisingGenerator(AveragedWeights, ImageGenerator):
                 for name in ("latent_mean", "latent_spread")
             )
 
+    def _begin_with(self, source):
+        transferred = super()._begin_with(source)
+        if "autoencoder" in transferred.taken:  # the network has learnt its latents as scaled so
+            self.latent_mean.assign(source.latent_mean)
+            self.latent_spread.assign(source.latent_spread)
+        return transferred
+
     @property
     def noise_dim(self):
         return math.prod(self.latent_shape)

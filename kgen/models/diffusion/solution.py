@@ -81,18 +81,6 @@ class SolutionFlow:
                 f"noise_schedule={self.noise_schedule!r}, prediction={self.prediction!r}"
             )
 
-    def begin_with(self, teacher):
-        """Takes on what a model without ends has learnt; see `DenoisingGenerator.distill`."""
-        learnt = {_place(weight): weight for weight in teacher.ema_network.weights}
-        for network in (self.network, self.ema_network):
-            for weight in network.weights:
-                if _place(weight) in learnt:  # the others are of ends, and begin at nothing
-                    weight.assign(learnt[_place(weight)])
-        if self.autoencoder is not None:
-            self.autoencoder.set_weights(teacher.autoencoder.get_weights())
-            self.latent_mean.assign(teacher.latent_mean)
-            self.latent_spread.assign(teacher.latent_spread)
-
     # Training -------------------------------------------------------------------------
 
     def objective(self, batch, training):
@@ -248,11 +236,6 @@ class SolutionFlow:
 
     def likelihood_protocol(self, importance_samples=None, seed=0):
         """`None`: the flow itself is not followed."""
-
-
-def _place(weight):
-    """Where a weight is in its network."""
-    return weight.path.partition("network/")[2]
 
 
 def _mean(values, weights):

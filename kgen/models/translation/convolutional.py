@@ -76,32 +76,3 @@ class ConvolutionalTranslator(AveragedWeights, Translator):
 
     def sample(self, seeds, images):
         return unscale_images(self.pixels(self.ema_network, images))
-
-    def begin_with(self, other):
-        """Takes the weights of another translator as the beginning: fine-tuning, or sharpening what
-        regression has learnt.
-
-        Every network that both have begins with the other's averaged weights, `network` at least. A
-        `ValueError` where that has other layers.
-
-        Args:
-            other: `ConvolutionalTranslator`, trained; a `Restorer` for one.
-        """
-        for name in ("network", "backward_network", "discriminator", "backward_discriminator"):
-            mine = getattr(self, name, None)
-            theirs = getattr(other, f"ema_{name}", None) or getattr(other, name, None)
-            if mine is None or (theirs is None and name != "network"):
-                continue
-            shapes = [
-                None if network is None else [tuple(w.shape) for w in network.weights]
-                for network in (mine, theirs)
-            ]
-            if shapes[0] != shapes[1]:
-                raise ValueError(
-                    f"{type(self).__name__} cannot begin with this {type(other).__name__}: its "
-                    f"{name} is another. Build both with the same image_shape, input_shape, "
-                    "filters, blocks, middle_blocks and num_downsamplings."
-                )
-            mine.set_weights(theirs.get_weights())
-            if hasattr(self, f"ema_{name}"):
-                getattr(self, f"ema_{name}").set_weights(theirs.get_weights())

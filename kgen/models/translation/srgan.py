@@ -20,7 +20,8 @@ from kgen.models.translation.adversarial import AdversarialTranslator
 class SRGAN(AdversarialTranslator):
     """Super-resolution, and other restoration, that is sharp: some decibels for the looks.
 
-    The first `pixel_steps` are regression; `begin_with` a trained `Restorer` takes their place.
+    The first `pixel_steps` are regression. A trained `Restorer` to `begin_with`, with
+    `pixel_steps=0`, takes their place.
 
     Args:
         degradation: As for `Translator`; `"bicubic:2"` enlarges twice, `"bicubic:4"` four times.
