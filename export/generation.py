@@ -91,7 +91,8 @@ def generate_dataset(
         ValueError: An argument is out of range, or the folder holds something else.
         VerificationError: The artifact was changed.
     """
-    found = verification.verify(getattr(artifact, "path", artifact), hashes_only=True).artifact
+    path = artifact.path if isinstance(artifact, artifacts.Artifact) else artifact
+    found = verification.verify(path, hashes_only=True).artifact
     check_names(file_format=(file_format, shards.SUFFIXES))
     check_ints(1, num_images=num_images, images_per_shard=images_per_shard, batch_size=batch_size)
     check_ints(0, first_seed=first_seed, **({} if workers is None else {"workers": workers}))

@@ -2,6 +2,8 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -57,15 +59,19 @@ class Inspection:
     claim: origins.Claim | None
     verdict: str
     said: str
-    figures: dict = dataclasses.field(default_factory=dict)
+    figures: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
-    def proven(self):
+    def proven(self) -> bool:
         """Whether the model draws this picture from what it claims."""
         return self.verdict == "proven"
 
 
-def inspect(picture, source=None, inputs=None):
+def inspect(
+    picture: bytes | str | os.PathLike[str],
+    source: Any = None,
+    inputs: Mapping[str, Any] | None = None,
+) -> Inspection:
     """Reads what a picture claims of its origin, and proves it where its model is at hand.
 
     The model draws what is claimed, through ONNX Runtime where it is an artifact, and the pixels
@@ -96,7 +102,8 @@ def inspect(picture, source=None, inputs=None):
     known = isinstance(source, ArtifactProver | ModelProver | None)
     prover = source if known else prover_of(source)
     found = origins.read(str(picture) if isinstance(picture, os.PathLike) else picture)
-    verdict, said, figures = "claimed", "What it claims was not looked into.", {}
+    verdict, said = "claimed", "What it claims was not looked into."
+    figures: dict[str, float] = {}
     if found["claim"] is None:
         verdict, said = "unmarked", "Nothing in it says that kgen drew it."
     elif prover is not None:

@@ -1,10 +1,12 @@
 from kgen import (
     data as data,
     evaluation as evaluation,
+    hub as hub,
     images as images,
     layers as layers,
     losses as losses,
     models as models,
+    origin as origin,
     random as random,
     training as training,
 )

@@ -33,7 +33,7 @@ class Configurable:
     """
 
     #: Names of arguments of a base that a class does not take.
-    left_out_arguments = ()
+    left_out_arguments: tuple[str, ...] = ()
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

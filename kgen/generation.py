@@ -33,7 +33,7 @@ class Generation:
     #: One that is not whole is a tensor of what `generate` compiles, unless it is `None` or `off`,
     #: so that a new value compiles nothing, and every image may have its own; all other options are
     #: constants of it.
-    sampling_numbers = {}
+    sampling_numbers: dict[str, Any] = {}
 
     #: Whether `sample` loops over the places of an image, in hundreds of small steps.
     place_by_place = False

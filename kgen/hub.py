@@ -13,6 +13,7 @@ import os
 import pathlib
 import re
 import urllib.parse
+from typing import Any
 
 import kgen
 from kgen.training.errors import RunError
@@ -39,15 +40,15 @@ class Place:
     repo: str
     revision: str | None = None
 
-    def __str__(self):
+    def __str__(self) -> str:
         return f"hf://{self.repo}" + (f"@{self.revision}" if self.revision else "")
 
     @property
-    def name(self):
+    def name(self) -> str:
         return self.repo.partition("/")[2]
 
     @property
-    def url(self):
+    def url(self) -> str:
         return f"{_endpoint() or 'https://huggingface.co'}/{self.repo}"
 
 
@@ -56,7 +57,7 @@ def is_place(name):
     return re.match(r"hf:/", str(name)) is not None
 
 
-def parse(name):
+def parse(name: str | os.PathLike[str]) -> Place:
     """The `Place` that a string means; a `ValueError` where it is written otherwise."""
     match = _PLACE.fullmatch(str(name))
     if match is None:
@@ -68,7 +69,7 @@ def parse(name):
     return Place(repo, revision and urllib.parse.unquote(revision))
 
 
-def fetch(name):
+def fetch(name: str | os.PathLike[str]) -> pathlib.Path:
     """The folder, in the hub's cache, of the preset at a place, which is downloaded if need be.
 
     `RunError` where there is none, or the hub does not answer.
@@ -132,7 +133,9 @@ def check_token():
         )
 
 
-def publish(folder, place, private=False, message=None):
+def publish(
+    folder: str | os.PathLike[str], place: str, private: bool = False, message: str | None = None
+) -> dict[str, Any]:
     """Sends a preset's or an artifact's folder to the hub, in one commit, and asks nothing.
 
     The repository is made where there is none. What was published there before and is none of the

@@ -75,10 +75,10 @@ class ImageGenerator(
         docstrings.complete(cls)
 
     #: Names of the scalars that `objective` (or `update`) returns, as they are logged.
-    metric_names = ("loss",)
+    metric_names: tuple[str, ...] = ("loss",)
 
     #: Names of further scalars, which `update` alone returns: `evaluate` does not log them.
-    training_metric_names = ()
+    training_metric_names: tuple[str, ...] = ()
 
     def __init__(self, image_shape, num_classes=None, seed=0, **kwargs):
         super().__init__(**kwargs)
@@ -261,7 +261,7 @@ class ImageGenerator(
 
     #: Names of networks that training never moves, whatever `trainable` says: averages of
     #: weights, and what was trained before.
-    frozen_networks = ()
+    frozen_networks: tuple[str, ...] = ()
 
     @property
     def trainable(self):

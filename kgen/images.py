@@ -114,7 +114,7 @@ def save_folder(
     images: np.ndarray,
     folder: str | os.PathLike[str],
     names: Sequence[str] | None = None,
-    claim: "Claim | Sequence[Claim] | None" = None,
+    claim: "Claim | None" = None,
 ) -> None:
     """Writes images as a new folder of PNG files, which appears when it is complete.
 

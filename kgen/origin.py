@@ -16,9 +16,12 @@ import hashlib
 import io
 import json
 import math
+import os
 import re
 import struct
 import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
 from xml.etree import ElementTree
 from xml.sax.saxutils import quoteattr
 
@@ -68,7 +71,7 @@ class Grid:
     columns: int
     gap: int = 2
     scale: int = 1
-    cells: tuple | None = None
+    cells: tuple[int, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,16 +101,16 @@ class Claim:
     model_sha256: str
     artifact_sha256: str = ""
     endpoint: str = "generate"
-    seeds: tuple = ()
-    labels: tuple = ()
-    options: dict = dataclasses.field(default_factory=dict)
-    inputs: dict = dataclasses.field(default_factory=dict)
+    seeds: tuple[int, ...] = ()
+    labels: tuple[int, ...] = ()
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    inputs: dict[str, Any] = dataclasses.field(default_factory=dict)
     grid: Grid | None = None
     source_type: str = DRAWN
     creator: str = f"kgen {kgen.__version__}"
-    signer: object = dataclasses.field(default=None, compare=False, repr=False)
+    signer: Any = dataclasses.field(default=None, compare=False, repr=False)
 
-    def row(self, i):
+    def row(self, i: int) -> Self:
         """The claim of the `i`-th of several images alone."""
 
         def own(values):
@@ -123,7 +126,14 @@ class Claim:
             grid=None,
         )
 
-    def in_grid(self, columns=None, *, gap=2, scale=1, cells=None):
+    def in_grid(
+        self,
+        columns: int | None = None,
+        *,
+        gap: int = 2,
+        scale: int = 1,
+        cells: Iterable[int] | None = None,
+    ) -> Self:
         """The claim of a picture with all images in it, as `kgen.images.grid` makes it.
 
         Arguments are those of `Grid`; `columns=None` is that of `kgen.images.grid`.
@@ -132,12 +142,12 @@ class Claim:
         cells = None if cells is None else tuple(map(int, cells))
         return dataclasses.replace(self, grid=Grid(columns, gap, scale, cells))
 
-    def mark(self, png):
+    def mark(self, png: bytes) -> bytes:
         """A PNG's bytes with the mark in them, and with the signature of the claim's signer."""
         marked = insert(png, chunk(CHUNK_HEAD + self.packet().encode()))
         return marked if self.signer is None else self.signer.sign(marked, self)
 
-    def as_dict(self):
+    def as_dict(self) -> dict[str, Any]:
         """The claim as plain data."""
         return {k: v for k, v in dataclasses.asdict(self).items() if k != "signer"}
 
@@ -183,9 +193,16 @@ class Origin:
     model_sha256: str
     artifact_sha256: str = ""
     main: str = "generate"
-    signer: object = dataclasses.field(default=None, compare=False, repr=False)
+    signer: Any = dataclasses.field(default=None, compare=False, repr=False)
 
-    def claim(self, endpoint=None, seeds=(), labels=None, options=None, inputs=None):
+    def claim(
+        self,
+        endpoint: str | None = None,
+        seeds: Iterable[int] = (),
+        labels: int | Sequence[int] | np.ndarray | None = None,
+        options: Mapping[str, Any] | None = None,
+        inputs: Mapping[str, Any] | None = None,
+    ) -> Claim:
         """The `Claim` of what an endpoint draws: the seeds, labels and options that it was given.
 
         Arguments are as in `Claim`; `endpoint` is `main` by default. Labels may be an int, a
@@ -220,7 +237,7 @@ class Origin:
         }
 
 
-def of_model(model, name=None, signer=None):
+def of_model(model: Any, name: str | None = None, signer: Any = None) -> Origin:
     """The `Origin` of a built `kgen.ImageGenerator`, under a name or by default its own."""
     sha256, main = describe_model(model)["sha256"], _main(model.endpoints())
     return Origin(name or model.name, sha256, main=main, signer=signer)
@@ -257,13 +274,13 @@ def _main(endpoints):
     return "generate" if "generate" in endpoints else next(iter(endpoints))
 
 
-def fingerprint(array):
+def fingerprint(array: np.ndarray) -> str:
     """What names a picture by its pixels: the sha256 of a uint8 array's shape and values."""
     array = np.ascontiguousarray(array, "uint8")
     return hashlib.sha256(f"{array.shape}".encode() + array.tobytes()).hexdigest()
 
 
-def mask_text(mask):
+def mask_text(mask: np.ndarray) -> str:
     """A mask, bool or 0/1 `[H, W]`, as `Claim.inputs` may hold it: `"28x28:"` and its bits."""
     mask = np.asarray(mask, bool)
     bits = zlib.compress(np.packbits(mask).tobytes(), 9)
@@ -330,7 +347,7 @@ def _json(value):
 # Reading ------------------------------------------------------------------------------
 
 
-def read(picture):
+def read(picture: bytes | str | os.PathLike[str]) -> dict[str, Any]:
     """What a picture says of its origin.
 
     Args:

@@ -22,10 +22,10 @@ class Presets:
     """Gives a model `from_preset` and `save_to_preset`."""
 
     #: Dict of preset name to constructor arguments.
-    presets = {}
+    presets: dict[str, dict[str, Any]] = {}
 
     #: The preset that the zoo's tests use: small enough to train in a second.
-    tiny_preset = None
+    tiny_preset: str | None = None
 
     @classmethod
     def from_preset(cls, preset: str | os.PathLike[str], **overrides: Any) -> Self:
@@ -52,7 +52,7 @@ class Presets:
                     f"The model in {preset} is a {type(model).__name__}, not a {cls.__name__}."
                 )
             return model
-        known = {}
+        known: dict[str, Any] = {}
         for model_class in models.registered().values():
             if issubclass(model_class, cls):
                 known |= dict.fromkeys(model_class.presets, model_class)

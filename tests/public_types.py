@@ -29,6 +29,13 @@ assert_type(kgen.load("runs/vae").generate(seeds=[1, 2]), np.ndarray)
 assert_type(kgen.models.presets(), dict[str, dict[str, Any]])
 kgen.images.save_png(kgen.images.grid(model.generate(9), columns=3), "grid.png")
 model.generate(16, batch_size="all")  # type: ignore[arg-type]
+assert_type(kgen.models.trained(), dict[str, dict[str, Any]])
+model.save_to_preset("vae", weights=["safetensors"], dtype="float16", about={"license": "mit"})
+kgen.models.VAE.from_preset(1)  # type: ignore[arg-type]
+assert_type(kgen.hub.publish("vae", "hf://me/vae", private=True), dict[str, Any])
+claim = kgen.origin.of_model(model).claim(seeds=range(9), labels=3).in_grid(columns=3)
+assert_type(claim.seeds, tuple[int, ...])
+kgen.images.save_png(kgen.images.grid(model.generate(9, seed=0), columns=3), "grid.png", claim)
 
 run = train("vae", "digits", "runs/vae", minutes=1.0, callbacks=["mine:Log"])
 assert_type(run, Run)
@@ -41,6 +48,8 @@ assert_type(artifact, export.Artifact)
 assert_type(export.verify(artifact.path).seconds, float)
 assert_type(export.load("artifacts/vae").formats, tuple[str, ...])
 export.export(model, "artifacts/vae", opset="18")  # type: ignore[arg-type]
+assert_type(export.inspect("grid.png", artifact), export.inspection.Inspection)
+assert_type(export.inspect("grid.png").claim, kgen.origin.Claim | None)
 
 service = serving.Service(["artifacts/vae"], limits=serving.Limits(rows=8))
 with serving.Server(service, port=0) as server, serving.Client("http://127.0.0.1:1") as client:

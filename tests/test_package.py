@@ -166,7 +166,7 @@ def test_public_functions_say_their_types():
     import export
     from kgen.training.run import train
 
-    public = [kgen.load, train]
+    public = [kgen.load, train, kgen.hub.fetch, kgen.hub.publish, kgen.origin.of_model]
     for package in (kgen.data, kgen.evaluation, kgen.models, export):
         public += filter(inspect.isfunction, (getattr(package, n) for n in package.__all__))
     assert len(public) > 15

@@ -10,7 +10,7 @@ import pytest
 
 import kgen
 from kgen import data, models
-from kgen.evaluation import Reference, pairs
+from kgen.evaluation import Reference
 
 TRAINED = models.trained()
 RECIPES = runpy.run_path(str(pathlib.Path(__file__).parents[1] / "examples/trained.py"))["RECIPES"]

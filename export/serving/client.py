@@ -77,12 +77,14 @@ class Client:
         if protocol == "grpc":
             from export.serving import grpc_client
 
-            self._server = grpc_client.Server(address, token, retry)
+            self._server: Any = grpc_client.Server(address, token, retry)
         else:
             kind = _Rest if protocol == "rest" else _OpenInference
             self._server = kind(_Http(address, token, retry))
         self._model, self._place = model, {"version": version, "label": label}
-        self._batch_size, self._limits, self._known = batch_size, {}, {}
+        self._batch_size = batch_size
+        self._limits: dict[str, Any] = {}
+        self._known: dict[str, Any] = {}
 
     def __enter__(self) -> Self:
         return self

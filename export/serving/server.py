@@ -88,7 +88,7 @@ class Server:
             date_header=False,
             backlog=service.limits.connections,
             timeout_keep_alive=30,
-            timeout_graceful_shutdown=grace,
+            timeout_graceful_shutdown=grace,  # type: ignore[arg-type]  # parts of a second too
         )
         self._server = _Uvicorn(config)
         self._thread = threading.Thread(target=self.run, daemon=True, name="kgen-server")

@@ -221,7 +221,7 @@ class Service:
         self.limits = limits or Limits()
         self.metrics = metrics or Metrics()
         self.metrics.waiting_of(self)
-        self.models = {}  # name to versions by number
+        self.models: dict[str, Any] = {}  # name to versions by number
         self._runtime = runtime
         self._threads = threads or os.cpu_count()
         self._hashes_only = hashes_only
@@ -229,7 +229,7 @@ class Service:
         self._signer = signer
         self._report = report
         self._paths = [pathlib.Path(path) for path in paths]
-        self._sources = {}
+        self._sources: dict[str, Any] = {}
         if not self._paths:
             raise ValueError("Give at least one artifact to serve. Received: none")
 

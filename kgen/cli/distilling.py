@@ -120,7 +120,7 @@ def distill(
         "model": str(done.model_path),
         "teacher": str(model),
         "steps": steps,
-        "metrics": (done.metrics or [None])[-1],
+        "metrics": done.metrics[-1] if done.metrics else None,
         "pictures": str(shown),
         "seconds": round(seconds, 1),
     }

@@ -321,7 +321,7 @@ def quickstart(
 ):
     """Train a VAE on handwritten digits, look at it, measure it, export it and prove it.
 
-    Beside it a model draws that comes with kgen, and had some minutes for what this has seconds for.
+    Beside it a model draws that comes with kgen, and was trained for minutes, not seconds.
 
     Takes one to two minutes on two CPU cores and needs no network.
 

@@ -453,23 +453,20 @@ def train(
     """
     if resume and force:
         raise ValueError("--resume goes on with a run, --force replaces it: give one of them.")
-    if (
-        resume
-        and run is None
-        and model is not None
-        and (pathlib.Path(model) / "run.json").is_file()
-    ):
-        model, run = None, pathlib.Path(model)
+    if resume and run is None and model is not None:
+        if (pathlib.Path(model) / "run.json").is_file():
+            run, model = pathlib.Path(model), None
     if model is None and not resume:
         raise ValueError(
             "Which model? Give one that `kgen list` shows: kgen train vae --data digits"
         )
     if data is None and not resume:
         raise ValueError(f"Which data? Give a source: kgen train {model} --data digits")
-    if run is None and (model is None or data is None):
-        raise ValueError("Which run goes on? Give its folder: kgen train --resume RUN")
-    if resume and None in (model, data) and not (run / "run.json").is_file():
-        raise RunError(f"There is no run in {run} to resume, and no model and data to begin.")
+    if model is None or data is None:  # to go on
+        if run is None:
+            raise ValueError("Which run goes on? Give its folder: kgen train --resume RUN")
+        if not (run / "run.json").is_file():
+            raise RunError(f"There is no run in {run} to resume, and no model and data to begin.")
     data_arguments = {
         "image_shape": parse_shape(image_shape),
         "input_shape": parse_shape(input_shape, "--input-shape"),

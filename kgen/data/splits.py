@@ -43,7 +43,7 @@ class Split:
     inputs: np.ndarray | None = None
     paired: bool = True
 
-    _channels = CHANNELS
+    _channels: tuple[int, ...] = CHANNELS
 
     def __post_init__(self):
         check_images(self.images, "images", self._channels)

@@ -48,7 +48,8 @@ def cost_curve(
     check_cost(model)
     options = {k: v for k, v in (options or {}).items() if k not in ("num_steps", "sampler")}
     labels = None if model.num_classes is None else reference.labels_like(num_samples, seed)
-    curves, entry = [], None
+    curves: list[dict[str, Any]] = []
+    entry: Any = None
     for sampler in getattr(model, "samplers", ()) or (None,):
         chosen = options if sampler is None else {**options, "sampler": sampler}
         points = []

@@ -46,7 +46,7 @@ class Metric:
     """
 
     title: str
-    better: str
+    better: str | None
     meaning: str
     needs: tuple = ()
     against_train: bool = True

@@ -198,7 +198,7 @@ def presets() -> dict[str, dict[str, Any]]:
     }
 
 
-def trained():
+def trained() -> dict[str, dict[str, Any]]:
     """The trained models that come with kgen: a dict of name to what its `metadata.json` says.
 
     `kgen.load` and every command take them by their names. What is said is the model, its data,

@@ -5,6 +5,7 @@ from kgen.training import (
     choice as choice,
     distribution as distribution,
     errors as errors,
+    facts as facts,
     fitting as fitting,
     header as header,
     length as length,

@@ -23,7 +23,7 @@ class AveragedWeights:
     as they are trained.
     """
 
-    frozen_networks = ("ema_network",)
+    frozen_networks: tuple[str, ...] = ("ema_network",)
 
     def _build_networks(self, make):
         """Builds both, alike: `make` gives a network, with its weights, of a name."""

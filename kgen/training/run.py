@@ -136,7 +136,7 @@ def train(
     callbacks = [load_callback(c) if isinstance(c, str) else c for c in callbacks]
     run = Run(pathlib.Path(run))
     given = _given(options)
-    before = run.info if resume and run.exists else None
+    before: Any = run.info if resume and run.exists else None
     if before is not None:
         model, data, config = _going_on(run, before, model, data, given)
     elif model is None or data is None:
@@ -154,7 +154,7 @@ def train(
         if before is not None and is_main_host():
             run.settle()
             stack.enter_context(run.held())
-        built = []  # the model, where the data's shape is known before it is decoded
+        built: list[Any] = []  # the model, where the data's shape is known before it is decoded
         trained = None if before is not None else _trained(model, config, report)
         source, data = data, _load_data(model, data, config, before, trained, built)
         restored = None
@@ -522,7 +522,7 @@ def _compile(model, config, steps_per_epoch, pace, share=1):
     schedule = config.schedule or model.default_schedule
     if config.length[0] == "pace":
         schedule = "pace"
-        moves = any(share != 1 for _, _, share in pace.rows)
+        moves = any(row[-1] != 1 for row in pace.rows)
     else:
         moves = schedule != "constant" or bool(config.warmup_steps)
     optimizers = model._optimizers() if moves else []

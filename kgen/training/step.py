@@ -21,7 +21,7 @@ if keras.backend.backend() == "tensorflow":
         whole_batch,
     )
 elif keras.backend.backend() == "jax":
-    from kgen.training._jax import (
+    from kgen.training._jax import (  # type: ignore[assignment]
         BackendStep,
         batch_moments,
         compile_function,

@@ -76,13 +76,13 @@ class DenoisingGenerator(AveragedWeights, ImageGenerator):
     default_schedule = "cosine"
 
     #: What a cost curve compares, see `kgen.evaluation.cost_curve`.
-    samplers = ("euler", "multistep", "dpm_solver", "heun")
+    samplers: tuple[str, ...] = ("euler", "multistep", "dpm_solver", "heun")
 
     #: Whether the network is told the times to go to as well, see `SolutionFlow`.
     told_ends = False
 
     #: Name of the model with such a network that `distill` gives, or `None`.
-    student = None
+    student: str | None = None
 
     def __init__(
         self,

@@ -135,7 +135,7 @@ class DiT(DenoisingGenerator):
             lambda name: FlowTransformer(shape, patch_size, num_classes, spec, *told, name=name)
         )
 
-    student = "soflow_dit"
+    student: str | None = "soflow_dit"
 
     # Measured on CIFAR-10 (JPEG copy) at equal time of a CPU: 32 images a step beat 128, and a rate
     # of 2e-3 beats 1e-3, which beats 3e-4, with warm-up and a cosine to 1 %. On MNIST 16 beat 32.

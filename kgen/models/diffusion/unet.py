@@ -82,7 +82,7 @@ class UNetGenerator(DenoisingGenerator):
         rest = (dropout, all_joined, self.told_ends, gradient_checkpointing)
         self._build_networks(lambda name: UNet(shape, classes, *sizes, *rest, name=name))
 
-    student = "soflow"
+    student: str | None = "soflow"
 
     @property
     def default_batch_size(self):

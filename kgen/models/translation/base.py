@@ -57,7 +57,7 @@ class Translator(ImageGenerator):
             whole number of times as large as the inputs.
     """
 
-    left_out_arguments = ("num_classes",)
+    left_out_arguments: tuple[str, ...] = ("num_classes",)
     num_classes = None
     default_schedule = "cosine"
 
