@@ -453,9 +453,8 @@ def train(
     """
     if resume and force:
         raise ValueError("--resume goes on with a run, --force replaces it: give one of them.")
-    if resume and run is None and model is not None:
-        if (pathlib.Path(model) / "run.json").is_file():
-            run, model = pathlib.Path(model), None
+    if resume and run is None and model and (pathlib.Path(model) / "run.json").is_file():
+        run, model = pathlib.Path(model), None
     if model is None and not resume:
         raise ValueError(
             "Which model? Give one that `kgen list` shows: kgen train vae --data digits"
