@@ -62,6 +62,8 @@ def sample(
 ):
     """Draw images from a trained model.
 
+    Of a class-conditional model without --label: of each class in turn.
+
     Example: kgen sample runs/vae-digits -n 64 --seed 0 -o grid.png
 
     Example: kgen sample runs/dcgan-photos -n 1000 --label 3 -o pictures/ --set temperature=0.8
@@ -90,6 +92,8 @@ def sample(
         loaded, run = load(model)
         if row_seeds is None:
             row_seeds = generation.row_seeds(n or 64, seed or 0).tolist()
+        if label is None and loaded.num_classes is not None:
+            label = "each"
         labels = labels_of(loaded, label, len(row_seeds))
         pictures = loaded.generate(seeds=row_seeds, labels=labels, batch_size=batch_size, **options)
         claim = origin_of(loaded, run, signer).claim(
