@@ -113,7 +113,7 @@ def _rows(training):
         if isinstance(value, dict):
             parts = (_number(v) if isinstance(v, float) else v for v in value.values())
             value = ", ".join(f"{name}={part}" for name, part in zip(value, parts, strict=True))
-        if value not in (None, "", False):
+        if value not in (None, "", False, []):
             yield key.replace("_", " "), value
 
 

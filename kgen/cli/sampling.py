@@ -64,6 +64,8 @@ def sample(
 ):
     """Draw images from a trained model.
 
+    Of a class-conditional model without --label: of each class in turn.
+
     Example: kgen sample runs/vae-digits -n 64 --seed 0 -o grid.png
 
     Example: kgen sample runs/dcgan-photos -n 1000 --label 3 -o pictures/ --set temperature=0.8

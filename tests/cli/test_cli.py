@@ -323,7 +323,7 @@ def test_sample_folder(result, dcgan_run, tmp_path):
 
 
 def test_sample_each_class(result, dcgan_run, tmp_path):
-    result("sample", dcgan_run, "-n", 20, "--label", "each", "-o", tmp_path / "grid.png")
+    result("sample", dcgan_run, "-n", 20, "-o", tmp_path / "grid.png")
     assert pixels(tmp_path / "grid.png").shape == (2 * 34 + 2, 10 * 34 + 2), "a column per class"
 
 
