@@ -23,7 +23,7 @@ FLOORS = (
         "kgen.configurable",
     ),
     ("kgen.images", "kgen.origin", "kgen.memory", "kgen.random", "kgen.models"),
-    ("kgen.training.errors", "kgen.training.metrics_csv"),
+    ("kgen.credentials", "kgen.training.errors", "kgen.training.metrics_csv"),
     ("kgen.registration", "kgen.hub", "kgen.places"),
     ("kgen.data",),
     ("kgen.training._parts",),
