@@ -1,5 +1,7 @@
 """Runs of so many minutes or steps: that they end in time, and can be repeated."""
 
+import types
+
 import keras
 import numpy as np
 import pytest
@@ -14,7 +16,7 @@ class Machine:
     """A clock, and `fit` as Keras calls callbacks.
 
     The first step of each `fit` takes `starting` seconds, every other what `step_seconds(n)` says,
-    and what follows an epoch `ending`.
+    and what follows an epoch `ending`, with an evaluation in it ten times as much.
     """
 
     steps_per_execution, steps_trained, stop_training = 1, 0, False
@@ -30,7 +32,7 @@ class Machine:
     def _optimizers(self):
         return []
 
-    def train(self, minutes, steps_per_epoch, **options):
+    def train(self, minutes, steps_per_epoch, every=10**9, **options):
         """Trains from where the pace has come to; returns the seconds that were used in all."""
         position = Position(*divmod(self.pace.steps, steps_per_epoch))
         began, self.stop_training = self.now - self.pace.seconds, False
@@ -39,7 +41,8 @@ class Machine:
             steps_per_epoch,
             position,
             self.pace,
-            endings=[Ending(lambda: self.wait(self.ending), 1)],
+            endings=[Ending(lambda: self.wait(self.ending), 1, 9)],
+            evaluation=(evaluation := types.SimpleNamespace(every=every)),
             report=self.said.append,
             clock=lambda: self.now,
             **options,
@@ -56,7 +59,7 @@ class Machine:
                 first = 0
                 if self.stop_training:
                     break
-            self.wait(self.ending)
+            self.wait(self.ending * (1 if (epoch + 1) % evaluation.every else 10))
             length.record(len(self.at))
             length.on_epoch_end(epoch)
             epoch, step = epoch + 1, 0
@@ -103,6 +106,20 @@ def test_one_step_is_taken_and_what_does_not_fit_is_said(tmp_path):
     assert machine.train(0.05, 40) > 3
     assert len(machine.at) == 1
     assert "samples, takes 5 s of the 3 s" in machine.said[0]
+
+
+@pytest.mark.parametrize(
+    ("steps_per_epoch", "ending", "every"), [(1, 1, 10**9), (2, 1, 3), (20, 25, 3)]
+)
+def test_whatever_the_epochs_the_rate_falls_by_the_time(tmp_path, steps_per_epoch, ending, every):
+    machine = Machine(tmp_path, lambda n: 1.0, ending=ending, starting=30.0)
+    used = machine.train(10, steps_per_epoch, every=every, schedule="linear", warmup_steps=3)
+    assert 600 - 2 * ending - 5 < used <= 600
+    starting = machine.pace.starting
+    for step, seconds in list(enumerate(machine.at))[10:]:
+        expected = 1 - (seconds - starting) / (600 - starting)
+        assert machine.pace.share(step) == pytest.approx(expected, abs=0.1)
+    assert ending == 1 or any("too short to evaluate" in line for line in machine.said)
 
 
 @pytest.fixture(scope="module", autouse=True)
