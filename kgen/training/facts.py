@@ -18,9 +18,9 @@ def facts(run, whole=True, report=print):
     """
     info = run.info
     last = (run.metrics or [None])[-1]
-    arguments, data = info["arguments"], info["data"]
+    arguments = {name: value for name, value in info["arguments"].items() if name != "track"}
     found = {
-        "data": data,
+        "data": info["data"],
         "training": {
             **arguments,
             "steps": info.get("steps"),

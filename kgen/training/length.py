@@ -181,7 +181,7 @@ class Minutes(Length):
     Args:
         minutes: Float.
         endings: Sequence of `Ending`.
-        evaluate_every: Int, epochs between evaluations of samples, or `None`.
+        evaluation: `EvaluateSamples`, or `None`. It is given up where it would not end in time.
         schedule: `"constant"`, `"cosine"` or `"linear"`.
         warmup_steps: Int, or `None`.
         report: Callable that is given lines for the user.
@@ -203,14 +203,14 @@ class Minutes(Length):
         rates=(),
         *,
         endings=(),
-        evaluate_every=None,
+        evaluation=None,
         schedule="constant",
         warmup_steps=None,
         report=lambda line: None,
         clock=time.monotonic,
     ):
         super().__init__(None, steps_per_epoch, position, pace, rates)
-        self.seconds, self.endings, self.evaluate_every = 60 * minutes, endings, evaluate_every
+        self.seconds, self.endings, self.evaluation = 60 * minutes, endings, evaluation
         self.schedule, self.warmup_steps = schedule, warmup_steps
         self.report, self.clock = report, clock
         self._began = clock() - pace.seconds
@@ -218,6 +218,7 @@ class Minutes(Length):
         self._step_seconds = 0.0
         self._told = False
         self._before_start = pace.seconds, pace.starting
+        self._stepped = False
         self._started = None  # seconds used on starting, once that is over
         self._progress = 0.0
         self._risen = 0.0 if schedule == "constant" and not warmup_steps else None
@@ -271,21 +272,34 @@ class Minutes(Length):
         if mark is not None:
             self._step_seconds = (self._last_batch - mark[1]) / steps
         # The first step of all is traced and compiled: the next ones tell how long one takes.
-        if batch and self._started is None:
+        if self._stepped and self._started is None:
             self._started = self._starting(self._last_batch)
+        self._stepped = True
         self._mark = (batch, self._last_batch) if batch else None
         self._look(self._before + batch, self._last_batch)
 
     def on_epoch_end(self, epoch, logs=None):
         # All other callbacks have done what they do.
-        self._ends[self._evaluates(epoch)] = self.used() - self._last_batch - self._step_seconds
-        if self.used() + self.SAFETY * self._end(epoch + 1) + self._step_seconds > self.seconds:
+        if self._started is not None:  # else the last step was the first one
+            self._ends[self._evaluates(epoch)] = self.used() - self._last_batch - self._step_seconds
+        if self._evaluates(epoch + 1) and not self._fits(True) and self._fits(False):
+            self.evaluation.every = math.inf
+            self.report(f"{'Time:':<12}what is left is too short to evaluate samples again")
+        if not self._fits(self._evaluates(epoch + 1)):
             self.model.stop_training = True
+
+    def _fits(self, evaluated):
+        """Whether there is time for a step more, and for what follows an epoch then."""
+        end = self.SAFETY * (self._ends[evaluated] + self._after)
+        return self.used() + self._step_seconds + end <= self.seconds
 
     def _look(self, step, now):
         """Moves the rate, and ends training after this step where there is no time for more."""
-        end = self.seconds - self.SAFETY * self._end(self._epoch)
-        self._move_to(step, now, self._progress_at(now, self._starting(now), end))
+        end = last = self.seconds - self.SAFETY * self._end(self._epoch)
+        left = (self._epoch + 1) * self.steps_per_epoch - step
+        if now + left * self._step_seconds < end:  # there will be another epoch
+            last = max(end, self.seconds - self.SAFETY * self._end(self._epoch + 1))
+        self._move_to(step, now, self._progress_at(now, self._starting(now), last))
         if now + 2 * self._at_once * self._step_seconds > end:
             self.model.stop_training = True
         if not self._told and self._step_seconds and now > 2.0:
@@ -343,7 +357,7 @@ class Minutes(Length):
         return self.clock() - began
 
     def _evaluates(self, epoch):
-        return self.evaluate_every is not None and (epoch + 1) % self.evaluate_every == 0
+        return self.evaluation is not None and (epoch + 1) % self.evaluation.every == 0
 
     def _end(self, epoch):
         return self._ends[self._evaluates(epoch)] + self._after

@@ -504,6 +504,11 @@ def _compile(model, config, steps_per_epoch, pace, share=1):
                     "A model that is compiled already keeps its optimizer and how it is compiled: "
                     f"give {name} to its compile(), or leave it out. Received: {name}={value!r}"
                 )
+        if config.pace is not None:
+            raise ValueError(
+                "A model that is compiled already keeps its rates, and takes no other run's pace: "
+                f"give steps={pace.steps} to train as long. Received: pace={config.pace!r}"
+            )
         return {"schedule": None, "pace": pace and {"schedule": "constant", "rates": []}}
     options = {"learning_rate": config.learning_rate, "jit_compile": config.jit}
     if pace is None:
@@ -669,7 +674,7 @@ def _fit(run, model, data, config, begun, num_samples, callbacks, evaluation, ve
             pace,
             rates,
             endings=_endings(run, model, data, config, begun, samples, *evaluation),
-            evaluate_every=evaluation[0].every if evaluation else None,
+            evaluation=evaluation[0] if evaluation else None,
             schedule=begun.way["schedule"],
             warmup_steps=begun.way.get("warmup_steps"),
             report=report,
@@ -677,8 +682,18 @@ def _fit(run, model, data, config, begun, num_samples, callbacks, evaluation, ve
     else:
         callbacks.append(TimeEstimate(total, begun.steps, position, report))
         length = Length(total, begun.steps, position, pace, rates)
+    began = time.monotonic() - (run.info.get("seconds") or 0)
+
+    def spent():
+        used = length.used() if total is None else time.monotonic() - began
+        return round(used, 1)
+
+    def record(step):  # of a process that is killed, what it has done since is lost
+        length.record(step)
+        run.update(seconds=spent())
+
     checkpointing = Checkpointing(
-        run.checkpoints, position, begun.sums, signals, begun.steps, length.record
+        run.checkpoints, position, begun.sums, signals, begun.steps, record
     )
     if verbose != 0:
         callbacks.append(StepBar(total is not None))
@@ -688,11 +703,6 @@ def _fit(run, model, data, config, begun, num_samples, callbacks, evaluation, ve
         "callbacks": [*callbacks, *told, checkpointing, length],
         "verbose": verbose,
     }
-    began = time.monotonic()
-
-    def spent():  # but for what a killed process took
-        return round((run.info.get("seconds") or 0) + time.monotonic() - began)
-
     try:
         # A model of fewer epochs stays until it is replaced, and is told from the new one by this.
         earlier = sha256(run.model_path) if run.model_path.is_file() else None
@@ -718,7 +728,6 @@ def _fit(run, model, data, config, begun, num_samples, callbacks, evaluation, ve
             save_model(model, run.model_path)
             done = {"steps": checkpointing.position.steps(begun.steps), "seconds": spent()}
             if total is None:
-                done["seconds"] = round(length.used(), 1)
                 report(
                     f"{'Time:':<12}{in_words(length.used())} of {in_words(length.seconds)}: "
                     f"{done['steps']:,} steps, {done['steps'] / begun.steps:.3g} epochs"

@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -9,9 +10,10 @@ import sys
 import keras
 import numpy as np
 import pytest
+from PIL import Image
 
 import kgen
-from kgen import files
+from kgen import files, origin
 from kgen.training.errors import Interrupted, NonFiniteError, RunError
 from kgen.training.run import Run, RunConfig, load_model, train
 
@@ -65,12 +67,17 @@ def state(run):
     """All that a finished run ends with."""
     model, _ = load_model(run.path)
     variables = [*model.variables, *model.optimizer.variables]
-    grids = sorted(path.read_bytes() for path in (run.path / "samples").iterdir())
     return {
         "metrics": (run.path / "metrics.csv").read_text(),
         "variables": [keras.ops.convert_to_numpy(variable) for variable in variables],
-        "samples": grids,
+        "samples": [picture(path) for path in sorted((run.path / "samples").iterdir())],
     }
+
+
+def picture(path):
+    """The pixels of a picture, and what it says of its origin but for the run's name."""
+    with Image.open(path) as image:
+        return image.tobytes(), dataclasses.replace(origin.read(path)["claim"], model="")
 
 
 def assert_equal(a, b):
