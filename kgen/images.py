@@ -5,14 +5,11 @@ import math
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from kgen.files import new_folder, replacing
-
-if TYPE_CHECKING:
-    from kgen.origin import Claim
 
 
 def grid(
@@ -69,7 +66,7 @@ def viewing_scale(image_shape: Sequence[int], pixels: int = 32) -> int:
     return max(1, pixels // max(image_shape[:2]))
 
 
-def encode_png(array: np.ndarray, claim: "Claim | None" = None) -> bytes:
+def encode_png(array: np.ndarray, claim: Any = None) -> bytes:
     """An image, uint8 `[H, W]` or `[H, W, C]` with 1 to 4 channels, as a PNG file's bytes.
 
     What a model has drawn says so by its `claim`, a `kgen.origin.Claim`.
@@ -92,7 +89,7 @@ def encode_png(array: np.ndarray, claim: "Claim | None" = None) -> bytes:
     return png if claim is None else claim.mark(png)
 
 
-def save_png(array: np.ndarray, path: str | os.PathLike[str], claim: "Claim | None" = None) -> None:
+def save_png(array: np.ndarray, path: str | os.PathLike[str], claim: Any = None) -> None:
     """Writes one image, as for `encode_png`, as a PNG file, as a whole or not at all.
 
     The file's folder is made when it is missing.
@@ -114,7 +111,7 @@ def save_folder(
     images: np.ndarray,
     folder: str | os.PathLike[str],
     names: Sequence[str] | None = None,
-    claim: "Claim | None" = None,
+    claim: Any = None,
 ) -> None:
     """Writes images as a new folder of PNG files, which appears when it is complete.
 
