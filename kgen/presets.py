@@ -65,7 +65,7 @@ class Presets:
         file = folder / "config.json"
         try:
             model = safe_config.build(json.loads(file.read_text(encoding="utf-8")), Presets)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{file} cannot be loaded: {error}") from error
         read_weights(model, folder)
         return model

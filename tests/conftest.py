@@ -520,7 +520,7 @@ class _HubHandler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def hub_server(tmp_path, monkeypatch):
     """A hub of its own, as the environment would name it, where the user is logged in."""
-    constants = pytest.importorskip("huggingface_hub").constants
+    constants = pytest.importorskip("huggingface_hub.constants")
 
     with _Hub() as found:
         thread = threading.Thread(target=found.serve_forever, daemon=True)

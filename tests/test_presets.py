@@ -1,7 +1,6 @@
 """A preset's folder: what is in it, who can read it, and what is not built from a stranger's."""
 
 import base64
-import copy
 import json
 import marshal
 import re
@@ -290,7 +289,7 @@ def test_a_strangers_configuration_runs_nothing(config, tmp_path, make, unsafe):
                     ),
                 },
             },
-            "does not build a VAE: Could not interpret activation function identifier: eval",
+            "does not build a VAE: Could not .*eval",
         ),
         (lambda config: {**config, "config": {"image_shape": [8, 8, 2]}}, "channels"),
     ],
@@ -317,10 +316,12 @@ def test_networks_of_all_kinds_of_layers_are_built():
     x = layers.RNN(layers.LSTMCell(3))(layers.Reshape((-1, 3))(x))
     network = keras.Model(inputs, layers.BatchNormalization()(x))
     network.compile("adam")
-    config = json.loads(json.dumps(keras.saving.serialize_keras_object(network)))
-    expected = copy.deepcopy(config)
-    del expected["compile_config"]
-    assert safe_config.check(config) == expected
+    text = json.dumps(keras.saving.serialize_keras_object(network))
+
+    def for_use(entry):
+        return {key: part for key, part in entry.items() if key != "compile_config"}
+
+    assert safe_config.check(json.loads(text)) == json.loads(text, object_hook=for_use)
 
 
 # Trained presets ---------------------------------------------------------------------------
