@@ -26,12 +26,6 @@ def find(model):
     return None
 
 
-def called(path):
-    """What others write for the path of a preset: its name, where it comes with kgen."""
-    path = pathlib.Path(path)
-    return path.name if path.resolve().parent == models.TRAINED.resolve() else str(path)
-
-
 def check(model):
     """Raises `RunError` where `find` would find none. Of the hub it looks at the spelling alone."""
     if hub.is_place(model):

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from kgen import hub, places
+from kgen import hub
 from kgen.cli.common import (
     MODEL,
     Json,
@@ -100,7 +100,8 @@ def publish(
                 "license": license_,
                 "datasets": dataset,
                 "name": None if place is None else place.name,
-                "place": places.called(folder) if place is None else str(place),
+                # A path here is none where it is sent to, and says more than it should.
+                "place": folder.resolve().name if place is None else str(place),
             }
             with work(as_json, model):
                 _write(model, folder, about, (weights or "h5,safetensors").split(","), dtype)
