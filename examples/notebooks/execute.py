@@ -40,6 +40,8 @@ def execute(path, **parameters):
             resources={"metadata": {"path": folder}},
             record_timing=False,
             coalesce_streams=True,
+            # What TensorFlow says of the machine goes past the notebook.
+            extra_arguments=["--IPKernelApp.capture_fd_output=False"],
         ).execute()
     # What says on which machine, and the code of which these are the outputs.
     notebook.metadata = {
