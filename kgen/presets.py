@@ -87,13 +87,13 @@ class Presets:
             `kgen.weights.Transfer`: the layers that were `taken` and those that are `fresh`.
 
         Raises:
-            ValueError: No layer fits.
+            ValueError: No layer fits, or not all of a first stage that was never trained.
 
         Example:
 
         >>> model = kgen.models.DCGAN((28, 28, 1), num_classes=3, filters=32)
         >>> model.begin_with("runs/dcgan-mnist").fresh
-        ('discriminator.dense_1', 'generator.dense')
+        ('discriminator.dense', 'generator.dense')
         """
         if not isinstance(source, Presets):
             source = kgen.load(source)

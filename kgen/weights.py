@@ -137,17 +137,17 @@ def transfer(model, source):
         `Transfer`.
 
     Raises:
-        ValueError: No layer fits.
+        ValueError: No layer fits, or not all of such a network that was never trained.
     """
     averages = [name for name in model.frozen_networks if name.startswith("ema_")]
-    stages = [
-        name for name in model.frozen_networks if name not in averages and _is_trained(model, name)
-    ]
+    stages = {name: getattr(model, name, None) for name in model.frozen_networks}
+    stages = {name: stage for name, stage in stages.items() if hasattr(stage, "training_steps")}
+    ready = [name for name, stage in stages.items() if stage.steps_trained]
     given, layers = named(source), {}
     for name, variable in named(model).items():
         layer, _, _ = name.rpartition(".")
         network = layer.partition(".")[0]
-        if network in (*averages, *stages) or not (layer or variable.trainable):
+        if network in (*averages, *ready) or not (layer or variable.trainable):
             continue
         found = given.get(f"ema_{name}", given.get(name))
         layers.setdefault(layer or name, []).append((variable, found))
@@ -165,6 +165,14 @@ def transfer(model, source):
             "there with the same shape. Build it with the arguments of the other, or begin with "
             "a model of its kind."
         )
+    for layer in layers:
+        network = layer.partition(".")[0]
+        if network in stages and not fits[layer]:
+            raise ValueError(
+                f"This {type(model).__name__} has a {network} that was never trained, and the "
+                f"other's has another shape: {layer}. Train one on such images first, and build "
+                f"the model with it: {network}=RUN (--set {network}=RUN)."
+            )
     for layer, pairs in layers.items():
         for variable, other in pairs if fits[layer] else ():
             variable.assign(keras.ops.convert_to_numpy(other))
@@ -175,11 +183,6 @@ def transfer(model, source):
         tuple(layer for layer in layers if fits[layer]),
         tuple(layer for layer in layers if not fits[layer]),
     )
-
-
-def _is_trained(model, name):
-    steps = getattr(getattr(model, name, None), "training_steps", None)
-    return steps is not None and bool(keras.ops.convert_to_numpy(steps))
 
 
 def _read_safetensors(model, path):

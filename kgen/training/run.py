@@ -84,10 +84,11 @@ def train(
             `ImageGenerator`, which keeps its optimizer where it is compiled. By its name a model
             is built for the data: from a preset if there is one of that shape, and for black and
             white, grey levels or colours, as the images have them, see
-            `kgen.training.choice.choose`. A trained model, to go on from, is what `kgen.load` takes: the name of a
-            trained preset, a preset's or a run's folder, a `.keras` file, `hf://USER/NAME`. It is
-            built anew as it was, for the data's shape and classes, begins with the weights of all
-            layers that fit, and takes `FINE_TUNING_RATE` of its own learning rate.
+            `kgen.training.choice.choose`. A trained model, to go on from, is what `kgen.load`
+            takes: the name of a trained preset, a preset's or a run's folder, a `.keras` file,
+            `hf://USER/NAME`. It is built anew as it was, for the data's shape and classes, begins
+            with the weights of all layers that fit, see `ImageGenerator.begin_with`, and takes
+            `FINE_TUNING_RATE` of its own learning rate.
         data: A source, as for `kgen.data.load`, or a `kgen.data.Data`.
         run: Path of the run's folder: a new or an empty one, outside the data's. While it trains,
             the folder is locked.

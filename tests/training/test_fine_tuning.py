@@ -1,0 +1,194 @@
+"""What goes on from trained weights: which layers begin with them, and what a run makes of it."""
+
+import json
+import shutil
+import signal
+
+import keras
+import numpy as np
+import pytest
+
+import kgen
+from kgen.training.errors import Interrupted
+from kgen.training.run import load_model, train
+from kgen.training.run_config import FINE_TUNING_RATE
+from kgen.weights import named
+
+TINY = ("dcgan", "flow_matching")
+
+
+def built(name, **arguments):
+    """A tiny model of three classes in which no two weights are equal."""
+    model_class = kgen.models.get(name)
+    model = model_class.from_preset(
+        model_class.tiny_preset, **{**({} if name == "vae" else {"num_classes": 3}), **arguments}
+    )
+    for number, variable in enumerate(model.variables):
+        if "float" in variable.dtype:
+            drawn = np.random.default_rng(number).normal(size=variable.shape)
+            variable.assign(0.1 * np.abs(drawn))
+    return model
+
+
+@pytest.fixture(scope="module")
+def sources():
+    models = {name: built(name) for name in ("vae", *TINY)}
+    for model in models.values():
+        model.training_steps.assign(1000)
+    return models
+
+
+@pytest.fixture(scope="module")
+def presets(sources, tmp_path_factory):
+    """A folder with a preset of each model's name."""
+    folder = tmp_path_factory.mktemp("presets")
+    for name, model in sources.items():
+        model.save_to_preset(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "fresh"),
+    [
+        ("dcgan", {}, ()),
+        (
+            "dcgan",
+            {"image_shape": (8, 8, 3)},
+            ("discriminator.conv2d", "generator.conv2d_transpose_1"),
+        ),
+        ("dcgan", {"num_classes": 5}, ("discriminator.dense", "generator.dense")),
+        ("flow_matching", {"image_shape": (8, 8, 3)}, ("network.first", "network.last")),
+        ("flow_matching", {"num_classes": 5}, ("network.label",)),
+        ("flow_matching", {"num_classes": None}, ()),
+    ],
+)
+def test_what_fits_is_taken_and_what_does_not_is_named(sources, name, arguments, fresh):
+    source, model = sources[name], kgen.models.get(name)
+    model = model.from_preset(model.tiny_preset, **{"num_classes": 3, **arguments})
+    before = {name: keras.ops.convert_to_numpy(v).copy() for name, v in named(model).items()}
+    transferred = model.begin_with(source)
+    assert transferred.fresh == fresh
+    given = named(source)
+    twins = [each.removeprefix("ema_") for each in model.frozen_networks if each[:4] == "ema_"]
+    for path, variable in named(model).items():
+        layer = path.rpartition(".")[0].removeprefix("ema_")
+        value = keras.ops.convert_to_numpy(variable)
+        if layer in fresh:
+            assert (value == before[path.removeprefix("ema_")]).all(), "the average too"
+        elif layer:
+            own = path.removeprefix("ema_")
+            average = f"ema_{own}" if own.partition(".")[0] in twins else own
+            np.testing.assert_array_equal(value, given[average], path)
+            assert layer in transferred.taken
+    assert model.steps_trained == 0
+
+
+def test_a_first_stage_comes_with_its_weights_unless_there_is_a_trained_one():
+    source = built("maskgit")
+    source.tokenizer.training_steps.assign(7)
+    fresh = kgen.models.MaskGIT.from_preset("maskgit_tiny", num_classes=3)
+    assert "tokenizer.encoder.conv2d" in fresh.begin_with(source).taken
+    assert fresh.tokenizer.steps_trained == 7
+    other = source.tokenizer.get_weights()
+    for a, b in zip(fresh.tokenizer.get_weights(), other, strict=True):
+        np.testing.assert_array_equal(a, b)
+    source.tokenizer.set_weights([2 * weight for weight in other])
+    assert not any("tokenizer" in layer for layer in fresh.begin_with(source).taken)
+    np.testing.assert_array_equal(fresh.tokenizer.get_weights()[0], other[0])
+    colours = kgen.models.MaskGIT.from_preset("maskgit_tiny", image_shape=(8, 8, 3), num_classes=3)
+    with pytest.raises(ValueError, match=r"tokenizer that was never trained.*tokenizer=RUN"):
+        colours.begin_with(source)
+
+
+def test_nothing_that_fits(sources):
+    model = kgen.models.VAE((8, 8, 1), latent_dim=3, filters=5, num_blocks=0, units=7)
+    with pytest.raises(ValueError, match="A VAE cannot begin with this DCGAN: none of its 7 lay"):
+        model.begin_with(sources["dcgan"])
+
+
+def photos(classes=None, shape=(8, 8, 3), count=40):
+    images = np.random.default_rng(0).integers(0, 256, (count, *shape), "uint8")
+    return kgen.data.load(images, None if classes is None else np.arange(count) % classes)
+
+
+def test_a_run_says_what_it_begins_with(presets, tmp_path, monkeypatch):
+    monkeypatch.setattr("kgen.training.run._fit", lambda *args: None)
+    monkeypatch.chdir(presets)
+
+    def told(model, name, data, **options):
+        said = []
+        options = {"epochs": 1, "batch_size": 8, "report": said.append, "verbose": 2, **options}
+        info = train(model, data, tmp_path / name, **options).info
+        return info, {line.split(":")[0]: line.partition(":")[2].strip() for line in said}
+
+    info, said = told("./flow_matching", "colours", photos())
+    assert info["model"]["name"] == str(presets / "flow_matching"), "from any folder"
+    config = info["model"]["config"]
+    assert config["filters"] == built("flow_matching").filters
+    assert (config["image_shape"], config["num_classes"]) == ([8, 8, 3], None)
+    assert (
+        said["Fresh"] == "network.first, network.last (2 of 18 layers: another shape, or not there)"
+    )
+    assert said["Begins"].startswith(f"with the weights of {presets / 'flow_matching'}, 16 of 18")
+    assert info["begun_with"] == {
+        "source": str(presets / "flow_matching"),
+        "taken": 16,
+        "fresh": ["network.first", "network.last"],
+    }
+    own = built("flow_matching").default_optimizer().learning_rate
+    assert f"at most {FINE_TUNING_RATE * float(own):.4g}" in said["Rate"]
+    info, said = told("dcgan", "by name", photos(3, (8, 8, 1)), begin_with=str(presets / "dcgan"))
+    assert info["model"]["config"]["filters"] == 64 and "0.3" not in said["Begins"], "another one"
+    info, said = told(presets / "dcgan", "classes", photos(4, (8, 8, 1)), learning_rate=0.02)
+    assert info["model"]["config"]["num_classes"] == 4, "as it was told classes before"
+    assert "augmented as much as" in said["Chosen"], "there are few images"
+    assert said["Rate"] == "Adam, 0.02" and "of the model's own rate" not in said["Begins"]
+    told(presets / "dcgan", "rate", photos(3, (8, 8, 1)), minutes=1, epochs=None)
+    rate = float(built("dcgan").default_optimizer(name="generator").learning_rate)
+    pace = json.loads((tmp_path / "rate" / "run.json").read_text())["pace"]
+    assert pace["rates"] in ([], pytest.approx([FINE_TUNING_RATE * rate] * 2))
+
+
+class Stop(keras.callbacks.Callback):
+    def on_train_batch_begin(self, batch, logs=None):
+        if self.model.steps_trained == 6:
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_run_that_goes_on_needs_what_it_began_with_no_more(presets, sources, tmp_path):
+    options = {"epochs": 2, "batch_size": 8, "num_samples": 4, "verbose": 0, "seed": 3}
+    place, data = tmp_path / "preset", "digits"
+    shutil.copytree(presets / "vae", place)
+    options["data_arguments"] = {"validation_fraction": 0.49, "test_fraction": 0.49}
+    whole = train(place, data, tmp_path / "whole", **options)
+    with pytest.raises(Interrupted):
+        train(place, data, tmp_path / "stopped", **options, callbacks=[Stop()])
+    place.rename(tmp_path / "gone")
+    resumed = train(run=tmp_path / "stopped", resume=True, num_samples=4, verbose=0)
+    assert resumed.metrics == whole.metrics
+    models = [load_model(run.path)[0] for run in (whole, resumed)]
+    for a, b in zip(*(model.get_weights() for model in models), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "message"),
+    [
+        ("{presets}/vae", {"begin_with": "{presets}/dcgan"}, "begins with its own weights"),
+        ("vae_tiny", {"begin_with": "{presets}/dcgan"}, "cannot begin with this DCGAN"),
+        ("vae_tiny", {"begin_with": "nowhere"}, "no model in nowhere"),
+        (
+            "{presets}/maskgit",
+            {},
+            "makes of images of 8x8x1, which takes no others.*--set tokenizer",
+        ),
+        ("{presets}/none", {}, "Unknown model or preset"),
+    ],
+)
+def test_what_cannot_begin_leaves_no_folder(presets, tmp_path, model, options, message):
+    if "maskgit" in model and not (presets / "maskgit").exists():
+        built("maskgit").save_to_preset(presets / "maskgit")
+    options = {name: value.format(presets=presets) for name, value in options.items()}
+    with pytest.raises((ValueError, RuntimeError), match=message):
+        train(model.format(presets=presets), photos(), tmp_path / "run", **options, verbose=0)
+    assert not (tmp_path / "run").exists()
