@@ -59,6 +59,7 @@ SMALLER = {
     "kgen train restorer": "--epochs 1 --set filters=4 --image-shape 16x16x3",
     "kgen train gated_pixelcnn": "--epochs 1 --set filters=8 --set num_layers=1 --batch-size 256",
     "kgen train flow_matching": "--epochs 1 --set filters=16 --batch-size 256",
+    "kgen train runs/": "--epochs 1 --batch-size 16",
     "kgen train --resume": "--epochs 2",
     "kgen distill": "--epochs 1 --set own_steps=1",
     "kgen sample": "",

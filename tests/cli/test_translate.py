@@ -235,7 +235,7 @@ def test_sharpening_begins_with_what_is_learnt(restorer, folders, tmp_path):
         ),
         (
             ("train", "vae", "--data", "{photos}", "--begin-with", "{run}"),
-            "for translators of conv",
+            "cannot begin with this Restorer",
         ),
         (("train", "restorer", "--data", "{photos}", "--inputs", "nowhere/x"), "does not exist"),
         (("translate", "{run}", "nowhere", "-o", "x"), "nowhere does not exist"),

@@ -1,6 +1,5 @@
 """What goes on from trained weights: which layers begin with them, and what a run makes of it."""
 
-import json
 import shutil
 import signal
 
@@ -106,69 +105,77 @@ def test_nothing_that_fits(sources):
         model.begin_with(sources["dcgan"])
 
 
-def photos(classes=None, shape=(8, 8, 3), count=40):
+def photos(classes=None, shape=(8, 8, 1), count=40):
     images = np.random.default_rng(0).integers(0, 256, (count, *shape), "uint8")
-    return kgen.data.load(images, None if classes is None else np.arange(count) % classes)
+    return kgen.data.load(images if classes is None else (images, np.arange(count) % classes))
 
 
 def test_a_run_says_what_it_begins_with(presets, tmp_path, monkeypatch):
     monkeypatch.setattr("kgen.training.run._fit", lambda *args: None)
     monkeypatch.chdir(presets)
+    place, rate = str(presets / "dcgan"), 1e-3
 
-    def told(model, name, data, **options):
+    def told(name, data, model="./dcgan", **options):
         said = []
         options = {"epochs": 1, "batch_size": 8, "report": said.append, "verbose": 2, **options}
         info = train(model, data, tmp_path / name, **options).info
         return info, {line.split(":")[0]: line.partition(":")[2].strip() for line in said}
 
-    info, said = told("./flow_matching", "colours", photos())
-    assert info["model"]["name"] == str(presets / "flow_matching"), "from any folder"
+    info, said = told("colours", photos(shape=(8, 8, 3)))
     config = info["model"]["config"]
-    assert config["filters"] == built("flow_matching").filters
-    assert (config["image_shape"], config["num_classes"]) == ([8, 8, 3], None)
-    assert (
-        said["Fresh"] == "network.first, network.last (2 of 18 layers: another shape, or not there)"
-    )
-    assert said["Begins"].startswith(f"with the weights of {presets / 'flow_matching'}, 16 of 18")
-    assert info["begun_with"] == {
-        "source": str(presets / "flow_matching"),
-        "taken": 16,
-        "fresh": ["network.first", "network.last"],
-    }
-    own = built("flow_matching").default_optimizer().learning_rate
-    assert f"at most {FINE_TUNING_RATE * float(own):.4g}" in said["Rate"]
-    info, said = told("dcgan", "by name", photos(3, (8, 8, 1)), begin_with=str(presets / "dcgan"))
-    assert info["model"]["config"]["filters"] == 64 and "0.3" not in said["Begins"], "another one"
-    info, said = told(presets / "dcgan", "classes", photos(4, (8, 8, 1)), learning_rate=0.02)
-    assert info["model"]["config"]["num_classes"] == 4, "as it was told classes before"
+    assert info["model"]["name"] == place, "from any folder"
+    assert (config["filters"], config["image_shape"]) == (8, [8, 8, 3])
+    assert config["num_classes"] is None, "for the images have none"
+    fresh = sorted(info["begun_with"]["fresh"])
+    assert fresh == [
+        *("discriminator.conv2d", "discriminator.dense"),
+        *("generator.conv2d_transpose_1", "generator.dense"),
+    ]
+    assert said["Fresh"].endswith("(4 of 9 layers: another shape, or not there)")
+    assert all(layer in said["Fresh"] for layer in fresh)
+    assert said["Begins"].startswith(f"with the weights of {place}, 5 of 9 layers, and 0.3 of the")
+    assert said["Rate"] == f"Adam, {FINE_TUNING_RATE * rate:.4g}"
     assert "augmented as much as" in said["Chosen"], "there are few images"
+    info, said = told("classes", photos(4), learning_rate=0.02, model_arguments={"latent_dim": 4})
+    assert info["model"]["config"]["num_classes"] == 4, "as it was told classes before"
+    assert info["model"]["config"]["latent_dim"] == 4 and "generator.dense" in said["Fresh"]
     assert said["Rate"] == "Adam, 0.02" and "of the model's own rate" not in said["Begins"]
-    told(presets / "dcgan", "rate", photos(3, (8, 8, 1)), minutes=1, epochs=None)
-    rate = float(built("dcgan").default_optimizer(name="generator").learning_rate)
-    pace = json.loads((tmp_path / "rate" / "run.json").read_text())["pace"]
-    assert pace["rates"] in ([], pytest.approx([FINE_TUNING_RATE * rate] * 2))
+    info, said = told("by name", photos(), "dcgan_tiny", begin_with=place)
+    assert said["Rate"] == f"Adam, {rate:g}" and "of the model's own rate" not in said["Begins"]
+    options = {"epochs": None, "minutes": 1, "schedule": "cosine"}
+    info, said = told("minutes", photos(3), **options)
+    assert info["pace"]["rates"] == pytest.approx([FINE_TUNING_RATE * rate] * 2)
+    assert info["begun_with"] == {"source": place, "taken": 10, "fresh": []} and "Fresh" not in said
 
 
 class Stop(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
-        if self.model.steps_trained == 6:
+        if self.model.steps_trained == 5:
             signal.raise_signal(signal.SIGINT)
 
 
 def test_a_run_that_goes_on_needs_what_it_began_with_no_more(presets, sources, tmp_path):
-    options = {"epochs": 2, "batch_size": 8, "num_samples": 4, "verbose": 0, "seed": 3}
-    place, data = tmp_path / "preset", "digits"
-    shutil.copytree(presets / "vae", place)
-    options["data_arguments"] = {"validation_fraction": 0.49, "test_fraction": 0.49}
-    whole = train(place, data, tmp_path / "whole", **options)
+    """At a rate of next to nothing it draws in the end what it began with."""
+    images = photos(count=32).train.images
+    data = kgen.data.load(images, validation_fraction=0, test_fraction=0)
+    options = {"num_samples": 4, "verbose": 0}
+    shutil.copytree(presets / "vae", tmp_path / "preset")
     with pytest.raises(Interrupted):
-        train(place, data, tmp_path / "stopped", **options, callbacks=[Stop()])
-    place.rename(tmp_path / "gone")
-    resumed = train(run=tmp_path / "stopped", resume=True, num_samples=4, verbose=0)
-    assert resumed.metrics == whole.metrics
-    models = [load_model(run.path)[0] for run in (whole, resumed)]
-    for a, b in zip(*(model.get_weights() for model in models), strict=True):
-        np.testing.assert_array_equal(a, b)
+        train(
+            *(tmp_path / "preset", data, tmp_path / "run"),
+            **options,
+            epochs=2,
+            batch_size=8,
+            learning_rate=1e-9,
+            callbacks=[Stop()],
+        )
+    (tmp_path / "preset").rename(tmp_path / "gone")
+    run = train(data=data, run=tmp_path / "run", resume=True, **options)
+    model, _ = load_model(run.path)
+    assert [row["epoch"] for row in run.metrics] == [1, 2]
+    assert model.steps_trained == run.metrics[-1]["steps"]
+    difference = model.generate(4).astype(int) - sources["vae"].generate(4)
+    assert np.abs(difference).max() <= 1
 
 
 @pytest.mark.parametrize(
@@ -190,5 +197,11 @@ def test_what_cannot_begin_leaves_no_folder(presets, tmp_path, model, options, m
         built("maskgit").save_to_preset(presets / "maskgit")
     options = {name: value.format(presets=presets) for name, value in options.items()}
     with pytest.raises((ValueError, RuntimeError), match=message):
-        train(model.format(presets=presets), photos(), tmp_path / "run", **options, verbose=0)
+        train(
+            model.format(presets=presets),
+            photos(shape=(8, 8, 3)),
+            tmp_path / "run",
+            **options,
+            verbose=0,
+        )
     assert not (tmp_path / "run").exists()

@@ -379,7 +379,7 @@ def test_what_regression_has_learnt_is_a_beginning():
     small = images_of(3, 4, 4, 1)
     np.testing.assert_array_equal(model.translate(small), restorer.translate(small))
     other = kgen.models.SRGAN((8, 8, 1), filters=16)
-    with pytest.raises(ValueError, match="SRGAN cannot begin with this Restorer: its network"):
+    with pytest.raises(ValueError, match="SRGAN cannot begin with this Restorer: none of its"):
         other.begin_with(restorer)
 
 
