@@ -167,6 +167,7 @@ def test_a_run_that_goes_on_needs_what_it_began_with_no_more(presets, sources, t
             epochs=2,
             batch_size=8,
             learning_rate=1e-9,
+            model_arguments={"likelihood": "bernoulli"},
             callbacks=[Stop()],
         )
     (tmp_path / "preset").rename(tmp_path / "gone")
