@@ -29,6 +29,8 @@ def facts(run, whole=True, report=print):
             "metrics": last,
         },
     }
+    if "begun_with" in info:
+        found["training"]["begun_with"] = info["begun_with"]["source"]
     files.complete(run.path, "evaluation")
     evaluation = run.path / "evaluation.json"
     if whole and evaluation.is_file():
