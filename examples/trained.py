@@ -95,7 +95,7 @@ RECIPES = {
     ),
     "restorer_cifar10": Recipe(
         {
-            "restorer_cifar10": "train restorer --data {cifar10} --horizontal-flip --epochs 1 "
+            "restorer_cifar10": "train restorer --data {cifar10} --horizontal-flip --steps 1200 "
             "--degrade noise:5-50"
         },
         **CIFAR10,
