@@ -23,7 +23,7 @@ def facts(run, whole=True, report=print):
         "data": info["data"],
         "training": {
             **arguments,
-            "steps": info.get("steps"),
+            "steps": (last or {}).get("steps"),
             "seconds": info.get("seconds"),
             "backend": info["backend"],
             "metrics": last,
