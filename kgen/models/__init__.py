@@ -8,7 +8,6 @@ import pathlib
 from typing import Any
 
 from kgen import lazy
-from kgen.checks import unknown_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,6 +179,8 @@ def classes() -> list[tuple[str, str]]:
 def get(name: str) -> Any:
     """The class of a model by its name, such as `"vae"`; a `ValueError` where there is none."""
     if name not in _MODELS:
+        from kgen.checks import unknown_name  # NumPy, which `kgen --help` does without
+
         raise ValueError(unknown_name("model", name, _MODELS))
     module, class_name = _MODELS[name]
     return getattr(importlib.import_module(module), class_name)

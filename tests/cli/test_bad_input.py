@@ -83,7 +83,6 @@ def pictures(tmp_path):
         ("verify RUN", ["is not an artifact", "manifest.json"]),
         # labels
         ("sample RUN --label 3", ["unconditional and takes no labels"]),
-        ("interpolate GAN", ["class-conditional", "0 to 9", "--label"]),
         ("sample GAN --label 10", ["0 to 9", "10"]),
         ("sample GAN --label 1,2", ["64 integers", "(2,)"]),
         ("sample GAN --label cat", ["--label", "cat"]),
