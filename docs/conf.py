@@ -87,6 +87,8 @@ def relinked(text, path, document):
         target = target.resolve() if target.suffix == ".ipynb" else target
         if target in pages:
             return f"]({pages[target]}"
+        if target.is_relative_to(HERE):  # also of notebooks, which are elsewhere in truth
+            return f"](/{target.relative_to(HERE)}"
         return f"]({os.path.relpath(target, (HERE / document).parent)}"
 
     return re.sub(r"\]\((?!\w+:|[#/])([^)#\s]+)", link, text)

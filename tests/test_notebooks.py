@@ -16,6 +16,9 @@ SMALLER = {
     "train_and_ship": {"EPOCHS": 1},
 }
 
+#: The second tier's: a minute each, most of it tracing networks that other tests train too.
+OTHERS = ("evaluate_honestly", "restore_and_translate")
+
 
 @pytest.fixture(scope="module")
 def runner():
@@ -26,7 +29,9 @@ def runner():
     return module
 
 
-@pytest.mark.parametrize("name", SMALLER)
+@pytest.mark.parametrize(
+    "name", ["train_and_ship", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)]
+)
 def test_a_notebook_runs(name, runner, tensorflow_only):
     executed = runner.execute(FOLDER / f"{name}.ipynb", **SMALLER[name])
     printed = [output for cell in executed.cells for output in cell.get("outputs", ())]
