@@ -340,6 +340,8 @@ class Minutes(Length):
             if rise < 1:
                 return rise
             self._risen = progress
+            if self.warmup_steps is None:  # a slow step may have left the rise far behind
+                self._risen = min(progress, WARMUP_SHARE)
         if self.schedule == "constant":
             return 1.0
         passed = max(0.0, progress - self._risen) / max(1 - self._risen, 1e-9)
