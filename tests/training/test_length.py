@@ -104,9 +104,9 @@ def test_what_is_left_is_trained_on_at_the_rate_of_the_longer_run(tmp_path):
 def test_few_steps_follow_the_time_too(tmp_path):
     machine = Machine(tmp_path, lambda n: 9.0, ending=1.0, starting=9.0)
     assert machine.train(1, 40, schedule="cosine") <= 60
-    assert len(machine.at) == 5
-    for step in (2, 3, 4):
-        progress = (machine.at[step] - 10) / (60 - 1.1 - 10)
+    assert len(machine.at) == 6 and machine.pace.starting == 11
+    for step in (2, 3, 4, 5):
+        progress = (machine.at[step] - 11) / (60 - 1.1 - 11)
         assert machine.pace.share(step) == pytest.approx(cosine(progress), abs=2e-3)
 
 
