@@ -151,6 +151,8 @@ def test_a_model_is_named_by_all_of_it():
     assert origin.of_model(model) != first
     weight.assign(before)
     assert origin.of_model(model) == first
+    model.test_steps.assign(7)  # as evaluating does
+    assert origin.of_model(model) == first
 
 
 # Content Credentials ----------------------------------------------------------------------

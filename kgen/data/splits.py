@@ -1,7 +1,7 @@
 """`Split`: images with their labels, and how missing splits are made."""
 
 import dataclasses
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
@@ -43,7 +43,7 @@ class Split:
     inputs: np.ndarray | None = None
     paired: bool = True
 
-    _channels: tuple[int, ...] = CHANNELS
+    _channels: ClassVar[tuple[int, ...]] = CHANNELS
 
     def __post_init__(self):
         check_images(self.images, "images", self._channels)
