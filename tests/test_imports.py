@@ -51,7 +51,9 @@ FLOORS = (
     ("kgen.models.translation",),
     ("kgen.evaluation",),
     ("kgen.training.choice", "kgen.training.size", "kgen.training.header"),
-    ("kgen.training.run", "kgen.training.run_config"),
+    ("kgen.training.run_config",),
+    ("kgen.training.building",),
+    ("kgen.training.run",),
     ("export",),
     ("kgen.cli", "kgen.__main__"),
 )

@@ -2,25 +2,23 @@
 
 import contextlib
 import dataclasses
-import functools
 import importlib.metadata
-import inspect
 import json
 import math
 import os
 import pathlib
 import platform
 import time
-import types
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import keras
 
 import kgen
-from kgen import files, hub, models, places
+from kgen import files, models
 from kgen.checks import check_int, unknown_name
 from kgen.image_generator import ImageGenerator
+from kgen.training.building import build, full_name, load_data, load_trained
 from kgen.training.callbacks import (
     Checkpointing,
     LearningRateLog,
@@ -33,7 +31,6 @@ from kgen.training.callbacks import (
     in_words,
 )
 from kgen.training.checkpoints import Position, save_model, sha256
-from kgen.training.choice import choose, go_on
 from kgen.training.distribution import data_parallel, is_main_host
 from kgen.training.errors import Interrupted, NonFiniteError, RunError
 from kgen.training.fitting import check_monitors
@@ -45,7 +42,6 @@ from kgen.training.run_folder import (
     Run,
     load_keras,
     load_model,
-    load_source,
     source_name,
     timestamp,
 )
@@ -126,7 +122,7 @@ def train(
     >>> run.metrics[-1]["val_loss"]
     """
     if isinstance(model, (str, pathlib.Path)):
-        model = _named(model)
+        model = full_name(model)
     if run is None or str(run) == "":
         raise ValueError(f"run must be the path of a folder. Received: {run!r}")
     if isinstance(data, str) and not data:
@@ -155,8 +151,8 @@ def train(
             run.settle()
             stack.enter_context(run.held())
         built: list[Any] = []  # the model, where the data's shape is known before it is decoded
-        trained = None if before is not None else _trained(model, config, report)
-        source, data = data, _load_data(model, data, config, before, trained, built)
+        trained = None if before is not None else load_trained(model, config, report)
+        source, data = data, load_data(model, data, config, before, trained, built)
         restored = None
         if before is not None:
             _check_fingerprint(run, before, data)
@@ -171,8 +167,8 @@ def train(
         else:
             position, sums = Position(), []
             if before is not None:  # it had no checkpoint yet
-                trained = _trained(model, config, report)
-            model, chosen = _build(model, data, config, trained, *built[-1:])
+                trained = load_trained(model, config, report)
+            model, chosen = build(model, data, config, trained, *built[-1:])
             if config.batch_size is None:
                 config = dataclasses.replace(config, batch_size=model.default_batch_size)
             if trained is not None:
@@ -220,24 +216,6 @@ def train(
             run.checkpoints.save(model, position)
         _fit(run, model, data, config, begun, num_samples, callbacks, evaluation, verbose, said)
     return run
-
-
-class Trained(NamedTuple):
-    """A trained model, and the place where it is, whose weights a run begins with. It is the model
-    itself that `goes_on`, or only its weights are taken for another one (`begin_with`).
-    """
-
-    place: str
-    model: ImageGenerator
-    goes_on: bool
-
-    def lines(self, transfer, config):
-        """What was taken, for the user: pairs of a name and what it is."""
-        total = len(transfer.taken) + len(transfer.fresh)
-        said = f"with the weights of {self.place}, {len(transfer.taken)} of {total} layers"
-        if self.goes_on and config.learning_rate is None:
-            said += f", and {FINE_TUNING_RATE:g} of the model's own rate (--learning-rate)"
-        return [("Begins", said), *([("Fresh", str(transfer))] if transfer.fresh else [])]
 
 
 class Begun(NamedTuple):
@@ -314,136 +292,7 @@ def _plain(value):
     return json.loads(json.dumps(value, default=str))
 
 
-# Data and model -----------------------------------------------------------------------
-
-
-def _named(model):
-    """The name of a model or preset as it is; the path of a trained model as a whole one."""
-    name = str(model)
-    if hub.is_place(name) or _is_built(name):
-        return name
-    path = places.find(name)
-    return name if path is None or path.parent == models.TRAINED else str(path.resolve())
-
-
-def _is_built(name):
-    """Whether a model of such a name is built by kgen. (What lies here is `./NAME`, or whole.)"""
-    return name in models.registered() or name in models.presets()
-
-
-def _trained(model, config, report):
-    """The `Trained` model that a run begins with, or `None`."""
-    goes_on = isinstance(model, str) and not _is_built(model) and places.find(model) is not None
-    if goes_on and config.begin_with is not None:
-        raise ValueError(
-            f"{model} begins with its own weights. For those of another model build it by its "
-            f"name, such as vae. Received: begin_with={config.begin_with!r} (--begin-with)"
-        )
-    place = model if goes_on else config.begin_with
-    return None if place is None else Trained(place, load_model(place, report)[0], goes_on)
-
-
-def _load_data(model, data, config, before, trained, built):
-    """The data, in the shape that the run, the user or a preset asks for, or in its own.
-
-    The model of a run that begins is built before images are decoded, so that it refuses a shape
-    at once; it is appended to `built`.
-    """
-    if not isinstance(data, (str, pathlib.Path)):
-        return data
-
-    def check(image_shape, num_classes):
-        about = types.SimpleNamespace(
-            name=data, image_shape=tuple(image_shape), num_classes=num_classes
-        )
-        built.append(_build(model, about, config, trained)[0])
-        if built[0].image_shape != about.image_shape:
-            raise ValueError(
-                f"{type(built[0]).__name__} takes images of shape {built[0].image_shape}. "
-                f"Received: {about.image_shape}."
-            )
-
-    image_shape = (
-        (before and before["data"]["image_shape"])
-        or config.data_arguments.get("image_shape")
-        or _preset_shape(model, config.model_arguments, trained)
-    )
-    options = {**config.data_arguments, "check": check if before is None else None}
-    return load_source(data, image_shape, options)
-
-
-def _preset_shape(model, model_arguments, trained):
-    if "image_shape" in model_arguments:
-        return tuple(model_arguments["image_shape"])
-    if isinstance(model, ImageGenerator):
-        return model.image_shape
-    if trained is not None and trained.goes_on:
-        return trained.model.image_shape
-    for model_class in models.registered().values():
-        if model in model_class.presets:
-            return tuple(model_class.presets[model]["image_shape"])
-    return None
-
-
-def _build(model, data, config, trained=None, built=None):
-    """The model that trains: an object, or built by a name or as the one that goes on.
-
-    And pairs of what was chosen and how, for the user. `built` is what the shape alone gave.
-    """
-    given = dict(config.model_arguments)
-    pairs = getattr(data, "input_shape", None)
-    if config.mixed_precision:
-        given["dtype"] = config.mixed_precision
-    if isinstance(model, ImageGenerator):
-        if given:
-            raise ValueError(
-                f"A model that is built already takes no arguments. Received: {', '.join(given)}"
-            )
-        return model, [("Model", type(model).__name__)]
-
-    goes_on = trained is not None and trained.goes_on
-    told = functools.partial(go_on, trained.model) if goes_on else choose
-    split = getattr(data, "train", None)  # not before images are decoded
-    choice = told(model, data.image_shape, given, None if split is None else split.images)
-    model_class = choice.model_class
-    known = inspect.signature(model_class).parameters.keys() - {"kwargs"} | {"dtype", "name"}
-    for name in given:
-        if name not in known:
-            said = unknown_name(f"argument of {model_class.__name__}", name, known)
-            raise ValueError(f"{said} What they mean: kgen list {choice.name}")
-    if config.conditional:
-        if data.num_classes is None:
-            raise ValueError(f"A conditional model needs labels, and {data.name} has none.")
-        given.setdefault("num_classes", data.num_classes)
-    elif goes_on and trained.model.num_classes is not None and data.num_classes is not None:
-        given.setdefault("num_classes", data.num_classes)
-    defaults = {"image_shape": data.image_shape, "seed": config.seed}
-    if pairs is not None and {"input_shape", "degradation"} <= known:
-        if given.get("degradation") is not None:
-            raise ValueError(
-                "With a degradation inputs are made of the images themselves: leave out its "
-                "degradation (--degrade), or the inputs of the data (--inputs). Received: "
-                f"degradation={given['degradation']!r} and pairs"
-            )
-        defaults |= {"input_shape": pairs, "degradation": None}
-    elif pairs is not None and not hasattr(model_class, "translate"):
-        raise ValueError(
-            f"{model_class.__name__} makes images of nothing, and takes no inputs (--inputs). "
-            "Translators do: restorer, pix2pix, cycle_gan, srgan, palette."
-        )
-    values = {**choice.arguments, **defaults, **given}
-    chosen = choice.lines(given)
-    if built is not None and choice.arguments == told(model, data.image_shape, given).arguments:
-        return built, chosen
-    keras.utils.set_random_seed(config.seed)  # whatever was built before
-    try:
-        return model_class(**values), chosen
-    except (TypeError, ValueError) as error:
-        if _raised_in_kgen(error):
-            raise
-        said = ", ".join(f"{name}={value!r}" for name, value in given.items()) or "its defaults"
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"{model_class.__name__} cannot be built with {said}: {reason}") from error
+# Length and rates -----------------------------------------------------------------------
 
 
 def _steps_per_epoch(model, data, config):
@@ -565,14 +414,6 @@ def _refit(model, info, config, total, report):
             f"The {schedule.schedule} schedule is now that of a run of {value} {kind}: the "
             f"learning rate goes on at {rates[1]:.3g}; it had come to {rates[0]:.3g}."
         )
-
-
-def _raised_in_kgen(error):
-    """Whether kgen itself said what is wrong, not Keras somewhere below."""
-    trace = error.__traceback__
-    while trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace.tb_frame.f_globals["__name__"].startswith("kgen.")
 
 
 def _restore(run, info, data, config, report):
