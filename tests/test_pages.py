@@ -325,8 +325,9 @@ RUN = [
 ]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("page", RUN)
+@pytest.mark.parametrize(
+    "page", [p if p == "README.md" else pytest.param(p, marks=pytest.mark.slow) for p in RUN]
+)
 def test_a_page_runs(page, world, given, hub_server, tensorflow_only, tmp_path, monkeypatch, capfd):
     for name in ("photos", "mnist.npz"):
         (tmp_path / name).symlink_to(world / name)

@@ -113,7 +113,7 @@ def _trained_table(trained):
                 known["model"],
                 "x".join(map(str, known["image_shape"])),
                 (known["data"] or {}).get("name") or "",
-                f"{training['epochs']} epochs" if training.get("epochs") else "",
+                _budget(training),
                 "" if seconds is None else f"{seconds / 60:.0f}",
                 f"{score[0]} {score[1]['value']:.4g}" if score else "",
                 f"{score[1]['floor']:.4g}" if score and score[1]["floor"] is not None else "",
@@ -123,6 +123,12 @@ def _trained_table(trained):
     columns = ("trained", "model", "image shape", "data", "budget", "minutes", "score", "floor")
     yield make_table(*columns, "license", rows=rows, title="Trained: they draw at once")
     yield f"Next: kgen sample {rows[0][0]} -o grid.png\n"
+
+
+def _budget(training):
+    if epochs := training.get("epochs"):
+        return f"{epochs} epochs"
+    return f"{training['steps']:,} steps" if training.get("steps") else ""
 
 
 def _show(name, measure):

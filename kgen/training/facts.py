@@ -73,7 +73,10 @@ def _trained_at(run, info):
 
 def _scores(report):
     """What of an evaluation is told: figures, and what they rest on."""
-    kept = ("data", "losses", "reconstruction", "likelihood", "features", "samples", "reference")
+    kept = (
+        *("data", "losses", "reconstruction", "likelihood", "translation"),
+        *("features", "samples", "reference"),
+    )
     scores = {name: report[name] for name in kept if name in report}
     return {
         **scores,
