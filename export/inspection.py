@@ -36,6 +36,8 @@ VERDICTS = (
 _SEEDS, _CLASSES = 5, 3
 _SHIFT = 7919  # from a seed to the next of them
 _MOST_PIXELS = 2**24  # of a picture that is drawn where one of another size is
+#: Of a claim's whole numbers, such as steps of a sampler; nobody publishes more.
+_MOST_STEPS = 4000
 _MOST = 16  # images of a grid that they are drawn for
 
 
@@ -126,6 +128,11 @@ def _proven(picture, claim, prover, given):
             f"another model, {own.model} ({own.model_sha256[:12]}...).",
             "another model",
         )
+    for name, value in claim.options.items():
+        if isinstance(value, int) and value > _MOST_STEPS:
+            raise UnprovenError(
+                f"It claims {name}={value:,}: no more than {_MOST_STEPS:,} are tried."
+            )
     specs, shape = prover.specs(claim)
     _check_known(claim, specs, shape)
     pixels = _pixels(picture, shape[-1])
@@ -290,6 +297,9 @@ class _Inputs:
         spec = self._specs[name]
         if text.startswith("#"):
             array = self._of_cell(text)
+            grey = array[..., :1]
+            if spec.shape[-1] == 1 and (array == grey).all():  # in a grid of colours
+                array = grey
         elif ":" in text:
             try:
                 array = origins.mask_of(text)

@@ -9,12 +9,14 @@ import h5py
 import numpy as np
 import pytest
 
+import export
 import kgen
 from kgen import data, models
 from kgen.evaluation import Reference, pairs
 
 TRAINED = models.trained()
-RECIPES = runpy.run_path(str(pathlib.Path(__file__).parents[1] / "examples/trained.py"))["RECIPES"]
+ROOT = pathlib.Path(__file__).parents[1]
+RECIPES = runpy.run_path(str(ROOT / "examples/trained.py"))["RECIPES"]
 
 #: How many images each score is measured again on.
 PART = 300
@@ -25,7 +27,13 @@ def files(name):
 
 
 def test_each_has_its_command():
-    assert TRAINED and set(TRAINED) <= set(RECIPES)
+    assert set(TRAINED) == set(RECIPES)
+
+
+def test_each_family_has_one():
+    """And of what draws in many steps, one that draws in one."""
+    assert {known["family"] for known in TRAINED.values()} == set(models.families())
+    assert {"flow_matching", "soflow"} <= {known["model"] for known in TRAINED.values()}
 
 
 def test_together_they_are_small():
@@ -73,6 +81,27 @@ def test_noise_goes_as_far_as_is_said(photographs):
     said = TRAINED["restorer_cifar10"]["scores"]["losses"]["psnr"]
     # The strengths of the noise are drawn, and of few images their mean is another.
     assert pairs.psnr(images, restored).mean() == pytest.approx(said, abs=1)
+
+
+def test_colours_come_as_near_as_is_said(data_dir, tmp_path):
+    with tarfile.open(data_dir / "emoji64.tar.xz") as archive:
+        drawings = [part for part in archive.getmembers() if "/twemoji/" in part.name]
+        archive.extractall(tmp_path, drawings, filter="data")
+    folder = next(tmp_path.rglob("twemoji"))
+    test = data.load_pairs(
+        folder, folder, (32, 32, 3), input_shape=(32, 32, 1), group_by="-1f3f[b-f]", progress=False
+    ).test
+    model = kgen.load("pix2pix_emoji")
+    [said, grey] = TRAINED["pix2pix_emoji"]["scores"]["translation"]["rows"][:2]
+    found = pairs.psnr(np.asarray(test.images), model.translate(test.inputs)).mean()
+    assert found == pytest.approx(said["psnr"], abs=0.1) and found > grey["psnr"] + 1
+
+
+@pytest.mark.parametrize("name", ["dcgan_mnist", "restorer_cifar10", "pix2pix_emoji"])
+def test_the_pictures_of_the_pages_are_what_they_draw(name):
+    picture = ROOT / f"docs/pictures/trained/{name}.png"
+    inspected = export.inspect(picture, kgen.load(name))
+    assert inspected.verdict == "proven", inspected.said
 
 
 DIGITS = [name for name, known in TRAINED.items() if "mnist" in name and known["scores"]["metrics"]]

@@ -107,6 +107,7 @@ def test_a_grid(prover, claim, drawn):
         ("generate", {"seeds": [1]}, "names no label"),
         ("generate", {"labels": 1}, "names no seed"),
         ("generate", {"seeds": [1], "options": {"steps": 4}}, "the steps of its generate is"),
+        ("generate", {"seeds": [1], "options": {"steps": 10**9}}, "no more than 4,000 are tried"),
         ("generate", {"seeds": [1], "labels": 1, "options": {"seed": 0}}, "claims seed as an opt"),
         ("decode", {}, "What it was drawn of, latent, is not in the claim"),
         ("encode", {}, "gives no picture"),
