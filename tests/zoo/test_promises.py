@@ -487,7 +487,9 @@ def test_a_true_claim_is_told_from_a_false_one(case):
         return export.inspect(kgen.images.encode_png(drawn[0], claim), prover, inputs).verdict
 
     assert verdict(0) == "proven"
-    assert verdict(3) == "false"
+    # Of a model that has hardly learnt anything, two seeds may draw much the same picture.
+    others = [verdict(i) for i in (3, 5, 6)]
+    assert "false" in others and "proven" not in others, others
     other = dataclasses.replace(own, model_sha256="0" * 64)
     assert verdict(0, other) == "another model"
 
