@@ -63,13 +63,16 @@ study = optuna.create_study(
     study_name="vae",
     storage=f"sqlite:///{out}/study.db",
     load_if_exists=True,
-    sampler=optuna.samplers.TPESampler(seed=args.seed),
 )
+# Of a study that goes on other trials, not the first ones again.
+study.sampler = optuna.samplers.TPESampler(seed=args.seed + len(study.trials))
 study.optimize(objective, n_trials=max(0, args.trials - len(study.trials)))
 
 finished = study.get_trials(states=[optuna.trial.TrialState.COMPLETE])
 for trial in sorted(finished, key=lambda trial: trial.value):
     print(f"{trial.value:8.2f} nats, {trial.user_attrs['steps']:6,} steps: {trial.params}")
+if not finished:
+    raise SystemExit("No trial has come to its end: every rate was too large.")
 best = study.best_trial
 print(f"Best: {best.user_attrs['run']}. The same for longer:")
 print(

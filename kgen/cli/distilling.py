@@ -103,7 +103,7 @@ def distill(
                 "image_shape": list(teacher.image_shape),
             },
             conditional=begun.get("conditional"),
-            **_length(begun, epochs=epochs, minutes=minutes),
+            **_length(begun, about.get("steps"), epochs=epochs, minutes=minutes),
             batch_size=batch_size or begun.get("batch_size"),
             learning_rate=learning_rate,
             seed=begun.get("seed") if seed is None else seed,
@@ -136,12 +136,14 @@ def distill(
     )
 
 
-def _length(begun, **given):
-    """How long to train: what is given, or half of the run's."""
-    if any(given.values()):
+def _length(begun, taken, **given):
+    """How long to train: what is given, or half of the run's, which has `taken` so many steps."""
+    if any(value is not None for value in given.values()):
         return given
     if begun.get("minutes") is not None:
         return {"minutes": begun["minutes"] / 2}
+    if begun.get("pace") is not None and taken:
+        return {"steps": max(1, taken // 2)}
     name = "steps" if begun.get("steps") is not None else "epochs"
     return {name: max(1, (begun.get(name) or EPOCHS) // 2)}
 

@@ -104,7 +104,7 @@ def sample(
         )
         if grid:
             if each:  # a column for each class
-                columns = columns or loaded.num_classes
+                columns = columns or min(loaded.num_classes, len(pictures))
             scale = images.viewing_scale(loaded.image_shape)
             picture = images.grid(pictures, columns, scale=scale)
             images.save_png(picture, output, claim.in_grid(columns, scale=scale))

@@ -239,7 +239,7 @@ class Minutes(Length):
     def on_train_begin(self, logs=None):
         if self._ends is not None:  # `fit` is called again after the rest of an epoch
             return
-        measured = [(self._measure(ending.once), ending) for ending in self.endings]
+        measured = [(self._measure(ending), ending) for ending in self.endings]
         self._ends = {
             evaluated: sum(s * (e.times + evaluated * e.evaluating) for s, e in measured)
             for evaluated in (False, True)
@@ -275,7 +275,8 @@ class Minutes(Length):
         if self._stepped and self._started is None:
             self._started = self._starting(self._last_batch)
         self._stepped = True
-        self._mark = (batch, self._last_batch) if batch else None
+        later = batch or self._epoch > self.position.epoch  # than the step that is traced
+        self._mark = (batch, self._last_batch) if later else None
         self._look(self._before + batch, self._last_batch)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -348,10 +349,11 @@ class Minutes(Length):
         left = (1 + math.cos(math.pi * passed)) / 2 if self.schedule == "cosine" else 1 - passed
         return LAST_SHARE + (1 - LAST_SHARE) * left
 
-    def _measure(self, once):
-        seconds = self._timed(once)
+    def _measure(self, ending):
+        seconds = self._timed(ending.once)
+        whole = seconds * (ending.times + ending.evaluating + ending.after)
         # The first time is traced and compiled, which is done then.
-        return self._timed(once) if seconds > 0.01 * self.seconds else seconds
+        return self._timed(ending.once) if whole > 0.01 * self.seconds else seconds
 
     def _timed(self, once):
         began = self.clock()

@@ -83,8 +83,8 @@ def _import(module, text):
     try:
         return importlib.import_module(module)
     except Exception as error:
-        name = getattr(error, "name", None)
-        missing = isinstance(error, ModuleNotFoundError) and name and f"{module}.".startswith(name)
+        name = f"{getattr(error, 'name', None)}."
+        missing = isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(name)
         if not missing:  # what the module itself does
             raise ValueError(f"{text}: {module} cannot be imported: {_said(error)}") from error
         hint = " Leave out the .py." if module.endswith(".py") else ""

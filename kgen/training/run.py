@@ -152,6 +152,8 @@ def train(
             stack.enter_context(run.held())
         built: list[Any] = []  # the model, where the data's shape is known before it is decoded
         trained = None if before is not None else load_trained(model, config, report)
+        if trained is not None:
+            _check_not_replaced(run, trained.place)
         source, data = data, load_data(model, data, config, before, trained, built)
         restored = None
         if before is not None:
@@ -212,7 +214,11 @@ def train(
         for label, text in header(model, data, config, chosen, steps, total, begun.way):
             said(f"{label + ':':<12}{text}")
         stack.enter_context(files.recorded(run.path))
-        if before is None and isinstance(name, ImageGenerator):  # nothing else could build it again
+        # What it was built of may be gone, or another, when it goes on.
+        own = isinstance(name, ImageGenerator) or trained is not None or config.pace is not None
+        if before is None and own:
+            if pace is not None and is_main_host():
+                pace.write()
             run.checkpoints.save(model, position)
         _fit(run, model, data, config, begun, num_samples, callbacks, evaluation, verbose, said)
     return run
@@ -284,6 +290,15 @@ def _check_apart(run, source):
         raise ValueError(
             "Neither the data may lie in the run's folder, nor the run in the data's. Received: "
             f"data {source} and run {run.path}. Choose another folder with --run."
+        )
+
+
+def _check_not_replaced(run, place):
+    """Raises `ValueError` where a run would begin with the weights of that which it replaces."""
+    if pathlib.Path(place).expanduser().resolve().is_relative_to(run.path.resolve()):
+        raise ValueError(
+            f"{place} is what the run in {run.path} would replace, and begin with. Choose another "
+            "folder with --run, or go on with --resume."
         )
 
 
@@ -523,7 +538,8 @@ def _fit(run, model, data, config, begun, num_samples, callbacks, evaluation, ve
     else:
         callbacks.append(TimeEstimate(total, begun.steps, position, report))
         length = Length(total, begun.steps, position, pace, rates)
-    began = time.monotonic() - (run.info.get("seconds") or 0)
+    before = run.info if is_main_host() else {}  # of several hosts, the first one writes it
+    began = time.monotonic() - (before.get("seconds") or 0)
 
     def spent():
         used = length.used() if total is None else time.monotonic() - began

@@ -218,9 +218,13 @@ def trackers(track, run, samples=None):
 def _reopened(run):
     """The trackers that a run has been told to, to tell them more: a list."""
     info = run.info
+    names = info.get("trackers", {})
+    if names and info["status"] == "running":  # the training tells them, at the same time
+        warnings.warn(f"{run.path} has not ended: its trackers are not told of it.", stacklevel=4)
+        names = {}
     with contextlib.ExitStack() as stack:
         opened = []
-        for name in info.get("trackers", {}):
+        for name in names:
             if importlib.util.find_spec(name) is None:
                 title = TRACKERS[name].title
                 warnings.warn(f"{title} is not told of it: {_remedy(name)}", stacklevel=4)
