@@ -1,6 +1,7 @@
 """What a picture claims of its origin, and the proof of it: it is drawn again and compared."""
 
 import dataclasses
+import io
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -190,8 +191,11 @@ class _Drawing:
         self._places = np.array(places)
         if self.cells is not None and self._places.max() >= len(self.cells):
             raise UnprovenError(f"It claims {self._places.max() + 1} images, and has fewer.")
-        if self.cells is None and _size(grid, total, shape) > _MOST_PIXELS:
-            raise UnprovenError("It claims more pixels than a picture has.")
+        most = total * shape[0] * shape[1]
+        if self.cells is None:
+            most = max(most, _size(grid, total, shape))
+        if most > _MOST_PIXELS:
+            raise UnprovenError("It claims more pixels than are drawn to prove a picture.")
         self.others = 0
         if self.cells is not None and grid is not None and grid.cells is not None:
             self.others = len(self.cells) - total
@@ -212,6 +216,11 @@ class _Drawing:
         if self._seeds is None and not self._inputs:
             raise UnprovenError(f"{claim.endpoint} takes neither a seed nor a picture.")
         self.expected = self._draw(slice(None))
+        same = self.cells is not None and self.cells.shape[1:] == self.expected.shape[1:]
+        if not same and pixels.shape[0] * pixels.shape[1] > _MOST_PIXELS:
+            raise UnprovenError(
+                "It has another size than it claims, and more pixels than compared."
+            )
 
     @property
     def drawn(self):
@@ -222,7 +231,8 @@ class _Drawing:
         grid = self.claim.grid
         if grid is None:
             return expected[0]
-        cells = self.cells.copy()
+        # Where all are claimed, what is left of the last row is white.
+        cells = np.full_like(self.cells, 255) if grid.cells is None else self.cells.copy()
         cells[self._places] = expected
         return images.grid(cells, grid.columns, grid.gap, grid.scale)
 
@@ -349,6 +359,9 @@ _WORDS = {"image": "picture", "mask": "mask", "style": "picture of a style"}
 def _pixels(picture, channels):
     """A picture's file or bytes as uint8 `[h, w, channels]`; raises where it has others."""
     picture = str(picture) if isinstance(picture, os.PathLike) else picture
+    with PIL.Image.open(io.BytesIO(picture) if isinstance(picture, bytes) else picture) as file:
+        if getattr(file, "n_frames", 1) > 1:  # of which viewers need not show the first
+            raise UnprovenError("It is an animation, and models draw pictures.")
     size = decoding.probe(picture)[:2]
     every = decoding.decode(picture, (*size, 4))
     if channels in (1, 3) and every[..., 3].min() < 255:
@@ -401,11 +414,13 @@ def _of_difference(drawing, difference, cells):
     """A verdict and a sentence, where a picture of the right size is not what is claimed."""
     wrong = (cells > 1).any(axis=(1, 2, 3)) | [not _nearly_all(cell == 0) for cell in cells]
     wrong = np.flatnonzero(wrong)
-    if not len(wrong):
+    if not len(wrong) and difference.max() > 1:
         return (
             "edited",
             f"Its images are those that are drawn, and around them is changed: {_box(difference)}.",
         )
+    if not len(wrong):  # few values in each of them, and too many of all
+        wrong = np.arange(len(cells))
     rows = wrong[:_MOST]
     judged = [
         _likeness(drawing.drawn[row], drawing.expected[row], *controls)

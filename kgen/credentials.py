@@ -137,11 +137,16 @@ def _result(state, manifest, wrong):
     types = {action["digitalSourceType"] for action in actions if "digitalSourceType" in action}
     return {
         "state": state,
-        "signer": signature.get("common_name"),
-        "issuer": signature.get("issuer"),
+        "signer": _line(signature.get("common_name")),
+        "issuer": _line(signature.get("issuer")),
         "source_types": sorted(types),
         "wrong": wrong,
     }
+
+
+def _line(text):
+    """What a certificate says, as one line without what moves a terminal's cursor, or `None`."""
+    return text and "".join(c if c.isprintable() else " " for c in text)
 
 
 def _library(error=ValueError):

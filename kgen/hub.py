@@ -88,10 +88,17 @@ def fetch(name: str | os.PathLike[str]) -> pathlib.Path:
         commit = folder.name
         with contextlib.suppress(library.errors.EntryNotFoundError):
             get("metadata.json", commit)
+        unanswered = None  # offline, a file that was not fetched before may be there or not
         for file in WEIGHTS:
-            with contextlib.suppress(library.errors.EntryNotFoundError):
+            try:
                 get(file, commit)
                 return folder
+            except library.errors.LocalEntryNotFoundError as error:
+                unanswered = error
+            except library.errors.EntryNotFoundError:
+                pass
+        if unanswered is not None:
+            raise unanswered
     raise RunError(f"{place} has no weights: neither {' nor '.join(WEIGHTS)}.")
 
 
@@ -194,7 +201,9 @@ def _ours(name):
     """Whether a file is one that kgen publishes."""
     folders = ("saved_model/", "onnx/", "onnx_fp16/", "onnx_int8/", "litert/", "web/")
     artifact = ("manifest.json", "manifest.sig", "golden.npz")
-    return name in (*PRESET, *artifact) or name.startswith(folders)
+    # A LICENSE is sent where there is one, and never made here: on the hub it may be the user's.
+    own = name in (*PRESET, *artifact) and name != "LICENSE"
+    return own or name.startswith(folders)
 
 
 # The library ----------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ HEADER = 33
 CHUNK_HEAD = b"XML:com.adobe.xmp\0\0\0\0\0"
 
 _LARGEST_PACKET = 2**22  # bytes
+_LARGEST_MASK = 2**24  # pixels
 _FORMATS = ("PNG", "JPEG", "WEBP")
 _SHA256 = r"[0-9a-f]{64}"
 
@@ -295,6 +296,8 @@ def mask_of(text):
     if not found:
         raise ValueError("is no mask")
     height, width = int(found[1]), int(found[2])
+    if height * width > _LARGEST_MASK:
+        raise ValueError("is too large a mask")
     try:
         bits = zlib.decompressobj().decompress(
             base64.b64decode(found[3]), math.ceil(height * width / 8)
@@ -414,6 +417,8 @@ def _properties(text):
             values.append((element.tag, element.get(f"{{{_RDF}}}resource", element.text or "")))
         for tag, value in values:
             space, _, name = tag.removeprefix("{").rpartition("}")
+            # It is shown to people: one line, without what moves a terminal's cursor.
+            value = "".join(c if c.isprintable() else " " for c in value)
             found.setdefault((space, name), value.strip())
     return found
 
@@ -480,8 +485,8 @@ def _number(value):
     """A value of an option; the SavedModel's graph writes a float32 by its bits."""
     if isinstance(value, str) and re.fullmatch("0x[0-9a-f]{8}", value):
         return plain(np.uint32(int(value, 16)).view("float32"))
-    if isinstance(value, dict):
-        raise ValueError("an option is an object")
+    if isinstance(value, dict | list) or (isinstance(value, int) and abs(value) >= 2**31):
+        raise ValueError("an option is no plain value")
     return value
 
 
@@ -493,6 +498,8 @@ def _grid(given):
         cells and all(type(cell) is int and 0 <= cell < 2**24 for cell in cells)
     ):
         raise ValueError("places are no ints")
+    if len(set(cells or ())) != len(cells or ()):
+        raise ValueError("a place is there twice")
     grid = Grid(**given, cells=None if cells is None else tuple(cells))
     sizes = {"columns": grid.columns, "gap": grid.gap, "scale": grid.scale}
     for name, size in sizes.items():

@@ -35,7 +35,8 @@ class Presets:
             preset: String, a name from `presets` (fresh weights); or what holds a trained model:
                 the path of a preset's folder, a run's or a `.keras` file, the name of a trained
                 preset (`kgen.models.trained`), or `hf://USER/NAME`, see `kgen.load`. Else a
-                `ValueError`. Nothing that a file holds is executed, see `kgen.safe_config`.
+                `ValueError`. Nothing that a preset's folder holds is executed, see
+                `kgen.safe_config`; of runs and `.keras` files take your own alone.
             **overrides: Constructor arguments that replace the preset's; for names from `presets`
                 only.
         """
@@ -110,6 +111,7 @@ class Presets:
         dtype: str | None = None,
         about: dict[str, Any] | None = None,
         samples: np.ndarray | None = None,
+        claim: Any = None,
     ) -> None:
         """Writes a preset's folder, as a whole or not at all, as KerasHub and the hub have it.
 
@@ -131,6 +133,7 @@ class Presets:
                 them of a run. `"place"` is what the card says that it is loaded by, such as
                 `"hf://me/dcgan-photos"`; else it is `path`.
             samples: uint8 images `[N, H, W, C]` that the card shows in a grid, or `None`.
+            claim: `kgen.origin.Claim` of how they were drawn, for the mark in their picture.
 
         Raises:
             ValueError: There is no such format or dtype, or a weight is too large for it.
@@ -155,8 +158,10 @@ class Presets:
                 json.dumps(known, indent=2) + "\n", encoding="utf-8"
             )
             if samples is not None:
-                grid = images.grid(samples, scale=images.viewing_scale(samples.shape[1:]))
-                images.save_png(grid, temporary / "samples.png")
+                scale = images.viewing_scale(samples.shape[1:])
+                grid = images.grid(samples, scale=scale)
+                claim = claim and claim.in_grid(scale=scale)
+                images.save_png(grid, temporary / "samples.png", claim)
             (temporary / "README.md").write_text(
                 card.text(known, place, samples is not None), encoding="utf-8"
             )

@@ -62,6 +62,13 @@ def check(formats, dtype=None):
             raise ValueError(unknown_name("format of weights", str(name), FILES))
 
 
+def round_to(model, dtype):
+    """Rounds a model's weights to those that `write` keeps, with its errors."""
+    check(tuple(FILES), dtype)
+    for name, variable in named(model).items() if dtype else ():
+        variable.assign(_cast(name, keras.ops.convert_to_numpy(variable), dtype))
+
+
 def write(model, folder, formats, dtype=None):
     """Writes a file of weights for each of `formats`, without the state of optimizers.
 

@@ -327,6 +327,13 @@ def test_networks_of_all_kinds_of_layers_are_built():
 # Trained presets ---------------------------------------------------------------------------
 
 
+def test_what_a_stranger_puts_beside_a_preset_is_not_loaded(vae, tmp_path):
+    vae.save_to_preset(tmp_path / "preset")
+    (tmp_path / "preset/run.json").write_text('{"status": "finished"}')
+    (tmp_path / "preset/model.keras").write_bytes(b"what only Keras's safe mode guards")
+    assert kgen.load(tmp_path / "preset").get_config() == vae.get_config()
+
+
 def test_trained_presets_are_found_by_their_names(vae, tmp_path, monkeypatch):
     monkeypatch.setattr(kgen.models, "TRAINED", tmp_path)
     assert kgen.models.trained() == {}

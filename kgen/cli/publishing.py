@@ -13,6 +13,7 @@ from kgen.cli.common import (
     app,
     load,
     make_table,
+    origin_of,
     print_result,
     told,
     work,
@@ -127,6 +128,8 @@ def publish(
         lines = [f"Published: {result['url']}"]
         if "config.json" in sizes:
             lines.append(f"Next: kgen sample {place} -o grid.png")
+    if place is not None and "config.json" in sizes and str(place) not in card:
+        lines.append(f"Its README.md does not say kgen.load({str(place)!r}): edit it, and send it.")
     rows = [(name, f"{size:,}") for name, size in sizes.items()]
     print_result(
         {**result, "files": sizes}, as_json, make_table("file", "bytes", rows=rows), *lines
@@ -167,20 +170,23 @@ def _write(model, folder, about, formats, dtype):
     """Writes a model's preset, with images that it draws."""
     import numpy as np
 
-    from kgen.weights import check
+    from kgen.weights import check, round_to
 
     formats = [name.strip() for name in formats]
     check(formats, dtype)
     loaded, run = load(model)
-    samples = None
+    round_to(loaded, dtype)  # so that it has drawn what the picture shows
+    samples = claim = None
     if "generate" in loaded.endpoints():
         seeds = np.arange(64, dtype="int32")
         labels = None if loaded.num_classes is None else seeds % loaded.num_classes
         samples = loaded.generate(seeds=seeds, labels=labels)
+        claim = origin_of(model, loaded, run).claim("generate", seeds, labels)
     loaded.save_to_preset(
         folder,
         weights=formats,
         dtype=dtype,
         about={**told(model, run), **{k: value for k, value in about.items() if value is not None}},
         samples=samples,
+        claim=claim,
     )

@@ -296,6 +296,8 @@ def load_model(path, report=print):
     """
     path = places.locate(path)
     models.registered()  # so that Keras knows the classes
+    if (path / "config.json").is_file():  # a preset, whatever else a stranger has put beside it
+        return ImageGenerator.from_preset(path), None
     run = Run(path)
     if run.exists:
         run.settle()
@@ -310,8 +312,6 @@ def load_model(path, report=print):
         model, position, _ = restored
         report(f"{path} is not finished: using its checkpoint after {position}.")
         return model, run
-    if (path / "config.json").is_file():
-        return ImageGenerator.from_preset(path), None
     beside = Run(path.parent)
     return load_keras(path), beside if beside.exists else None
 

@@ -44,9 +44,10 @@ def test_a_run_is_published_and_loaded(kgen, result, server, vae_run, tmp_path):
     found = result("inspect", tmp_path / "hub.png", "--artifact", vae_run)
     assert found["verdict"] == "proven" and found["claim"]["model"] == "digits"
 
-    repo.commit({**sent, "mine.txt": b"of a user"})
+    mine = {"mine.txt": b"of a user", "LICENSE": b"of a user too"}
+    repo.commit({**sent, **mine})
     again = result("publish", vae_run, "--to", "hf://me/digits", "--weights", "h5")
-    assert set(repo.files) == SENT | {"model.weights.h5", "mine.txt"}, "old weights go, others stay"
+    assert set(repo.files) == SENT | {"model.weights.h5", *mine}, "old weights go, others stay"
     assert again["commit"] == repo.newest and set(again["files"]) == SENT | {"model.weights.h5"}
     assert yaml.safe_load(repo.files["README.md"].split(b"---\n")[1])["license"] == "unknown"
     np.testing.assert_array_equal(VAE.from_preset("hf://me/digits").generate(3), expected)
@@ -91,12 +92,15 @@ def test_a_preset_is_published_as_it_is(kgen, result, refused, server, vae_run, 
     options = ("--dtype", "float16", "--license", "mit")
     written = result("publish", vae_run, "--to", folder, *options)
     assert set(written["files"]) == SENT | WEIGHTS and not server.requests
+    drawn = result("inspect", folder / "samples.png", "--artifact", folder)
+    assert drawn["verdict"] == "proven", "by the weights as they are rounded"
     card = folder / "README.md"
     card.write_text(card.read_text() + "\nMine.\n")
     (folder / "train.npz").write_bytes(b"data")
     shown = kgen("publish", folder, "--to", "hf://me/digits", "--private", "--dry-run")[1]
     assert f"Nothing was sent. It would go to {server.url}/me/digits (private)" in shown
     assert "README.md" in shown and "train.npz" not in shown and not server.requests
+    assert "does not say kgen.load('hf://me/digits')" in shown
     sent = result("publish", folder, "--to", "hf://me/digits", "--private")
     assert sent["private"] and server.repos["me/digits"].private
     assert server.repos["me/digits"].files["README.md"] == card.read_bytes()

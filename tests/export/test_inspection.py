@@ -1,12 +1,13 @@
 """What a picture claims, proven by the artifact that drew it, or told from what it is not."""
 
 import dataclasses
+import io
 import json
 import shutil
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 import export
 from export import redrawing
@@ -74,7 +75,7 @@ def test_one_picture(prover, claim, drawn, change, verdict, said):
     assert found.verdict == "another model" and "000000000000..." in found.said
 
 
-def test_a_grid(prover, claim, drawn):
+def test_a_grid(artifact, prover, claim, drawn):
     """Every image counts, and what is around them."""
 
     def verdict(picture, own=claim):
@@ -91,6 +92,12 @@ def test_a_grid(prover, claim, drawn):
     picture = grid(drawn)
     picture[0, 3] = 0
     assert verdict(picture)[0] == "edited"
+    first = artifact.origin.claim("generate", SEEDS[:5], LABELS[:5]).in_grid(3, scale=2)
+    assert verdict(grid(drawn), first)[0] == "edited", "the sixth is claimed by nobody"
+    assert verdict(grid(drawn[:5]), first)[0] == "proven"
+    faint = drawn.copy()
+    faint.reshape(6, -1)[:, :4] ^= 1
+    assert verdict(grid(faint))[0] == "altered", "a grey level, in few values of each"
     picture = grid(drawn)
     picture[3, 3] -= 9  # a pixel of those that stand for one
     assert verdict(picture)[0] == "edited"
@@ -120,6 +127,18 @@ def test_what_cannot_be_drawn_again(prover, drawn, endpoint, arguments, said):
     claim = prover.origin.claim(endpoint, **arguments)
     found = export.inspect(images.encode_png(drawn[0], claim), prover)
     assert found.verdict == "unproven" and said in found.said
+
+
+def test_an_animation_is_no_picture(prover, claim, drawn, tmp_path):
+    """Its first frame, which is what is compared, is not what viewers show."""
+    with Image.open(io.BytesIO(images.encode_png(drawn[4], claim.row(4)))) as picture:
+        said = PngImagePlugin.PngInfo()
+        said.add_itxt("XML:com.adobe.xmp", picture.info["XML:com.adobe.xmp"])
+        other = Image.fromarray(drawn[3])
+        options = {"save_all": True, "append_images": [other], "default_image": True}
+        picture.save(tmp_path / "moving.png", pnginfo=said, **options)
+    found = export.inspect(tmp_path / "moving.png", prover)
+    assert found.verdict == "unproven" and "It is an animation" in found.said
 
 
 def test_transparency_hides_nothing(prover, claim, drawn):
