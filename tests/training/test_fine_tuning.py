@@ -206,3 +206,24 @@ def test_what_cannot_begin_leaves_no_folder(presets, tmp_path, model, options, m
             verbose=0,
         )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_was_killed_before_its_first_step_does_not_either(
+    presets, sources, tmp_path, monkeypatch
+):
+    data = kgen.data.load(photos(count=32).train.images, validation_fraction=0, test_fraction=0)
+    shutil.copytree(presets / "vae", tmp_path / "preset")
+    arguments = tmp_path / "preset", data
+    options = {"epochs": 1, "batch_size": 8, "learning_rate": 1e-9, "verbose": 0}
+    options["model_arguments"] = {"likelihood": "bernoulli"}
+    with monkeypatch.context() as patch:
+        patch.setattr("kgen.training.run._fit", lambda *args: None)
+        train(*arguments, tmp_path / "run", **options)
+    shutil.rmtree(tmp_path / "preset")
+    run = train(data=data, run=tmp_path / "run", resume=True, verbose=0)
+    model, _ = load_model(run.path)
+    difference = model.generate(4).astype(int) - sources["vae"].generate(4)
+    assert np.abs(difference).max() <= 1
+    with pytest.raises(ValueError, match=r"is what the run in .* would replace, and begin with"):
+        train(run.path, data, run.path, force=True, **options)
+    assert load_model(run.path)[0].steps_trained == run.metrics[-1]["steps"]
