@@ -1,5 +1,6 @@
 from kgen.training import (
     average as average,
+    building as building,
     callbacks as callbacks,
     checkpoints as checkpoints,
     choice as choice,
