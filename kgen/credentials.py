@@ -12,7 +12,7 @@ import re
 import numpy as np
 
 from kgen.images import encode_png
-from kgen.origin import Origin
+from kgen.origin import Origin, one_line
 
 #: The name of a PNG's chunk that holds them.
 CHUNK = b"caBX"
@@ -137,16 +137,11 @@ def _result(state, manifest, wrong):
     types = {action["digitalSourceType"] for action in actions if "digitalSourceType" in action}
     return {
         "state": state,
-        "signer": _line(signature.get("common_name")),
-        "issuer": _line(signature.get("issuer")),
+        "signer": one_line(signature.get("common_name") or "") or None,
+        "issuer": one_line(signature.get("issuer") or "") or None,
         "source_types": sorted(types),
         "wrong": wrong,
     }
-
-
-def _line(text):
-    """What a certificate says, as one line without what moves a terminal's cursor, or `None`."""
-    return text and "".join(c if c.isprintable() else " " for c in text)
 
 
 def _library(error=ValueError):

@@ -401,6 +401,11 @@ def _packet(picture, name):
     return found if len(found) <= _LARGEST_PACKET else ""
 
 
+def one_line(text):
+    """What a file says of itself, to be shown: without line ends and what moves a cursor."""
+    return "".join(c if c.isprintable() else " " for c in text)
+
+
 def _properties(text):
     """The simple properties of an XMP packet: a dict of (namespace, name) to text."""
     text = text.strip("\0\ufeff ")
@@ -417,9 +422,7 @@ def _properties(text):
             values.append((element.tag, element.get(f"{{{_RDF}}}resource", element.text or "")))
         for tag, value in values:
             space, _, name = tag.removeprefix("{").rpartition("}")
-            # It is shown to people: one line, without what moves a terminal's cursor.
-            value = "".join(c if c.isprintable() else " " for c in value)
-            found.setdefault((space, name), value.strip())
+            found.setdefault((space, name), one_line(value).strip())
     return found
 
 
